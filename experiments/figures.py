@@ -1,0 +1,85 @@
+"""Recorded rows into figures; trains nothing.
+
+``python -m experiments.figures RUN_FOLDER [FILE.png]`` draws a run again, finished or not.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from plasticity.plots import COLOURS, plot_curve
+from plasticity.record import RecordError, read_rows
+
+Rows = Sequence[Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes: a column of the rows over the tasks."""
+
+    column: str
+    label: str
+    logarithmic: bool = False
+
+
+def learning_curves(
+    rows: Mapping[str, Rows], labels: Mapping[str, str], panels: Sequence[Panel], title: str
+) -> Figure:
+    """Draw columns of the rows over the tasks, one curve a network.
+
+    Args:
+        rows: Of each network, one a task.
+        labels: What each network is called.
+        panels: The columns; an axis that spans more than a factor 3 may be logarithmic.
+        title: Above all panels.
+    """
+    longest = max(len(of_network) for of_network in rows.values())
+    window = max(1, longest // 20)
+    figure = Figure(figsize=(4 * len(panels), 3.4), dpi=150, layout="constrained")
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for colour, (network, of_network) in zip(COLOURS, rows.items(), strict=False):
+            tasks = np.array([row["task"] for row in of_network])
+            values = np.array([row[panel.column] for row in of_network])
+            plot_curve(axes, tasks, values, label=labels[network], colour=colour, window=window)
+        if panel.logarithmic:
+            axes.set_yscale("log")
+        axes.set(xlabel="task", ylabel=panel.label)
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].legend(frameon=False)
+    smoothing = f"; lines: running mean of {window} tasks" if window > 1 else ""
+    figure.suptitle(f"{title} (n = 1 seed; points: one task each{smoothing})", fontsize=9)
+    return figure
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Draw one run folder."""
+    from experiments.mnist import EXPERIMENT
+
+    if len(arguments) not in (1, 2) or arguments[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0 if "-h" in arguments or "--help" in arguments else 2
+    folder = Path(arguments[0])
+    target = Path(arguments[1]) if len(arguments) == 2 else Path(f"{folder.resolve().name}.png")
+    try:
+        networks = {n: l for n, l in EXPERIMENT.networks.items() if (folder / n).is_dir()}
+        rows = {network: read_rows(folder / network) for network in networks}
+        rows = {network: of_network for network, of_network in rows.items() if of_network}
+        if not rows:
+            raise RecordError(f"{folder} holds no rows: it is not a run folder, or has just begun.")
+        learning_curves(rows, networks, EXPERIMENT.panels, folder.resolve().name).savefig(target)
+    except (RecordError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(target)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,142 @@
+"""Ansaetze: which pairs of qubits a gate acts on, in what order, and a ``tc.Circuit`` of each.
+
+Qubit 0 is the most significant bit of a basis state's index. The gate on ``pairs[g]`` is
+``exp(-i sum_k angles[g, k] P_k)`` without a factor 1/2, where ``P_k`` runs over the two-qubit Pauli
+matrices IX, IY, IZ, XI, XX, XY, XZ, YI, YX, YY, YZ, ZI, ZX, ZY, ZZ (the first letter acts on the
+first qubit of the pair). This is TensorCircuit's ``su4`` gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import tensorcircuit as tc
+import torch
+
+
+@dataclass(frozen=True)
+class Ansatz:
+    """List the pairs of qubits that two-qubit gates act on, in order of application.
+
+    Args:
+        num_qubits: Number of qubits, at least 2.
+        pairs: The ordered pairs; ``(a, b)`` and ``(b, a)`` differ by which qubit a Pauli word's
+            first letter acts on.
+
+    Raises:
+        ValueError: Fewer than 2 qubits, no pair, or a pair with a qubit that is not there.
+    """
+
+    num_qubits: int
+    pairs: tuple[tuple[int, int], ...]
+
+    def __post_init__(self) -> None:
+        pairs = tuple((int(a), int(b)) for a, b in self.pairs)
+        object.__setattr__(self, "pairs", pairs)
+        if self.num_qubits < 2:
+            raise ValueError(f"an ansatz needs at least 2 qubits, not {self.num_qubits}")
+        if not pairs:
+            raise ValueError("an ansatz needs at least one pair of qubits")
+        for a, b in pairs:
+            if a == b or not (0 <= a < self.num_qubits and 0 <= b < self.num_qubits):
+                raise ValueError(f"pair {(a, b)} is not two of the qubits 0..{self.num_qubits - 1}")
+
+    @property
+    def num_gates(self) -> int:
+        """Count the gates."""
+        return len(self.pairs)
+
+    @property
+    def gate_groups(self) -> tuple[tuple[int, ...], ...]:
+        """Partition the gates as the authors' program splits its parameter tensors.
+
+        Weight and gradient norms are means over these groups (protocol "Permuted MNIST"); a single
+        group unless the ansatz says otherwise.
+        """
+        return (tuple(range(self.num_gates)),)
+
+    def circuit(self, angles: torch.Tensor, amplitudes: torch.Tensor) -> tc.Circuit:
+        """Build the circuit in the tensors of whichever TensorCircuit backend and dtype are set.
+
+        On the pytorch backend it is differentiable in both arguments; on any other it is built from
+        their detached values.
+
+        Args:
+            angles: ``(num_gates, 15)``, radians.
+            amplitudes: ``(2**num_qubits,)``, the unit-norm initial state.
+        """
+
+        def tensor(values: torch.Tensor) -> Any:
+            if tc.backend.name == "pytorch":
+                return values.to(getattr(torch, tc.dtypestr))
+            numbers = values.detach().cpu().numpy()
+            return tc.backend.cast(tc.backend.convert_to_tensor(numbers), tc.dtypestr)
+
+        circuit = tc.Circuit(self.num_qubits, inputs=tensor(amplitudes))
+        for gate, (a, b) in enumerate(self.pairs):
+            circuit.su4(a, b, theta=tensor(angles[gate]))
+        return circuit
+
+
+def _layered(num_qubits: int, depth: int, layer: Iterable[tuple[int, int]]) -> tuple[Any, ...]:
+    if depth < 1:
+        raise ValueError(f"depth must be at least 1, not {depth}")
+    if num_qubits < 2:
+        raise ValueError(f"an ansatz needs at least 2 qubits, not {num_qubits}")
+    return tuple(layer) * depth
+
+
+@dataclass(frozen=True, init=False)
+class Brickwork(Ansatz):
+    """Alternate gates on (0,1)(2,3)... and (1,2)(3,4)... on an open chain, ``depth`` times both.
+
+    Source: the released program's classifier for permuted MNIST (depth 4) and CIFAR (10, 30).
+    """
+
+    depth: int
+
+    def __init__(self, num_qubits: int, depth: int) -> None:
+        starts = [*range(0, num_qubits - 1, 2), *range(1, num_qubits - 1, 2)]
+        super().__init__(num_qubits, _layered(num_qubits, depth, ((a, a + 1) for a in starts)))
+        object.__setattr__(self, "depth", depth)
+
+    @property
+    def gate_groups(self) -> tuple[tuple[int, ...], ...]:
+        """Partition the gates into even and odd bricks, the released program's two tensors."""
+        groups = (
+            tuple(g for g, (a, _) in enumerate(self.pairs) if a % 2 == parity) for parity in (0, 1)
+        )
+        return tuple(group for group in groups if group)
+
+
+@dataclass(frozen=True, init=False)
+class Staircase(Ansatz):
+    """Apply gates on (0,1)(1,2)...(n-2,n-1), ``depth`` times.
+
+    Source: the released program's classifier for XXZ eigenstates (depth 6).
+    """
+
+    depth: int
+
+    def __init__(self, num_qubits: int, depth: int) -> None:
+        super().__init__(
+            num_qubits, _layered(num_qubits, depth, ((a, a + 1) for a in range(num_qubits - 1)))
+        )
+        object.__setattr__(self, "depth", depth)
+
+
+@dataclass(frozen=True, init=False)
+class Ring(Ansatz):
+    """Apply gates on (0,1)(1,2)...(n-2,n-1)(n-1,0), ``depth`` times.
+
+    Source: the released program's policy for Ant (9 qubits, depth 12).
+    """
+
+    depth: int
+
+    def __init__(self, num_qubits: int, depth: int) -> None:
+        layer = ((a, (a + 1) % num_qubits) for a in range(num_qubits))
+        super().__init__(num_qubits, _layered(num_qubits, depth, layer))
+        object.__setattr__(self, "depth", depth)

@@ -1,0 +1,407 @@
+"""Exact, fast ways to evaluate an ansatz.
+
+The gates never depend on the data; only the initial state does. So a circuit is a matrix U, and what
+is read from U x can be had by carrying one of three sets of vectors through the gates:
+
+* *rows* of U: the measured basis states, through the transposed (not conjugated) gates in reverse;
+* *columns* of U: the basis states that the inputs touch;
+* *states*: the inputs themselves.
+
+All three are one *sweep*: gates are fused into blocks on a few neighbouring qubits, and the blocks
+are multiplied onto an array of shape (2**num_qubits, vectors). With the vectors last, every window
+of neighbouring qubits is a wide matrix product without a transposition.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plasticity.circuits import Ansatz
+
+BLOCK_QUBITS = 4
+"""Qubits of a block. A brickwork's 2x2 diamond of four gates fills a 16x16 matrix exactly: as many
+multiplications as gate by gate (4 x 4 per amplitude), in one well-shaped product instead of four."""
+
+HISTORY_BYTES = 24 * 2**20
+"""Bytes of intermediate states that a backward pass may keep. Older ones are recomputed from newer
+ones by the inverse blocks, so memory stops growing with depth."""
+
+
+# --------------------------------------------------------------------------------------- gates
+@lru_cache
+def pauli_words() -> np.ndarray:
+    """Return the matrices P_k, ``(15, 4, 4)`` complex128, in the order of ``plasticity.circuits``."""
+    letters = [
+        np.array(m, dtype=np.complex128)
+        for m in ([[1, 0], [0, 1]], [[0, 1], [1, 0]], [[0, -1j], [1j, 0]], [[1, 0], [0, -1]])
+    ]
+    return np.stack([np.kron(a, b) for a, b in product(letters, letters)][1:])
+
+
+@lru_cache
+def _pauli_basis(device: torch.device) -> Tensor:
+    """Return P_k as rows of interleaved real and imaginary parts, ``(15, 32)`` float64."""
+    words = torch.from_numpy(pauli_words()).reshape(15, 16)
+    return torch.view_as_real(words).reshape(15, 32).to(device)
+
+
+class _GateExponential(torch.autograd.Function):
+    """exp(-i sum_k angles_k P_k), by ``eigh`` with the Daleckii-Krein derivative.
+
+    With H = V diag(l) V*, the derivative of exp(-iH) in direction E is V (F o (V* E V)) V*, where
+    F_jk = (exp(-i l_j) - exp(-i l_k)) / (l_j - l_k) = -i exp(-i (l_j + l_k)/2) sinc((l_j - l_k)/2),
+    which is smooth at equal eigenvalues (Higham, Functions of Matrices, theorem 3.11).
+    Computed in complex128 whatever the angles' dtype: at 4x4 it costs the same.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        hamiltonian = _hamiltonian(angles)
+        levels, vectors = torch.linalg.eigh(hamiltonian)
+        phases = torch.polar(torch.ones_like(levels), -levels)
+        return (vectors * phases.unsqueeze(-2)) @ vectors.mH, levels, vectors
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        _, levels, vectors = output
+        ctx.mark_non_differentiable(levels, vectors)
+        ctx.save_for_backward(inputs[0], levels, vectors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
+        angles, levels, vectors = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # Asked for a derivative of the derivative: the same map as a differentiable formula.
+            # The adjoint derivative at X is the upper right block of exp [[X*, G], [0, X*]].
+            adjoint = 1j * _hamiltonian(angles)
+            blank = torch.zeros_like(adjoint)
+            both = torch.cat(
+                [torch.cat([adjoint, grad], dim=-1), torch.cat([blank, adjoint], dim=-1)], dim=-2
+            )
+            grad_hamiltonian = 1j * torch.linalg.matrix_exp(both)[..., :4, 4:]
+        else:
+            mean = (levels.unsqueeze(-1) + levels.unsqueeze(-2)) / 2
+            gap = levels.unsqueeze(-1) - levels.unsqueeze(-2)
+            # The conjugate of F: i exp(i mean) sinc(gap/2); torch's sinc has a factor pi.
+            quotient = torch.polar(torch.sinc(gap / (2 * math.pi)), mean + math.pi / 2)
+            inner = vectors.mH @ grad @ vectors
+            grad_hamiltonian = vectors @ (quotient * inner) @ vectors.mH
+        parts = torch.view_as_real(grad_hamiltonian.resolve_conj()).flatten(-3)
+        return (parts @ _pauli_basis(angles.device).T).to(angles.dtype)
+
+
+def _hamiltonian(angles: Tensor) -> Tensor:
+    parts = angles.double() @ _pauli_basis(angles.device)
+    return torch.view_as_complex(parts.unflatten(-1, (16, 2))).unflatten(-1, (4, 4))
+
+
+def gate_matrices(angles: Tensor) -> Tensor:
+    """Return the gates exp(-i sum_k angles[g, k] P_k).
+
+    Args:
+        angles: ``(gates, 15)``, float32 or float64, radians.
+
+    Returns:
+        ``(gates, 4, 4)`` complex128, unitary to rounding. Differentiable any number of times.
+    """
+    return _GateExponential.apply(angles)[0]
+
+
+# -------------------------------------------------------------------------------------- planning
+@dataclass(frozen=True)
+class _Step:
+    """Apply one block to a window of neighbouring axes."""
+
+    axes: tuple[int, ...] | None  # transpose the qubit axes so first, if not None
+    left: int  # amplitudes to the left of the window
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a sequence of gates is fused into blocks and swept over the state.
+
+    Attributes:
+        num_qubits: Qubits of the state.
+        width: Qubits of a block.
+        gates: Which of the ansatz's gates act, in order.
+        flipped: Those of them whose first qubit comes second in the window.
+        slots: ``(position in the window, gate of each block)`` in order; a block that has no gate in
+            a slot has ``len(gates)`` there, the identity.
+        steps: One a block.
+        axes: Transposition of the qubit axes after the last step, or None.
+    """
+
+    num_qubits: int
+    width: int
+    gates: tuple[int, ...]
+    flipped: tuple[bool, ...]
+    slots: tuple[tuple[int, tuple[int, ...]], ...]
+    steps: tuple[_Step, ...]
+    axes: tuple[int, ...] | None
+
+
+def light_cone(ansatz: Ansatz, qubit: int | None) -> tuple[int, ...]:
+    """List the gates that an observable on one qubit depends on (all gates for ``qubit=None``)."""
+    if qubit is None:
+        return tuple(range(ansatz.num_gates))
+    seen, gates = {qubit}, []
+    for gate in reversed(range(ansatz.num_gates)):
+        if seen & set(ansatz.pairs[gate]):
+            seen |= set(ansatz.pairs[gate])
+            gates.append(gate)
+    return tuple(reversed(gates))
+
+
+@lru_cache
+def make_plan(ansatz: Ansatz, qubit: int | None = None, width: int = BLOCK_QUBITS) -> Plan:
+    """Fuse the gates in the light cone of ``qubit`` into blocks of ``width`` qubits.
+
+    Greedy: of all windows of neighbouring qubits (around the ring, if some gate goes around), take
+    the one that can absorb most of the gates that are due, until none is left.
+    """
+    n = ansatz.num_qubits
+    width = min(width, n)
+    gates = light_cone(ansatz, qubit)
+    pairs = [ansatz.pairs[g] for g in gates]
+    queues: list[list[int]] = [[k for k, pair in enumerate(pairs) if q in pair] for q in range(n)]
+    heads = [0] * n
+    windows = _windows(n, width, pairs)
+    blocks: list[tuple[tuple[int, ...], list[tuple[int, int]]]] = []
+    while any(head < len(queue) for head, queue in zip(heads, queues, strict=True)):
+        candidates = [(_absorb(window, queues, heads), window) for window in windows]
+        content, window = max(candidates, key=lambda candidate: len(candidate[0]))
+        for gate, _ in content:
+            for q in pairs[gate]:
+                heads[q] += 1
+        blocks.append((window, content))
+    steps, axes = _steps(n, [window for window, _ in blocks])
+    flipped = [False] * len(gates)
+    for window, content in blocks:
+        for gate, position in content:
+            flipped[gate] = window[position] != pairs[gate][0]
+    return Plan(n, width, gates, tuple(flipped), _slots(blocks, len(gates)), steps, axes)
+
+
+def _windows(n: int, width: int, pairs: list[tuple[int, int]]) -> list[tuple[int, ...]]:
+    """List the windows that gates may be fused in, so that every pair stands together in one."""
+    around = n > 2 and any(abs(a - b) == n - 1 for a, b in pairs)
+    starts = range(n) if around else range(n - width + 1)
+    windows = [tuple((s + k) % n for k in range(width)) for s in starts]
+    for a, b in sorted({(min(pair), max(pair)) for pair in pairs}):
+        if b - a != 1 and not (around and b - a == n - 1):
+            windows.append((a, b, *[q for q in range(n) if q not in (a, b)][: width - 2]))
+    return windows
+
+
+def _absorb(
+    window: tuple[int, ...], queues: list[list[int]], heads: list[int]
+) -> list[tuple[int, int]]:
+    """List (gate, position) of the gates that are due, one after the other, inside the window."""
+    heads = heads.copy()
+    content: list[tuple[int, int]] = []
+    progress = True
+    while progress:
+        progress = False
+        for position, (a, b) in enumerate(zip(window, window[1:], strict=False)):
+            while (
+                heads[a] < len(queues[a])
+                and heads[b] < len(queues[b])
+                and queues[a][heads[a]] == queues[b][heads[b]]
+            ):
+                content.append((queues[a][heads[a]], position))
+                heads[a] += 1
+                heads[b] += 1
+                progress = True
+    return content
+
+
+def _slots(
+    blocks: list[tuple[tuple[int, ...], list[tuple[int, int]]]], identity: int
+) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    """Align the gates of all blocks, so that one batched product serves each slot of all blocks.
+
+    A gate's level is its depth inside its block, even at even positions and odd at odd ones, which
+    lets blocks that start on either kind of brick share slots.
+    """
+    table: dict[tuple[int, int], list[int]] = {}
+    for block, (window, content) in enumerate(blocks):
+        levels = [-1] * len(window)
+        for gate, position in content:
+            level = max(levels[position], levels[position + 1]) + 1
+            level += (level + position) % 2
+            levels[position] = levels[position + 1] = level
+            table.setdefault((level, position), [identity] * len(blocks))[block] = gate
+    return tuple((position, tuple(table[level, position])) for level, position in sorted(table))
+
+
+def _steps(
+    n: int, windows: list[tuple[int, ...]]
+) -> tuple[tuple[_Step, ...], tuple[int, ...] | None]:
+    """Lay the qubits so that each window is contiguous, and as rarely as possible anew."""
+
+    def place(order: tuple[int, ...], window: tuple[int, ...]) -> int | None:
+        start = order.index(window[0])
+        return start if order[start : start + len(window)] == window else None
+
+    def fits(order: tuple[int, ...], first: int) -> int:
+        count = 0
+        while first + count < len(windows) and place(order, windows[first + count]) is not None:
+            count += 1
+        return count
+
+    order = natural = tuple(range(n))
+    rotations = [natural[k:] + natural[:k] for k in range(n)]
+    steps = []
+    for k, window in enumerate(windows):
+        axes = None
+        if place(order, window) is None:
+            moved = window + tuple(q for q in natural if q not in window)
+            new = max([*rotations, moved], key=lambda candidate: fits(candidate, k))
+            axes, order = tuple(order.index(q) for q in new), new
+        start = place(order, window)
+        assert start is not None
+        steps.append(_Step(axes, 2**start))
+    back = None if order == natural else tuple(order.index(q) for q in natural)
+    return tuple(steps), back
+
+
+# ---------------------------------------------------------------------------------------- blocks
+@lru_cache
+def _slot_index(plan: Plan, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    gates = torch.tensor(plan.gates, device=device)
+    index = torch.tensor([indices for _, indices in plan.slots], device=device)
+    return gates, index, torch.tensor(plan.flipped, device=device)
+
+
+def block_matrices(plan: Plan, gates: Tensor) -> Tensor:
+    """Multiply the gates of each block into one matrix.
+
+    Args:
+        plan: The plan.
+        gates: ``(len(plan.gates), 4, 4)``, the gates that act.
+
+    Returns:
+        ``(blocks, 2**width, 2**width)``.
+    """
+    _, index, flipped = _slot_index(plan, gates.device)
+    if any(plan.flipped):
+        swap = [0, 2, 1, 3]
+        gates = torch.where(flipped[:, None, None], gates[:, swap][:, :, swap], gates)
+    identity = torch.eye(4, dtype=gates.dtype, device=gates.device)
+    table = torch.cat([gates, identity[None]])[index].unsqueeze(2)  # (slots, blocks, 1, 4, 4)
+    size, num_blocks = 2**plan.width, len(plan.steps)
+    blocks = torch.eye(size, dtype=gates.dtype, device=gates.device).expand(num_blocks, size, size)
+    for slot, (position, _) in zip(table.unbind(), plan.slots, strict=True):
+        blocks = slot @ blocks.reshape(num_blocks, 2**position, 4, -1)
+    return blocks.reshape(num_blocks, size, size)
+
+
+# ----------------------------------------------------------------------------------------- sweep
+def _transpose(state: Tensor, axes: tuple[int, ...] | None) -> Tensor:
+    """Transpose the qubit axes of a ``(2**n, vectors)`` array."""
+    if axes is None:
+        return state
+    n = len(axes)
+    return state.reshape(*[2] * n, -1).permute(*axes, n).reshape(2**n, -1)
+
+
+def _inverse(axes: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    return None if axes is None else tuple(sorted(range(len(axes)), key=axes.__getitem__))
+
+
+class _Sweep(torch.autograd.Function):
+    """Multiply blocks onto states; the hand-written backward pass keeps little and copies nothing.
+
+    Backward needs the state before each block. The newest ``kept`` of them are kept; the others are
+    recomputed from the state after the block, by the block's inverse, its conjugate transpose. When
+    a second derivative is asked for, and under ``torch.func``, all are recomputed: then the backward
+    pass is a differentiable function of inputs and output.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        plan: Plan, kept: int, state: Tensor, blocks: Tensor
+    ) -> tuple[Tensor, ...]:
+        shape, size = state.shape, blocks.shape[-1]
+        history = []
+        for k, step in enumerate(plan.steps):
+            state = _transpose(state, step.axes).reshape(step.left, size, -1)
+            if k >= len(plan.steps) - kept:
+                history.append(state)
+            state = (blocks[k] @ state).reshape(shape)
+        return _transpose(state, plan.axes), *history
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.plan, _, _, blocks = inputs
+        state, *history = output
+        ctx.mark_non_differentiable(*history)
+        ctx.save_for_backward(blocks, state, *history)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:  # type: ignore[override]
+        blocks, state, *history = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            history = []
+        plan, shape, size = ctx.plan, grad.shape, blocks.shape[-1]
+        inverses = blocks.mH.resolve_conj().contiguous()
+        grad, state = _transpose(grad, _inverse(plan.axes)), _transpose(state, _inverse(plan.axes))
+        grad_blocks = []
+        for k in reversed(range(len(plan.steps))):
+            step = plan.steps[k]
+            grad = grad.reshape(step.left, size, -1)
+            if history:
+                before = history.pop()
+            else:
+                before = inverses[k] @ state.reshape(step.left, size, -1)
+            grad_blocks.append((grad @ before.mH).sum(0))
+            grad, state = inverses[k] @ grad, before
+            axes = _inverse(step.axes)
+            grad, state = _transpose(grad, axes), _transpose(state, axes)
+        return None, None, grad.reshape(shape), torch.stack(grad_blocks[::-1])
+
+
+def sweep(plan: Plan, angles: Tensor, states: Tensor, reverse: bool = False) -> Tensor:
+    """Return U S, or its transpose's U^T S, for the circuit's matrix U.
+
+    Args:
+        plan: The gates that act, fused.
+        angles: ``(num_gates, 15)`` of the whole ansatz.
+        states: ``(2**num_qubits, vectors)`` complex; its dtype is the one computed in.
+        reverse: Multiply by the transpose (not conjugated) instead.
+    """
+    index = _slot_index(plan, angles.device)[0]
+    acting = angles if len(plan.gates) == len(angles) else angles[index]
+    blocks = block_matrices(plan, gate_matrices(acting).to(states.dtype))
+    if reverse:
+        plan, blocks = _reversed(plan), blocks.flip(0).mT
+    kept = 0
+    if torch.is_grad_enabled() and (blocks.requires_grad or states.requires_grad):
+        kept = min(len(plan.steps), HISTORY_BYTES // max(1, states.numel() * states.itemsize))
+    return _Sweep.apply(plan, kept, states, blocks)[0]
+
+
+@lru_cache
+def _reversed(plan: Plan) -> Plan:
+    """Return the plan that applies the same blocks in the opposite order."""
+    # In the forward plan the axes are transposed before step k by steps[k].axes and at the end by
+    # plan.axes; backwards the inverses come after the steps, that is, before the next ones.
+    inverses = [_inverse(step.axes) for step in plan.steps] + [_inverse(plan.axes)]
+    steps = tuple(
+        _Step(inverses[k + 1], plan.steps[k].left) for k in reversed(range(len(plan.steps)))
+    )
+    return Plan(
+        plan.num_qubits, plan.width, plan.gates, plan.flipped, plan.slots, steps, inverses[0]
+    )

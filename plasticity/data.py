@@ -1,0 +1,404 @@
+"""Image data as plain arrays: MNIST, CIFAR-100, scikit-learn's digits and .npz archives.
+
+Nothing here is shuffled, scaled or made float: the arrays hold raw values, and `Images.scale` says
+what to multiply a batch by. Every fault a user can cause is a `DataError`.
+"""
+
+import contextlib
+import hashlib
+import http.client
+import importlib
+import io
+import math
+import re
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+MAX_PIXELS = 2**20
+# Images.digest of the official MNIST files. torchvision checks what it downloads, not what it
+# finds on disk, so a damaged or half-written cache is only caught here.
+MNIST_DIGEST = "71d2fb5be09a2455696fc3a18cb070e3a4b9b4af1c7d368e7eade743afc74e3b"
+# Rec. 601 luma with the digits TensorFlow's rgb_to_grayscale has (they sum to 0.9999).
+GRAY_WEIGHTS = np.array([0.2989, 0.5870, 0.1140], dtype=np.float32)
+
+
+class DataError(Exception):
+    """Data that cannot be had or cannot be used; the message is one or two lines."""
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Hold a training and a test set of gray images with their labels.
+
+    Attributes:
+        name: "mnist", "digits", "cifar100" or the file's name.
+        x_train: (N, pixels), uint8 or float32, raw values.
+        y_train: (N,), int64, in 0..num_classes-1.
+        x_test: (M, pixels), of x_train's dtype.
+        y_test: (M,), int64, in 0..num_classes-1.
+        scale: raw value times scale is the pixel as the protocols want it.
+    """
+
+    name: str
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    scale: float
+
+    @cached_property
+    def num_classes(self) -> int:
+        """Return the largest training label plus one."""
+        return int(self.y_train.max()) + 1
+
+    @property
+    def num_pixels(self) -> int:
+        """Return the number of pixels of one image."""
+        return self.x_train.shape[1]
+
+    @cached_property
+    def digest(self) -> str:
+        """Return the sha256 (hex) over scale and the shapes, dtypes and bytes of the arrays."""
+        # The scale counts: digits as uint8 (1/16) and the same bytes from a file (1/255) differ.
+        sha256 = hashlib.sha256(repr(self.scale).encode())
+        for name in ARRAYS:
+            array = getattr(self, name)
+            sha256.update(f"{array.shape}{array.dtype.str}".encode())
+            sha256.update(np.ascontiguousarray(array).data)
+        return sha256.hexdigest()
+
+    def require_nonzero(self) -> None:
+        """Refuse blank images, which have no direction and so no unit norm or quantum state.
+
+        Raises:
+            DataError: An image is zero in every pixel.
+        """
+        for name in ("x_train", "x_test"):
+            blank = ~getattr(self, name).any(axis=1)
+            if blank.any():
+                raise DataError(
+                    f"{self.name}: image {int(blank.argmax())} of {name} is blank (all zeros), "
+                    "which cannot be encoded as a state; leave it out"
+                )
+
+
+def load_images(dataset: str, data_root: Path) -> Images:
+    """Load a data set by the name it has on the command line.
+
+    Args:
+        dataset: "mnist", "digits", "cifar100" or a path ending in .npz.
+        data_root: folder for downloads; only mnist and cifar100 use it.
+
+    Raises:
+        DataError: The name is unknown, or the data cannot be had or used.
+    """
+    if dataset == "mnist":
+        return load_mnist(data_root)
+    if dataset == "cifar100":
+        return load_cifar100(data_root)
+    if dataset == "digits":
+        return load_digits()
+    if dataset.endswith(".npz"):
+        return load_npz(Path(dataset))
+    raise DataError(
+        f"unknown dataset {dataset!r}: choose mnist, digits, cifar100 or a path ending in .npz"
+    )
+
+
+def load_digits() -> Images:
+    """Load scikit-learn's 1,797 digits of 8x8 pixels (0..16), a fixed stratified 20% as test set.
+
+    Source: UCI ML, optical recognition of handwritten digits (its test set), in scikit-learn.
+    """
+    from sklearn.datasets import load_digits as sklearn_digits
+    from sklearn.model_selection import train_test_split
+
+    x, y = sklearn_digits(return_X_y=True)
+    x_train, x_test, y_train, y_test = train_test_split(
+        x.astype(np.uint8), y.astype(np.int64), test_size=0.2, random_state=0, stratify=y
+    )
+    return Images("digits", x_train, y_train, x_test, y_test, scale=1 / 16)
+
+
+def load_mnist(root: Path) -> Images:
+    """Load MNIST (28x28, 60,000 + 10,000) from `root`, downloading what is missing.
+
+    Raises:
+        DataError: It cannot be downloaded, or the files in `root` are not the official ones.
+    """
+    folder = Path(root) / "MNIST"
+    way_out = f"delete {folder} and start again to download it anew"
+    mnist = _torchvision_datasets().MNIST
+    # torchvision downloads when, and only when, one of these is missing.
+    files = [folder / "raw" / Path(resource).stem for resource, _ in mnist.resources]
+    cached = all(file.is_file() for file in files)
+    try:
+        train, test = _read_or_download(mnist, root)
+    except Exception as error:  # a damaged file can raise anything, even a bare AssertionError
+        if not cached:
+            others = "--dataset digits or --dataset FILE.npz"
+            raise _no_download("MNIST", root, error, others) from error
+        message = f"cannot read MNIST in {folder}: {_cause(error)};\n{way_out}"
+        raise DataError(message) from error
+    images = Images(
+        "mnist",
+        np.asarray(train.data).reshape(len(train.data), -1),
+        np.asarray(train.targets),
+        np.asarray(test.data).reshape(len(test.data), -1),
+        np.asarray(test.targets),
+        scale=1 / 255,
+    )
+    if images.digest != MNIST_DIGEST:
+        raise DataError(
+            f"MNIST in {folder} is truncated or altered: sha256 {images.digest[:12]}..., "
+            f"not {MNIST_DIGEST[:12]}...;\n{way_out}"
+        )
+    return images
+
+
+def load_cifar100(root: Path) -> Images:
+    """Load CIFAR-100 (32x32, 50,000 + 10,000, fine labels) as gray, downloading what is missing.
+
+    torchvision checks the md5 of its (pickled) files before it opens them, and unpacks or downloads
+    again what does not match. Gray values are those of `to_gray`.
+
+    Raises:
+        DataError: It is not whole in `root` and cannot be downloaded.
+    """
+    try:
+        train, test = _read_or_download(_torchvision_datasets().CIFAR100, root)
+    except (OSError, RuntimeError, EOFError, http.client.HTTPException) as error:
+        raise _no_download("CIFAR-100", root, error, "--dataset FILE.npz") from error
+    return Images(
+        "cifar100",
+        to_gray(train.data),
+        np.asarray(train.targets, dtype=np.int64),
+        to_gray(test.data),
+        np.asarray(test.targets, dtype=np.int64),
+        scale=1 / 255,
+    )
+
+
+def load_npz(path: Path) -> Images:
+    """Load an archive with the arrays x_train, y_train, x_test, y_test (the layout of Keras).
+
+    Images are (N, H, W) or (N, pixels) gray, or (N, H, W, 3) RGB, made gray by `to_gray`. Integers
+    of 0..255 become uint8 with scale 1/255, floats become float32 and booleans uint8, both with
+    scale 1. Labels are integers, (N,) or (N, 1). Nothing is unpickled.
+
+    Raises:
+        DataError: The file cannot be read, or its arrays are not such images and labels.
+    """
+    path = Path(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            arrays = _read_arrays(path, archive)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise DataError(f"{path} is truncated or not an .npz archive: {_cause(error)}") from error
+    x_train, scale = _as_pixels(path, "x_train", arrays.pop("x_train"))
+    x_test, test_scale = _as_pixels(path, "x_test", arrays.pop("x_test"))
+    if (x_train.dtype, scale) != (x_test.dtype, test_scale):
+        raise DataError(
+            f"{path}: x_train has pixels of {x_train.dtype} times {scale:.4g}, "
+            f"x_test of {x_test.dtype} times {test_scale:.4g}; store both alike"
+        )
+    y_train, y_test = _as_labels(path, arrays["y_train"], arrays["y_test"])
+    return Images(path.name, x_train, y_train, x_test, y_test, scale)
+
+
+def to_gray(rgb: np.ndarray) -> np.ndarray:
+    """Return 0.2989 R + 0.5870 G + 0.1140 B, for uint8 rounded as TensorFlow rounds it.
+
+    For uint8 that is floor(255.5 * gray) of the gray value in [0, 1], all in float32, as in
+    `tf.image.rgb_to_grayscale` (through `tf.image.convert_image_dtype`). Grays stay what they are.
+    Where TensorFlow fuses multiply and add, 31 of the 2**24 colours can differ from ours by one.
+
+    Args:
+        rgb: (N, H, W, 3), uint8 or floating point.
+
+    Returns:
+        (N, H * W), uint8 for uint8, otherwise float32.
+    """
+    is_bytes = rgb.dtype == np.uint8
+    gray = np.empty((len(rgb), rgb.shape[1] * rgb.shape[2]), np.uint8 if is_bytes else np.float32)
+    # In blocks of about 2**20 pixels: a float copy of CIFAR-100 would be 600 MB.
+    block = max(1, 2**20 // max(1, gray.shape[1]))
+    for start in range(0, len(rgb), block):
+        pixels = rgb[start : start + block].astype(np.float32)
+        if is_bytes:
+            pixels *= np.float32(1 / 255)
+        # Written out, not a matrix product: that would round differently from BLAS to BLAS.
+        red, green, blue = (pixels[..., i] * GRAY_WEIGHTS[i] for i in range(3))
+        value = (red + green + blue).reshape(len(pixels), -1)
+        gray[start : start + block] = value * np.float32(255.5) if is_bytes else value
+    return gray
+
+
+def _cause(error: BaseException) -> str:
+    """Return the last line of an exception's message, or its type where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
+
+
+def _no_download(title: str, root: Path, error: Exception, others: str) -> DataError:
+    """Return the two lines that say a download failed and what to do instead."""
+    return DataError(
+        f"{title} is not (or not whole) in {root} and cannot be downloaded: {_cause(error)};\n"
+        f"without a network use {others}, or name the folder that holds it with --data-root"
+    )
+
+
+def _read_or_download(dataset: Any, root: Path) -> tuple[Any, Any]:
+    """Return torchvision's training and test set; only its progress bars reach the terminal."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        # numpy 2.4.0 to 2.4.4 on CIFAR's old pickles (numpy#31177).
+        warnings.filterwarnings("ignore", message=r"dtype\(\): align should be passed")
+        return dataset(Path(root), train=True, download=True), dataset(Path(root), train=False)
+
+
+_operators: list[torch.library.Library] = []  # an operator lives as long as its Library
+
+
+def _torchvision_datasets() -> ModuleType:
+    """Import torchvision.datasets, also where torchvision's compiled operators do not load.
+
+    torchvision from PyPI is built for CUDA. Beside a CPU torch its operators are missing, and its
+    import dies while describing them (nms, then qnms). The dataset readers need none of them, so
+    each missing one is declared, without a body, and the import tried again.
+    """
+    for _ in range(16):
+        try:
+            return importlib.import_module("torchvision.datasets")
+        except RuntimeError as error:
+            missing = re.search(r"operator torchvision::(\w+) does not exist", str(error))
+            if missing is None:
+                raise
+            for module in [m for m in sys.modules if m.partition(".")[0] == "torchvision"]:
+                del sys.modules[module]
+            # Not "DEF": that is an error where another Library already has the namespace.
+            _operators.append(torch.library.Library("torchvision", "FRAGMENT"))
+            _operators[-1].define(f"{missing[1]}() -> ()")
+    raise DataError("torchvision does not import beside this torch: install a matching pair")
+
+
+def _read_arrays(path: Path, archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
+    """Read the four arrays, after their headers have shown shapes and dtypes that fit."""
+    missing = [name for name in ARRAYS if f"{name}.npy" not in archive.namelist()]
+    if missing:
+        raise DataError(f"{path}: no array {', '.join(missing)}; needed are {', '.join(ARRAYS)}")
+    headers = {name: _read_member(path, archive, name, _read_header) for name in ARRAYS}
+    for name, (shape, dtype, header_length) in headers.items():
+        wanted = "biuf" if name.startswith("x") else "iu"
+        if dtype.hasobject:
+            raise DataError(f"{path}: {name} holds pickled Python objects, which are not read")
+        if dtype.kind not in wanted or (dtype.kind == "b" and len(shape) == 4):
+            kinds = "integers" if wanted == "iu" else "integers, floats or (gray only) bool"
+            raise DataError(f"{path}: {name} has dtype {dtype}, not {kinds}")
+        # Before anything is allocated: a damaged header can ask for petabytes.
+        num_bytes = archive.getinfo(f"{name}.npy").file_size - header_length
+        if math.prod(shape) * dtype.itemsize != num_bytes:
+            raise DataError(f"{path}: {name} has {num_bytes} bytes for {dtype} of shape {shape}")
+    pixels = {}
+    for split in ("train", "test"):
+        x, y = headers[f"x_{split}"][0], headers[f"y_{split}"][0]
+        if len(x) not in (2, 3) and not (len(x) == 4 and x[3] == 3):
+            raise DataError(
+                f"{path}: x_{split} has shape {x}, not (N, H, W), (N, pixels) or (N, H, W, 3)"
+            )
+        if len(y) != 1 and not (len(y) == 2 and y[1] == 1):
+            raise DataError(f"{path}: y_{split} has shape {y}, not (N,) or (N, 1)")
+        if x[0] != y[0]:
+            raise DataError(f"{path}: {x[0]} images in x_{split}, {y[0]} labels in y_{split}")
+        if x[0] == 0:
+            raise DataError(f"{path}: x_{split} has shape {x}: no image")
+        pixels[split] = math.prod(x[1:3])
+        if not 1 <= pixels[split] <= MAX_PIXELS:
+            raise DataError(
+                f"{path}: x_{split} has {pixels[split]} pixels per image, not 1..{MAX_PIXELS}"
+            )
+    if pixels["train"] != pixels["test"]:
+        raise DataError(
+            f"{path}: {pixels['train']} pixels per image in x_train, {pixels['test']} in x_test"
+        )
+    return {
+        name: _read_member(
+            path, archive, name, lambda file: np.lib.format.read_array(file, allow_pickle=False)
+        )
+        for name in ARRAYS
+    }
+
+
+def _read_member(
+    path: Path, archive: zipfile.ZipFile, name: str, read: Callable[[IO[bytes]], Any]
+) -> Any:
+    """Return what `read` makes of one array's file within the archive."""
+    try:
+        with archive.open(f"{name}.npy") as file:
+            return read(file)
+    except Exception as error:  # zipfile, zlib, numpy and ast each have their own for damage
+        raise DataError(f"{path}: {name} is damaged: {_cause(error)}") from error
+
+
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype, int]:
+    """Return the shape and the dtype in an .npy file's header, and the header's length in bytes."""
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    else:
+        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+    return shape, dtype, file.tell()
+
+
+def _as_pixels(path: Path, name: str, x: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return images as (N, pixels) of uint8 or float32, and their scale."""
+    scale = 1 / 255 if x.dtype.kind in "iu" else 1.0
+    if x.dtype.kind == "f":
+        with np.errstate(over="ignore"):  # what overflows is found below
+            x = x.astype(np.float32, copy=False)
+        # The extremes first: they carry every NaN and infinity and need no mask as large as x.
+        if not (np.isfinite(x.min()) and np.isfinite(x.max())):
+            raise DataError(f"{path}: {_first(name, x, ~np.isfinite(x))}, not a finite float32")
+    elif x.dtype != np.uint8:
+        if x.min() < 0 or x.max() > 255:
+            raise DataError(f"{path}: {_first(name, x, (x < 0) | (x > 255))}, not within 0..255")
+        x = x.astype(np.uint8)
+    x = to_gray(x) if x.ndim == 4 else x.reshape(len(x), -1)
+    return np.ascontiguousarray(x), scale
+
+
+def _as_labels(path: Path, y_train: np.ndarray, y_test: np.ndarray) -> list[np.ndarray]:
+    """Return both label arrays as (N,) int64, each label in 0..C-1 and each class in training."""
+    y_train, y_test = y_train.reshape(-1), y_test.reshape(-1)
+    classes = np.unique(y_train)
+    num_classes = int(classes[-1]) + 1
+    for name, y in (("y_train", y_train), ("y_test", y_test)):
+        bad = (y < 0) | (y >= num_classes)
+        if bad.any():
+            raise DataError(f"{path}: {_first(name, y, bad)}, not within 0..{num_classes - 1}")
+    if len(classes) < num_classes:
+        gap = int(np.argmax(classes != np.arange(len(classes))))
+        raise DataError(
+            f"{path}: {_first('y_train', y_train, y_train == classes[-1])}, but no training image "
+            f"has label {gap}; number the classes from 0 without gaps"
+        )
+    if num_classes < 2:
+        raise DataError(f"{path}: y_train has the one label 0; at least 2 classes are needed")
+    return [y_train.astype(np.int64), y_test.astype(np.int64)]
+
+
+def _first(name: str, array: np.ndarray, bad: np.ndarray) -> str:
+    """Return "name[position] is value" for the first bad entry."""
+    position = np.unravel_index(np.argmax(bad), bad.shape)
+    return f"{name}[{', '.join(map(str, position))}] is {array[position]}"

@@ -1,0 +1,29 @@
+"""The classical networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+
+def mlp(widths: Sequence[int], generator: torch.Generator) -> nn.Sequential:
+    """Build a multilayer perceptron with ReLU between its linear layers.
+
+    Weights are Glorot uniform and biases zero, Keras's default for ``Dense``.
+
+    Args:
+        widths: Inputs, hidden widths, outputs: ``(784, 16, 10)`` is the permuted MNIST baseline.
+        generator: Source of the initial weights; torch's global generator is left alone.
+
+    Returns:
+        A module from ``(batch, widths[0])`` to ``(batch, widths[-1])``.
+    """
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip(widths, widths[1:], strict=False):
+        linear = nn.utils.skip_init(nn.Linear, inputs, outputs)
+        nn.init.xavier_uniform_(linear.weight, generator=generator)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, nn.ReLU()]
+    return nn.Sequential(*layers[:-1])

@@ -1,0 +1,44 @@
+"""Pictures: functions of numbers and an Axes."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito's palette: told apart by all common kinds of colour vision."""
+
+
+def running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Return the means of ``window`` neighbouring values, centred; at the ends of those there are.
+
+    Args:
+        values: ``(tasks,)``.
+        window: Number of values, at least 1.
+
+    Returns:
+        ``(tasks,)``.
+    """
+    kernel = np.ones(min(window, len(values)))
+    weights = np.convolve(np.ones(len(values)), kernel, mode="same")
+    return np.convolve(values, kernel, mode="same") / weights
+
+
+def plot_curve(
+    axes: Axes, tasks: np.ndarray, values: np.ndarray, *, label: str, colour: str, window: int
+) -> None:
+    """Draw a curve over tasks: raw points, and their running mean where ``window`` exceeds 1.
+
+    Args:
+        axes: Where to draw.
+        tasks: ``(tasks,)`` indices.
+        values: ``(tasks,)``.
+        label: In the legend.
+        colour: Of points and line.
+        window: Tasks of the running mean.
+    """
+    axes.plot(
+        tasks, values, ".", color=colour, markersize=3, alpha=0.35, markeredgewidth=0,
+        rasterized=True,
+    )  # fmt: skip
+    axes.plot(tasks, running_mean(values, window), color=colour, linewidth=1.8, label=label)

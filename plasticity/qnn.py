@@ -1,0 +1,275 @@
+"""The quantum layer: amplitude encoding, an ansatz, and a readout, as a ``torch.nn.Module``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import tensorcircuit as tc
+import torch
+from tensorcircuit.torchnn import TorchLayer
+from torch import Tensor
+
+from plasticity.circuits import Ansatz
+from plasticity.contraction import Plan, make_plan, sweep
+
+# ------------------------------------------------------------------------------------- readouts
+
+
+@dataclass(frozen=True)
+class LogOdds:
+    """Read log p_k - log(1 - p_k) of the basis states k = 0..num_classes-1.
+
+    p_k is clipped to [1e-7, 1 - 1e-7], so logits lie in about [-16.1, 16.1] and their gradient is
+    zero outside. As in the released program's permuted MNIST classifier, the source of this
+    readout, 1e-9 is added to every logit; a softmax does not see it.
+    """
+
+    num_classes: int
+
+    def __post_init__(self) -> None:
+        if self.num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, not {self.num_classes}")
+
+    def num_outcomes(self, num_qubits: int) -> int:
+        """Count the basis states read, from 0 on."""
+        if self.num_classes > 2**num_qubits:
+            raise ValueError(
+                f"num_classes {self.num_classes} exceeds the {2**num_qubits} basis states of "
+                f"{num_qubits} qubits"
+            )
+        return self.num_classes
+
+    def __call__(self, probabilities: Tensor) -> Tensor:
+        """Map ``(batch, num_classes)`` probabilities to logits."""
+        clipped = probabilities.clamp(1e-7, 1 - 1e-7)
+        return clipped.log() - torch.log1p(-clipped) + 1e-9
+
+
+@dataclass(frozen=True)
+class Probabilities:
+    """Read the probabilities of all 2**num_qubits basis states."""
+
+    def num_outcomes(self, num_qubits: int) -> int:
+        """Count the basis states read."""
+        return int(2**num_qubits)
+
+    def __call__(self, probabilities: Tensor) -> Tensor:
+        """Return ``(batch, 2**num_qubits)`` probabilities as they are."""
+        return probabilities
+
+
+@dataclass(frozen=True)
+class PauliZ:
+    """Read the expectation of Z on one qubit, in [-1, 1], ``(batch, 1)``.
+
+    Source: the released program's XXZ classifier (qubit 0).
+    """
+
+    qubit: int
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Map ``(batch,)`` expectations to outputs."""
+        return z.unsqueeze(-1)
+
+
+@dataclass(frozen=True)
+class SignedPauliZ:
+    """Read (Z, -Z) on one qubit as two bounded logits, ``(batch, 2)``.
+
+    Source: the released program's CIFAR classifier (last qubit).
+    """
+
+    qubit: int
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Map ``(batch,)`` expectations to outputs."""
+        return torch.stack([z, -z], dim=-1)
+
+
+Readout = LogOdds | Probabilities | PauliZ | SignedPauliZ
+
+
+# ----------------------------------------------------------------------------------- evaluation
+@dataclass(frozen=True)
+class _Evaluate:
+    """Evaluate ansatz and readout on a batch: the function inside the layer."""
+
+    ansatz: Ansatz
+    readout: Readout
+
+    def __post_init__(self) -> None:
+        readout, n = self.readout, self.ansatz.num_qubits
+        if isinstance(readout, (PauliZ, SignedPauliZ)):
+            if not 0 <= readout.qubit < n:
+                raise ValueError(f"qubit {readout.qubit} is not one of the qubits 0..{n - 1}")
+        else:
+            readout.num_outcomes(n)  # raises where there are too many
+
+    def __call__(self, x: Tensor, angles: Tensor) -> Tensor:
+        n, readout = self.ansatz.num_qubits, self.readout
+        x, norm = _checked(x, n, angles.dtype)
+        if len(x) == 0:
+            width = self(torch.ones(1, 1, dtype=angles.dtype, device=x.device), angles).shape[1]
+            return x.real.sum() * angles.sum() * x.new_zeros(0, width, dtype=angles.dtype)
+        if isinstance(readout, (PauliZ, SignedPauliZ)):
+            plan = make_plan(self.ansatz, readout.qubit)
+            states = _carry_states(plan, angles, x / norm)
+            by_outcome = _squared_modulus(states).reshape(2**readout.qubit, 2, -1, len(x))
+            zero, one = by_outcome.sum((0, 2)).unbind()
+            return readout(zero - one)
+        plan = make_plan(self.ansatz)
+        outcomes = readout.num_outcomes(n)
+        if outcomes <= len(x):
+            rows = sweep(plan, angles, _basis_states(plan, outcomes, angles), reverse=True)
+            amplitudes = _product(x, rows[: x.shape[1]])
+            return readout(_squared_modulus(amplitudes) / norm.square())
+        states = _carry_states(plan, angles, x / norm)
+        return readout(_squared_modulus(states[:outcomes]).T)
+
+
+def _checked(x: Tensor, num_qubits: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return x in the layer's precision and its samples' norms, ``(batch, 1)``, or raise."""
+    if x.dim() != 2:
+        raise ValueError(f"inputs must be (batch, features), not of shape {tuple(x.shape)}")
+    if not 1 <= x.shape[1] <= 2**num_qubits:
+        raise ValueError(
+            f"{x.shape[1]} features do not fit: {num_qubits} qubits have 1 to {2**num_qubits} "
+            "amplitudes"
+        )
+    x = x.to(dtype.to_complex() if x.is_complex() else dtype)
+    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    if x.device.type == "cpu":
+        try:
+            wrong = (~((norm > 0) & norm.isfinite())).flatten().nonzero().tolist()
+        except RuntimeError:  # under torch.func.vmap values cannot be looked at
+            wrong = []
+        if wrong:
+            sample = wrong[0][0]
+            what = "is zero" if norm[sample] == 0 else "has a non-finite value"
+            raise ValueError(
+                f"sample {sample} {what} (norm {norm[sample].item()}): it has no state"
+            )
+    return x, norm
+
+
+def _basis_states(plan: Plan, count: int, angles: Tensor) -> Tensor:
+    complex_dtype = angles.dtype.to_complex()
+    return torch.eye(2**plan.num_qubits, count, dtype=complex_dtype, device=angles.device)
+
+
+def _carry_states(plan: Plan, angles: Tensor, x: Tensor) -> Tensor:
+    """Return the final states as columns, ``(2**num_qubits, batch)``."""
+    padded = torch.nn.functional.pad(x, (0, 2**plan.num_qubits - x.shape[1]))
+    return sweep(plan, angles, padded.T.to(angles.dtype.to_complex()).contiguous())
+
+
+def _product(x: Tensor, matrix: Tensor) -> Tensor:
+    """Return x @ matrix for a complex matrix; for real x as one real product of twice the width."""
+    if x.is_complex():
+        return x @ matrix
+    parts = torch.view_as_real(matrix.contiguous())  # (features, outputs, 2)
+    return torch.view_as_complex((x @ parts.flatten(1)).unflatten(1, parts.shape[1:]))
+
+
+def _squared_modulus(amplitudes: Tensor) -> Tensor:
+    # Not abs().square(): its derivative at zero is 0/0, and it takes roots in vain.
+    return torch.view_as_real(amplitudes).square().sum(-1)
+
+
+# ---------------------------------------------------------------------------------------- layer
+class QNN(TorchLayer):  # type: ignore[misc]
+    """Classify with a parametrised quantum circuit on amplitude-encoded inputs.
+
+    Each sample is padded with zeros to 2**num_qubits, scaled to unit norm, sent through the
+    ansatz's gates and read out. Exact: no sampling noise, no approximation beyond rounding.
+
+    The samples' norm is checked on the CPU. On other devices, where looking at the numbers would
+    stall the device, and under ``torch.func.vmap``, a zero or non-finite sample gives NaN.
+
+    Args:
+        ansatz: ``Brickwork``, ``Staircase``, ``Ring`` or any ``Ansatz``.
+        readout: ``LogOdds``, ``PauliZ``, ``SignedPauliZ`` or ``Probabilities``.
+        initializer: Called with the shape of ``angles``, returns their first values; by default
+            uniform in [0, 2 pi) from torch's global generator.
+
+    Attributes:
+        angles: The parameter, ``(num_gates, 15)``, radians; ``angles[g]`` acts on
+            ``ansatz.pairs[g]``, in order of application.
+
+    Raises:
+        ValueError: The readout does not fit the ansatz; on calling, more features than amplitudes,
+            a zero sample or a non-finite one.
+
+    Example:
+        >>> from plasticity.circuits import Brickwork
+        >>> net = QNN(Brickwork(num_qubits=4, depth=2), LogOdds(num_classes=3))
+        >>> net(torch.rand(5, 16)).shape
+        torch.Size([5, 3])
+    """
+
+    def __init__(
+        self,
+        ansatz: Ansatz,
+        readout: Readout,
+        initializer: Callable[[tuple[int, int]], Tensor] | None = None,
+    ) -> None:
+        super().__init__(
+            _Evaluate(ansatz, readout),
+            weights_shape=[(ansatz.num_gates, 15)],
+            initializer=initializer or _uniform_angles,
+            use_vmap=False,
+            use_interface=False,
+            use_jit=False,
+        )
+        # One parameter, under the name it has in the literature rather than "q_weights.0".
+        self.angles = self.q_weights[0]
+        del self.q_weights
+
+    @property
+    def ansatz(self) -> Ansatz:
+        """Return the ansatz."""
+        return self.f.ansatz
+
+    @property
+    def readout(self) -> Readout:
+        """Return the readout."""
+        return self.f.readout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map inputs to outputs.
+
+        Args:
+            x: ``(batch, features)``, real or complex, features <= 2**num_qubits.
+
+        Returns:
+            ``(batch, outputs)`` in the dtype of ``angles``.
+        """
+        return self.f(x, self.angles)
+
+    def circuit(self, x: Tensor) -> tc.Circuit:
+        """Build the same circuit for one sample, to draw, export, add noise to, or check against.
+
+        Args:
+            x: ``(features,)``.
+
+        Returns:
+            A ``tc.Circuit`` in the tensors of the TensorCircuit backend and dtype set by the caller.
+        """
+        if x.dim() != 1:
+            raise ValueError(f"one sample must be (features,), not of shape {tuple(x.shape)}")
+        x, norm = _checked(x.unsqueeze(0), self.ansatz.num_qubits, self.angles.dtype)
+        state = (x / norm).squeeze(0)
+        padding = 2**self.ansatz.num_qubits - len(state)
+        return self.ansatz.circuit(self.angles, torch.nn.functional.pad(state, (0, padding)))
+
+    def extra_repr(self) -> str:
+        """Describe ansatz and readout in one line."""
+        ansatz = self.ansatz
+        name = f"{type(ansatz).__name__}({ansatz.num_qubits} qubits, {ansatz.num_gates} gates)"
+        return f"{name}, {self.readout}"
+
+
+def _uniform_angles(shape: tuple[int, int]) -> Tensor:
+    return 2 * math.pi * torch.rand(shape)

@@ -1,0 +1,28 @@
+"""The one rule of randomness: a generator is a function of seed, purpose and indices."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import torch
+
+
+def generator_for(seed: int, purpose: str, *indices: int) -> torch.Generator:
+    """Return a CPU generator that depends on nothing but the arguments.
+
+    Args:
+        seed: The experiment's seed, at least 0.
+        purpose: What is drawn, such as ``"permutation"``; different words give independent draws.
+        indices: What it is drawn for, such as task and epoch.
+
+    Raises:
+        ValueError: A negative seed or index.
+    """
+    # The purpose and the indices go into spawn_key: SeedSequence([3, 5]) and SeedSequence([3, 5, 0])
+    # are the same sequence, while spawn keys of different length are not.
+    word = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:4], "big")
+    sequence = np.random.SeedSequence(entropy=seed, spawn_key=(word, *indices))
+    generator = torch.Generator()
+    generator.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
+    return generator
