@@ -222,7 +222,6 @@ def run(experiment: Experiment[Config], preset: str, options: Options, config: C
         f"{experiment.name}-{preset}-seed{config.seed}",
         experiment.identify(config, data),
         overwrite=options.overwrite,
-        command=sys.argv,
         device=config.device,
     ) as folder:
         print(f"run folder: {folder.path}")
