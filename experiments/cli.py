@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ class Options:
     """Folder that data sets are downloaded to, once."""
     results: Path = Path("results")
     """Folder that gets a run folder for each config."""
-    overwrite: bool = False
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """Delete what an earlier run of the same config left, and start afresh."""
 
 
@@ -55,6 +55,8 @@ class Setting:
     """Torch device: cpu, cuda, cuda:1, ..."""
     threads: int = 1
     """Threads of torch on the CPU (they decide the order of summation, hence the last bits)."""
+    num_tasks: int = 1
+    """Number of tasks learned in turn."""
 
     def __post_init__(self) -> None:
         _check_numbers(self)
@@ -80,8 +82,10 @@ def _check_numbers(config: Any, prefix: str = "") -> None:
         elif (
             field.name != "seed" and isinstance(value, int | float) and not isinstance(value, bool)
         ):
-            if not (value > 0 and np.isfinite(value)):
-                raise UsageError(f"{option} {value}: must be positive and finite")
+            # A million threads make torch end in a segmentation fault.
+            limit = 1024 if field.name == "threads" else 2**31 - 1
+            if not 0 < value <= limit:
+                raise UsageError(f"{option} {value}: must be positive and at most {limit}")
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,7 @@ class Arm:
 
 
 Config = TypeVar("Config", bound=Setting)
+Preset = TypeVar("Preset", bound=str)
 
 
 @dataclass(frozen=True)
@@ -149,11 +154,12 @@ def main(experiment: Experiment[Any], arguments: Sequence[str] | None = None) ->
 
 # -------------------------------------------------------------------------------- command line
 @dataclass(frozen=True)
-class Command(Generic[Config]):
+class Command(Generic[Preset, Config]):
     """All that can be said on the command line."""
 
-    preset: str
-    """Protocol that the options not given are taken from: {presets}."""
+    preset: Preset
+    """Protocol that the options not given are taken from: released has the numbers of the authors'
+    program, matched treats the arms alike, quick needs no download and little time."""
     options: Annotated[Options, tyro.conf.arg(name="")]
     config: Annotated[Config, tyro.conf.arg(name="")]
 
@@ -185,20 +191,22 @@ def parse(experiment: Experiment[Config], arguments: Sequence[str]) -> tuple[str
 
 
 def _tyro(
-    experiment: Experiment[Config], default: Command[Config], arguments: Sequence[str]
-) -> Command[Config]:
+    experiment: Experiment[Config], default: Command[str, Config], arguments: Sequence[str]
+) -> Command[str, Config]:
     """Parse, and turn tyro's box of an error message into a line."""
+    command: Any = Command[Literal[tuple(experiment.presets)], type(default.config)]  # type: ignore
+    parsed: Command[str, Config]
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
-                Command[type(default.config)],  # type: ignore[misc]
+            parsed = tyro.cli(
+                command,
                 prog=f"python -m experiments.{experiment.name}",
                 description=experiment.about,
                 args=arguments,
                 default=default,
-                config=(tyro.conf.FlagCreatePairsOff,),
             )
+            return parsed
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -235,16 +243,28 @@ def run(experiment: Experiment[Config], preset: str, options: Options, config: C
             arm = experiment.build(config, data, network)
             train(records[network], arm, network, config.seed)
         complete = {n: r.rows for n, r in records.items() if len(r.rows) == config.num_tasks}
-        for network, rows in complete.items():
-            file, columns = experiment.exports[network]
-            arrays = {array: np.array([row[c] for row in rows]) for array, c in columns.items()}
-            folder.save_npz(file, **arrays)
-        labels = {network: experiment.networks[network] for network in complete}
-        figure = learning_curves(complete, labels, experiment.panels, folder.path.name)
-        folder.save_figure("figure.png", figure)
+        export(experiment, folder, complete)
         summarise(experiment, complete)
         print(f"figure: {folder.path / 'figure.png'}")
     return folder.path
+
+
+def export(
+    experiment: Experiment[Config], folder: RunFolder, complete: Mapping[str, list[dict[str, float]]]
+) -> None:
+    """Write the figure, then an archive for each arm, unless they are there."""
+    # An arm's rows decide its archive, but the figure has all arms: it goes first, so that where the
+    # archives are, the figure has their arms, wherever an earlier command was stopped.
+    files = ["figure.png", *(experiment.exports[network][0] for network in complete)]
+    if all((folder.path / file).exists() for file in files):
+        return
+    labels = {network: experiment.networks[network] for network in complete}
+    figure = learning_curves(complete, labels, experiment.panels, folder.path.name)
+    folder.save_figure("figure.png", figure)
+    for network, rows in complete.items():
+        file, columns = experiment.exports[network]
+        arrays = {array: np.array([row[c] for row in rows]) for array, c in columns.items()}
+        folder.save_npz(file, **arrays)
 
 
 def train(record: ArmRecord, arm: Arm, network: str, seed: int) -> None:
@@ -253,8 +273,9 @@ def train(record: ArmRecord, arm: Arm, network: str, seed: int) -> None:
     if done == total:
         print(f"{network}: all {total} tasks are recorded, nothing to do")
         return
-    if done:
-        arm.learner.load_state_dict(record.load_state())
+    state = record.load_state()
+    if state is not None:
+        arm.learner.load_state_dict(state)
         print(f"{network}: going on after {done} of {total} tasks")
     began = time.perf_counter()
     bar = tqdm(

@@ -15,10 +15,10 @@ of neighbouring qubits is a wide matrix product without a transposition.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -65,7 +65,7 @@ class _GateExponential(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+    def forward(angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         hamiltonian = _hamiltonian(angles)
         levels, vectors = torch.linalg.eigh(hamiltonian)
         phases = torch.polar(torch.ones_like(levels), -levels)
@@ -78,7 +78,7 @@ class _GateExponential(torch.autograd.Function):
         ctx.save_for_backward(inputs[0], levels, vectors)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> Tensor:
         angles, levels, vectors = ctx.saved_tensors
         if torch.is_grad_enabled():
             # Asked for a derivative of the derivative: the same map as a differentiable formula.
@@ -124,6 +124,7 @@ class _Step:
 
     axes: tuple[int, ...] | None  # transpose the qubit axes so first, if not None
     left: int  # amplitudes to the left of the window
+    block: int  # which block
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,7 @@ class Plan:
         slots: ``(position in the window, gate of each block)`` in order; a block that has no gate in
             a slot has ``len(gates)`` there, the identity.
         steps: One a block.
+        transposed: Multiply by the blocks' transposes.
         axes: Transposition of the qubit axes after the last step, or None.
     """
 
@@ -148,6 +150,7 @@ class Plan:
     slots: tuple[tuple[int, tuple[int, ...]], ...]
     steps: tuple[_Step, ...]
     axes: tuple[int, ...] | None
+    transposed: bool = False
 
 
 def light_cone(ansatz: Ansatz, qubit: int | None) -> tuple[int, ...]:
@@ -270,40 +273,83 @@ def _steps(
             axes, order = tuple(order.index(q) for q in new), new
         start = place(order, window)
         assert start is not None
-        steps.append(_Step(axes, 2**start))
+        steps.append(_Step(axes, 2**start, k))
     back = None if order == natural else tuple(order.index(q) for q in natural)
     return tuple(steps), back
 
 
 # ---------------------------------------------------------------------------------------- blocks
 @lru_cache
-def _slot_index(plan: Plan, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def _slot_index(plan: Plan, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gates that act, the gate in each slot, the slot of each gate, who is flipped."""
     gates = torch.tensor(plan.gates, device=device)
     index = torch.tensor([indices for _, indices in plan.slots], device=device)
-    return gates, index, torch.tensor(plan.flipped, device=device)
+    where = index.flatten().argsort(stable=True)[: len(plan.gates)]
+    return gates, index, where, torch.tensor(plan.flipped, device=device)
 
 
-def block_matrices(plan: Plan, gates: Tensor) -> Tensor:
+class _Blocks(torch.autograd.Function):
+    """Multiply gates into blocks, slot by slot, all blocks at once."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(plan: Plan, kept: list[Tensor], gates: Tensor) -> Tensor:
+        size, num_blocks = 2**plan.width, len(plan.steps)
+        blocks = torch.eye(size, dtype=gates.dtype, device=gates.device).repeat(num_blocks, 1, 1)
+        for slot, (position, _) in zip(_slots_of(plan, gates), plan.slots, strict=True):
+            blocks = blocks.reshape(num_blocks, 2**position, 4, -1)
+            kept.append(blocks)
+            blocks = slot @ blocks
+        return blocks.reshape(num_blocks, size, size)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.plan, ctx.kept, gates = inputs
+        ctx.save_for_backward(gates, output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        plan, (gates, blocks) = ctx.plan, ctx.saved_tensors
+        kept = [] if torch.is_grad_enabled() else list(ctx.kept)
+        grads = []
+        inverses = _slots_of(plan, gates).mH.resolve_conj()
+        for slot, (position, _) in zip(inverses.flip(0), reversed(plan.slots), strict=True):
+            shape = len(plan.steps), 2**position, 4, -1
+            before = kept.pop() if kept else slot @ blocks.reshape(shape)
+            grad = grad.reshape(shape)
+            grads.append((grad @ before.mH).sum(1))
+            grad, blocks = slot @ grad, before
+        where = _slot_index(plan, gates.device)[2]
+        return None, None, torch.cat(grads[::-1])[where]
+
+
+def _slots_of(plan: Plan, gates: Tensor) -> Tensor:
+    """Return the gate in each slot of each block, ``(slots, blocks, 1, 4, 4)``."""
+    index = _slot_index(plan, gates.device)[1]
+    identity = torch.eye(4, dtype=gates.dtype, device=gates.device)
+    return torch.cat([gates, identity[None]])[index].unsqueeze(2)
+
+
+def block_matrices(plan: Plan, angles: Tensor, dtype: torch.dtype) -> Tensor:
     """Multiply the gates of each block into one matrix.
 
     Args:
         plan: The plan.
-        gates: ``(len(plan.gates), 4, 4)``, the gates that act.
+        angles: ``(num_gates, 15)`` of the whole ansatz, radians.
+        dtype: Complex dtype of the result.
 
     Returns:
         ``(blocks, 2**width, 2**width)``.
     """
-    _, index, flipped = _slot_index(plan, gates.device)
+    acting, _, _, flipped = _slot_index(plan, angles.device)
+    if len(plan.gates) < len(angles):
+        angles = angles[acting]
+    gates = gate_matrices(angles).to(dtype)
     if any(plan.flipped):
         swap = [0, 2, 1, 3]
         gates = torch.where(flipped[:, None, None], gates[:, swap][:, :, swap], gates)
-    identity = torch.eye(4, dtype=gates.dtype, device=gates.device)
-    table = torch.cat([gates, identity[None]])[index].unsqueeze(2)  # (slots, blocks, 1, 4, 4)
-    size, num_blocks = 2**plan.width, len(plan.steps)
-    blocks = torch.eye(size, dtype=gates.dtype, device=gates.device).expand(num_blocks, size, size)
-    for slot, (position, _) in zip(table.unbind(), plan.slots, strict=True):
-        blocks = slot @ blocks.reshape(num_blocks, 2**position, 4, -1)
-    return blocks.reshape(num_blocks, size, size)
+    return _Blocks.apply(plan, [], gates)
 
 
 # ----------------------------------------------------------------------------------------- sweep
@@ -315,93 +361,191 @@ def _transpose(state: Tensor, axes: tuple[int, ...] | None) -> Tensor:
     return state.reshape(*[2] * n, -1).permute(*axes, n).reshape(2**n, -1)
 
 
+def _transpose_into(out: Tensor, state: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Do the same into other memory, in one pass."""
+    n = len(axes)
+    shape = (*[2] * n, -1)
+    out.view(shape).copy_(state.reshape(shape).permute(*axes, n))
+    return out
+
+
 def _inverse(axes: tuple[int, ...] | None) -> tuple[int, ...] | None:
     return None if axes is None else tuple(sorted(range(len(axes)), key=axes.__getitem__))
+
+
+class _Workspace:
+    """Memory for intermediate states, used again by the next step of training.
+
+    Fresh pages cost as much as the matrix products that fill them; the C library hands large blocks
+    back to the system as soon as they are free. On other devices torch's allocator keeps them.
+    """
+
+    _free: ClassVar[list[Tensor]] = []
+
+    def __init__(self, count: int, like: Tensor) -> None:
+        self._bytes = torch.empty(0, dtype=torch.uint8, device=like.device)
+        size = count * like.numel() * like.itemsize
+        if like.device.type == "cpu" and self._free:
+            self._bytes = self._free.pop()
+        if self._bytes.numel() < size:
+            self._bytes = torch.empty(size, dtype=torch.uint8, device=like.device)
+        self.rows = self._bytes[:size].view(like.dtype).view(count, *like.shape)
+
+    def __del__(self) -> None:
+        if self._bytes.device.type == "cpu" and len(self._free) < 2:
+            self._free.append(self._bytes)
 
 
 class _Sweep(torch.autograd.Function):
     """Multiply blocks onto states; the hand-written backward pass keeps little and copies nothing.
 
-    Backward needs the state before each block. The newest ``kept`` of them are kept; the others are
-    recomputed from the state after the block, by the block's inverse, its conjugate transpose. When
-    a second derivative is asked for, and under ``torch.func``, all are recomputed: then the backward
-    pass is a differentiable function of inputs and output.
+    Backward needs the state before each block. The newest of them are kept in ``history``; the
+    others are recomputed from the state after the block, by the block's inverse, its conjugate
+    transpose. When a second derivative is asked for, and under ``torch.func``, all are recomputed:
+    then the backward pass is a differentiable function of inputs and output.
     """
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(  # type: ignore[override]
-        plan: Plan, kept: int, state: Tensor, blocks: Tensor
-    ) -> tuple[Tensor, ...]:
-        shape, size = state.shape, blocks.shape[-1]
-        history = []
+    def forward(plan: Plan, kept: int, history: list[Any], state: Tensor, blocks: Tensor) -> Tensor:
+        state = state.contiguous()
+        table = blocks.mT.contiguous() if plan.transposed else blocks
+        total = len(plan.steps)
+        first = total - kept
+        # Rows 0 and 1 in turn, 2 before a transposition, then one for each state that is kept.
+        workspace = _Workspace(3 + kept, state)
+        rows = workspace.rows
+        before = []
+
+        def row(step: int) -> Tensor:
+            if step == total:
+                return torch.empty_like(state)
+            return rows[3 + step - first] if step >= first else rows[step % 2]
+
         for k, step in enumerate(plan.steps):
-            state = _transpose(state, step.axes).reshape(step.left, size, -1)
-            if k >= len(plan.steps) - kept:
-                history.append(state)
-            state = (blocks[k] @ state).reshape(shape)
-        return _transpose(state, plan.axes), *history
+            if step.axes is not None:
+                state = _transpose_into(row(k), state, step.axes)
+            if k >= first:
+                before.append(state)
+            following = plan.axes if k + 1 == total else plan.steps[k + 1].axes
+            state = _multiply(
+                table[step.block], state, step.left, row(k + 1) if following is None else rows[2]
+            )
+        if kept:
+            history += [workspace, before]
+        return _transpose(state, plan.axes)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.plan, _, _, blocks = inputs
-        state, *history = output
-        ctx.mark_non_differentiable(*history)
-        ctx.save_for_backward(blocks, state, *history)
+        ctx.plan, _, ctx.history, _, blocks = inputs
+        ctx.save_for_backward(blocks, output)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:  # type: ignore[override]
-        blocks, state, *history = ctx.saved_tensors
+    def vmap(
+        info: Any, in_dims: Any, plan: Plan, kept: int, history: Any, state: Tensor, blocks: Tensor
+    ) -> tuple[Tensor, int]:
+        *_, state_dim, blocks_dim = in_dims
+        if blocks_dim is None:
+            together = state.movedim(state_dim, -1)
+            result = _Sweep.apply(plan, 0, [], together.flatten(1), blocks)
+            return result.unflatten(1, together.shape[1:]), 2
+        each = [
+            _Sweep.apply(
+                plan, 0, [], state if state_dim is None else state.select(state_dim, k), block
+            )
+            for k, block in enumerate(blocks.movedim(blocks_dim, 0))
+        ]
+        return torch.stack(each), 0
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        plan, (blocks, state) = ctx.plan, ctx.saved_tensors
+        table = blocks.mT if plan.transposed else blocks
+        inverses = table.mH.resolve_conj().contiguous()
         if torch.is_grad_enabled():
-            history = []
-        plan, shape, size = ctx.plan, grad.shape, blocks.shape[-1]
-        inverses = blocks.mH.resolve_conj().contiguous()
-        grad, state = _transpose(grad, _inverse(plan.axes)), _transpose(state, _inverse(plan.axes))
-        grad_blocks = []
-        for k in reversed(range(len(plan.steps))):
-            step = plan.steps[k]
-            grad = grad.reshape(step.left, size, -1)
-            if history:
-                before = history.pop()
-            else:
-                before = inverses[k] @ state.reshape(step.left, size, -1)
-            grad_blocks.append((grad @ before.mH).sum(0))
-            grad, state = inverses[k] @ grad, before
-            axes = _inverse(step.axes)
-            grad, state = _transpose(grad, axes), _transpose(state, axes)
-        return None, None, grad.reshape(shape), torch.stack(grad_blocks[::-1])
+            grad, grad_table = _pull_back(plan, inverses, state, grad)
+        else:
+            grad, grad_table = _pull_back_fast(
+                plan, inverses, state, grad, ctx.history, ctx.needs_input_grad[3]
+            )
+        order = torch.stack(grad_table)
+        return None, None, None, grad, order.mT if plan.transposed else order
 
 
-def sweep(plan: Plan, angles: Tensor, states: Tensor, reverse: bool = False) -> Tensor:
-    """Return U S, or its transpose's U^T S, for the circuit's matrix U.
+def _multiply(matrix: Tensor, state: Tensor, left: int, out: Tensor) -> Tensor:
+    """Multiply a block onto its window of the state, into ``out``."""
+    shape = left, len(matrix), -1
+    torch.bmm(matrix.expand(left, -1, -1), state.view(shape), out=out.view(shape))
+    return out
+
+
+def _pull_back(
+    plan: Plan, inverses: Tensor, state: Tensor, grad: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """Return the gradients of the initial state and of each block, as differentiable formulae."""
+    size, shape = inverses.shape[-1], grad.shape
+    grads = [grad] * len(plan.steps)
+    grad, state = _transpose(grad, _inverse(plan.axes)), _transpose(state, _inverse(plan.axes))
+    for step in reversed(plan.steps):
+        before = inverses[step.block] @ state.reshape(step.left, size, -1)
+        grad = grad.reshape(step.left, size, -1)
+        grads[step.block] = (grad @ before.mH).sum(0)
+        grad = inverses[step.block] @ grad
+        axes = _inverse(step.axes)
+        grad, state = _transpose(grad, axes), _transpose(before, axes)
+    return grad.reshape(shape), grads
+
+
+def _pull_back_fast(
+    plan: Plan, inverses: Tensor, state: Tensor, grad: Tensor, history: list[Any], to_start: bool
+) -> tuple[Tensor | None, list[Tensor]]:
+    """Do the same in place, with the states that were kept; to the initial state only if asked."""
+    size = inverses.shape[-1]
+    before = list(history[1]) if history else []
+    state = _transpose(state, _inverse(plan.axes))
+    grad = _transpose(grad, _inverse(plan.axes)).contiguous()
+    workspace = _Workspace(5, grad)  # gives its memory back when it is deleted
+    rows = workspace.rows  # two in turn for the state, two for the gradient, and one for its transpose
+    grads = [grad] * len(plan.steps)
+    for k in reversed(range(len(plan.steps))):
+        step = plan.steps[k]
+        inverse, axes, shape = inverses[step.block], _inverse(step.axes), (step.left, size, -1)
+        if before:
+            state = before.pop()
+        else:
+            state = _multiply(inverse, state, step.left, rows[k % 2])
+        grads[step.block] = torch.bmm(grad.view(shape), state.view(shape).mH).sum(0)
+        if k > 0 or to_start:
+            grad = _multiply(inverse, grad, step.left, rows[2 + k % 2])
+            if axes is not None:
+                grad = _transpose_into(rows[4], grad, axes)
+        if axes is not None and not before and k > 0:
+            state = _transpose(state, axes)
+    return (grad.clone() if to_start else None), grads
+
+
+def sweep(plan: Plan, angles: Tensor, states: Tensor) -> Tensor:
+    """Return U S for the plan's matrix U.
 
     Args:
-        plan: The gates that act, fused.
+        plan: The gates that act, fused; ``reversed_plan`` of it for the transpose of U.
         angles: ``(num_gates, 15)`` of the whole ansatz.
         states: ``(2**num_qubits, vectors)`` complex; its dtype is the one computed in.
-        reverse: Multiply by the transpose (not conjugated) instead.
     """
-    index = _slot_index(plan, angles.device)[0]
-    acting = angles if len(plan.gates) == len(angles) else angles[index]
-    blocks = block_matrices(plan, gate_matrices(acting).to(states.dtype))
-    if reverse:
-        plan, blocks = _reversed(plan), blocks.flip(0).mT
+    blocks = block_matrices(plan, angles, states.dtype)
     kept = 0
     if torch.is_grad_enabled() and (blocks.requires_grad or states.requires_grad):
         kept = min(len(plan.steps), HISTORY_BYTES // max(1, states.numel() * states.itemsize))
-    return _Sweep.apply(plan, kept, states, blocks)[0]
+    return _Sweep.apply(plan, kept, [], states, blocks)
 
 
 @lru_cache
-def _reversed(plan: Plan) -> Plan:
-    """Return the plan that applies the same blocks in the opposite order."""
-    # In the forward plan the axes are transposed before step k by steps[k].axes and at the end by
-    # plan.axes; backwards the inverses come after the steps, that is, before the next ones.
+def reversed_plan(plan: Plan) -> Plan:
+    """Return the plan of the transposed matrix: the blocks' transposes in the opposite order."""
+    # The axes are transposed before step k by steps[k].axes and at the end by plan.axes; backwards
+    # the inverses come after the steps, that is, before the next ones.
     inverses = [_inverse(step.axes) for step in plan.steps] + [_inverse(plan.axes)]
     steps = tuple(
-        _Step(inverses[k + 1], plan.steps[k].left) for k in reversed(range(len(plan.steps)))
+        _Step(inverses[k + 1], plan.steps[k].left, plan.steps[k].block)
+        for k in reversed(range(len(plan.steps)))
     )
-    return Plan(
-        plan.num_qubits, plan.width, plan.gates, plan.flipped, plan.slots, steps, inverses[0]
-    )
+    return replace(plan, steps=steps, axes=inverses[0], transposed=not plan.transposed)

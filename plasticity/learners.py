@@ -53,7 +53,7 @@ class Learner:
         """Take one step of the optimiser and return the batch's loss before it, detached."""
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.loss(self.network(x), y)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.optimizer.step()
         return loss.detach()
 

@@ -12,7 +12,7 @@ from tensorcircuit.torchnn import TorchLayer
 from torch import Tensor
 
 from plasticity.circuits import Ansatz
-from plasticity.contraction import Plan, make_plan, sweep
+from plasticity.contraction import Plan, make_plan, reversed_plan, sweep
 
 # ------------------------------------------------------------------------------------- readouts
 
@@ -122,7 +122,7 @@ class _Evaluate:
         plan = make_plan(self.ansatz)
         outcomes = readout.num_outcomes(n)
         if outcomes <= len(x):
-            rows = sweep(plan, angles, _basis_states(plan, outcomes, angles), reverse=True)
+            rows = sweep(reversed_plan(plan), angles, _basis_states(plan, outcomes, angles))
             amplitudes = _product(x, rows[: x.shape[1]])
             return readout(_squared_modulus(amplitudes) / norm.square())
         states = _carry_states(plan, angles, x / norm)
@@ -162,7 +162,7 @@ def _basis_states(plan: Plan, count: int, angles: Tensor) -> Tensor:
 def _carry_states(plan: Plan, angles: Tensor, x: Tensor) -> Tensor:
     """Return the final states as columns, ``(2**num_qubits, batch)``."""
     padded = torch.nn.functional.pad(x, (0, 2**plan.num_qubits - x.shape[1]))
-    return sweep(plan, angles, padded.T.to(angles.dtype.to_complex()).contiguous())
+    return sweep(plan, angles, padded.T.contiguous().to(angles.dtype.to_complex()))
 
 
 def _product(x: Tensor, matrix: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ def _squared_modulus(amplitudes: Tensor) -> Tensor:
 
 
 # ---------------------------------------------------------------------------------------- layer
-class QNN(TorchLayer):  # type: ignore[misc]
+class QNN(TorchLayer):
     """Classify with a parametrised quantum circuit on amplitude-encoded inputs.
 
     Each sample is padded with zeros to 2**num_qubits, scaled to unit norm, sent through the
