@@ -460,15 +460,14 @@ class _Sweep(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         plan, (blocks, state) = ctx.plan, ctx.saved_tensors
         table = blocks.mT if plan.transposed else blocks
-        inverses = table.mH.resolve_conj().contiguous()
         if torch.is_grad_enabled():
-            grad, grad_table = _pull_back(plan, inverses, state, grad)
+            grad, grad_table = _pull_back(plan, table, state, grad)
         else:
             grad, grad_table = _pull_back_fast(
-                plan, inverses, state, grad, ctx.history, ctx.needs_input_grad[3]
+                plan, table, state, grad, ctx.history, ctx.needs_input_grad[3]
             )
-        order = torch.stack(grad_table)
-        return None, None, None, grad, order.mT if plan.transposed else order
+        grad_blocks = torch.stack(grad_table)
+        return None, None, None, grad, grad_blocks.mT if plan.transposed else grad_blocks
 
 
 def _multiply(matrix: Tensor, state: Tensor, left: int, out: Tensor) -> Tensor:
@@ -479,9 +478,10 @@ def _multiply(matrix: Tensor, state: Tensor, left: int, out: Tensor) -> Tensor:
 
 
 def _pull_back(
-    plan: Plan, inverses: Tensor, state: Tensor, grad: Tensor
+    plan: Plan, table: Tensor, state: Tensor, grad: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
     """Return the gradients of the initial state and of each block, as differentiable formulae."""
+    inverses = table.mH
     size, shape = inverses.shape[-1], grad.shape
     grads = [grad] * len(plan.steps)
     grad, state = _transpose(grad, _inverse(plan.axes)), _transpose(state, _inverse(plan.axes))
@@ -496,31 +496,37 @@ def _pull_back(
 
 
 def _pull_back_fast(
-    plan: Plan, inverses: Tensor, state: Tensor, grad: Tensor, history: list[Any], to_start: bool
+    plan: Plan, table: Tensor, state: Tensor, grad: Tensor, history: list[Any], to_start: bool
 ) -> tuple[Tensor | None, list[Tensor]]:
-    """Do the same in place, with the states that were kept; to the initial state only if asked."""
-    size = inverses.shape[-1]
+    """Do the same in place, with the states that were kept; to the initial state only if asked.
+
+    The gradient is carried conjugated: then neither the products that carry it (by transposes of
+    the blocks) nor those with the states (its transpose) need a conjugated copy of a large array.
+    """
+    transposes = table.mT.contiguous()
+    inverses = transposes.conj().resolve_conj()
     before = list(history[1]) if history else []
-    state = _transpose(state, _inverse(plan.axes))
-    grad = _transpose(grad, _inverse(plan.axes)).contiguous()
     workspace = _Workspace(5, grad)  # gives its memory back when it is deleted
-    rows = workspace.rows  # two in turn for the state, two for the gradient, and one for its transpose
+    rows = workspace.rows  # two in turn for the state, two for the gradient, one for its transpose
+    state = _transpose(state, _inverse(plan.axes))
+    grad = torch.conj_physical(_transpose(grad, _inverse(plan.axes)), out=rows[4])
     grads = [grad] * len(plan.steps)
     for k in reversed(range(len(plan.steps))):
         step = plan.steps[k]
-        inverse, axes, shape = inverses[step.block], _inverse(step.axes), (step.left, size, -1)
+        axes, shape = _inverse(step.axes), (step.left, len(table[0]), -1)
         if before:
             state = before.pop()
         else:
-            state = _multiply(inverse, state, step.left, rows[k % 2])
-        grads[step.block] = torch.bmm(grad.view(shape), state.view(shape).mH).sum(0)
+            state = _multiply(inverses[step.block], state, step.left, rows[k % 2])
+        grads[step.block] = torch.bmm(grad.view(shape), state.view(shape).mT).sum(0)
         if k > 0 or to_start:
-            grad = _multiply(inverse, grad, step.left, rows[2 + k % 2])
+            grad = _multiply(transposes[step.block], grad, step.left, rows[2 + k % 2])
             if axes is not None:
                 grad = _transpose_into(rows[4], grad, axes)
         if axes is not None and not before and k > 0:
             state = _transpose(state, axes)
-    return (grad.clone() if to_start else None), grads
+    start = grad.conj().resolve_conj() if to_start else None
+    return start, [block.conj() for block in grads]
 
 
 def sweep(plan: Plan, angles: Tensor, states: Tensor) -> Tensor:
