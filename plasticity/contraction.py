@@ -1,7 +1,7 @@
 """Exact, fast ways to evaluate an ansatz.
 
-The gates never depend on the data; only the initial state does. So a circuit is a matrix U, and what
-is read from U x can be had by carrying one of three sets of vectors through the gates:
+The gates never depend on the data; only the initial state does. So a circuit is a matrix U, and
+what is read from U x can be had by carrying one of three sets of vectors through the gates:
 
 * *rows* of U: the measured basis states, through the transposed (not conjugated) gates in reverse;
 * *columns* of U: the basis states that the inputs touch;
@@ -15,10 +15,11 @@ of neighbouring qubits is a wide matrix product without a transposition.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from itertools import product
-from typing import Any, ClassVar
+from functools import lru_cache, wraps
+from itertools import pairwise, product
+from typing import Any, ClassVar, Literal, ParamSpec
 
 import numpy as np
 import torch
@@ -26,19 +27,45 @@ from torch import Tensor
 
 from plasticity.circuits import Ansatz
 
+Key = ParamSpec("Key")
+
 BLOCK_QUBITS = 4
 """Qubits of a block. A brickwork's 2x2 diamond of four gates fills a 16x16 matrix exactly: as many
-multiplications as gate by gate (4 x 4 per amplitude), in one well-shaped product instead of four."""
+multiplications as gate by gate (4 x 4 per amplitude), in one well-shaped product, not four."""
 
 HISTORY_BYTES = 24 * 2**20
 """Bytes of intermediate states that a backward pass may keep. Older ones are recomputed from newer
 ones by the inverse blocks, so memory stops growing with depth."""
 
 
+def is_transformed(tensor: Tensor) -> bool:
+    """Tell whether a tensor is inside ``torch.func``, where values cannot be looked at or kept."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def _cached_constants(
+    build: Callable[Key, tuple[Tensor, ...]],
+) -> Callable[Key, tuple[Tensor, ...]]:
+    """Keep constant tensors, unless they were made inside a transform that ends with the call."""
+    cache: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
+
+    @wraps(build)
+    def get(*key: Key.args, **named: Key.kwargs) -> tuple[Tensor, ...]:
+        if key in cache:
+            return cache[key]
+        with torch.inference_mode(False):
+            tensors = build(*key, **named)
+        if not any(is_transformed(tensor) for tensor in tensors):
+            cache[key] = tensors
+        return tensors
+
+    return get
+
+
 # --------------------------------------------------------------------------------------- gates
 @lru_cache
 def pauli_words() -> np.ndarray:
-    """Return the matrices P_k, ``(15, 4, 4)`` complex128, in the order of ``plasticity.circuits``."""
+    """Return the P_k of ``plasticity.circuits`` in its order, ``(15, 4, 4)`` complex128."""
     letters = [
         np.array(m, dtype=np.complex128)
         for m in ([[1, 0], [0, 1]], [[0, 1], [1, 0]], [[0, -1j], [1j, 0]], [[1, 0], [0, -1]])
@@ -46,11 +73,11 @@ def pauli_words() -> np.ndarray:
     return np.stack([np.kron(a, b) for a, b in product(letters, letters)][1:])
 
 
-@lru_cache
-def _pauli_basis(device: torch.device) -> Tensor:
+@_cached_constants
+def _pauli_basis(device: torch.device) -> tuple[Tensor]:
     """Return P_k as rows of interleaved real and imaginary parts, ``(15, 32)`` float64."""
     words = torch.from_numpy(pauli_words()).reshape(15, 16)
-    return torch.view_as_real(words).reshape(15, 32).to(device)
+    return (torch.view_as_real(words).reshape(15, 32).to(device),)
 
 
 class _GateExponential(torch.autograd.Function):
@@ -67,7 +94,11 @@ class _GateExponential(torch.autograd.Function):
     @staticmethod
     def forward(angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         hamiltonian = _hamiltonian(angles)
-        levels, vectors = torch.linalg.eigh(hamiltonian)
+        try:
+            levels, vectors = torch.linalg.eigh(hamiltonian)
+        except torch.linalg.LinAlgError:  # angles that are not finite give NaN, as any layer would
+            levels = torch.full_like(hamiltonian[..., 0].real, math.nan)
+            vectors = torch.full_like(hamiltonian, math.nan)
         phases = torch.polar(torch.ones_like(levels), -levels)
         return (vectors * phases.unsqueeze(-2)) @ vectors.mH, levels, vectors
 
@@ -97,11 +128,11 @@ class _GateExponential(torch.autograd.Function):
             inner = vectors.mH @ grad @ vectors
             grad_hamiltonian = vectors @ (quotient * inner) @ vectors.mH
         parts = torch.view_as_real(grad_hamiltonian.resolve_conj()).flatten(-3)
-        return (parts @ _pauli_basis(angles.device).T).to(angles.dtype)
+        return (parts @ _pauli_basis(angles.device)[0].T).to(angles.dtype)
 
 
 def _hamiltonian(angles: Tensor) -> Tensor:
-    parts = angles.double() @ _pauli_basis(angles.device)
+    parts = angles.double() @ _pauli_basis(angles.device)[0]
     return torch.view_as_complex(parts.unflatten(-1, (16, 2))).unflatten(-1, (4, 4))
 
 
@@ -136,8 +167,8 @@ class Plan:
         width: Qubits of a block.
         gates: Which of the ansatz's gates act, in order.
         flipped: Those of them whose first qubit comes second in the window.
-        slots: ``(position in the window, gate of each block)`` in order; a block that has no gate in
-            a slot has ``len(gates)`` there, the identity.
+        slots: ``(position in the window, gate of each block)`` in order; a block that has no gate
+            in a slot has ``len(gates)`` there, the identity.
         steps: One a block.
         transposed: Multiply by the blocks' transposes.
         axes: Transposition of the qubit axes after the last step, or None.
@@ -215,7 +246,7 @@ def _absorb(
     progress = True
     while progress:
         progress = False
-        for position, (a, b) in enumerate(zip(window, window[1:], strict=False)):
+        for position, (a, b) in enumerate(pairwise(window)):
             while (
                 heads[a] < len(queues[a])
                 and heads[b] < len(queues[b])
@@ -278,8 +309,57 @@ def _steps(
     return tuple(steps), back
 
 
+# ------------------------------------------------------------------------------------ cost model
+Carry = Literal["rows", "columns", "states"]
+
+REUSE = 10
+"""How many batches one contracted matrix is expected to serve while no gradient is asked for."""
+
+
+def floating_point_operations(
+    carry: Carry, plan: Plan, *, batch: int, features: int, outcomes: int | None, grad: bool
+) -> float:
+    """Estimate the work of one evaluation, with its backward pass if ``grad``.
+
+    A sweep multiplies a 2**width square matrix onto every window: 8 real operations for each of
+    2**width x 2**n x vectors complex products a block, where the vectors are the outcomes (rows),
+    the features (columns) or the batch (states); backward does it twice more. Rows and columns are
+    then multiplied with the batch of real inputs: 4 operations for each of batch x features x
+    (outcomes or 2**n), and once more backward. Where weights stand still, a matrix serves ``REUSE``
+    batches.
+
+    Args:
+        carry: What is carried through the gates.
+        plan: The gates that act.
+        batch: Samples.
+        features: Leading basis states that the inputs touch.
+        outcomes: Leading basis states that are read, or None for an expectation value.
+        grad: Whether a backward pass follows.
+    """
+    amplitudes = 2**plan.num_qubits
+    sweep_vector = 8 * 2**plan.width * amplitudes * len(plan.steps) * (3 if grad else 1)
+    if carry == "states":
+        return sweep_vector * batch
+    vectors, width = (outcomes, outcomes) if carry == "rows" else (features, amplitudes)
+    if vectors is None or width is None:
+        return float("inf")  # an expectation value has no few rows
+    product = 4 * batch * features * width * (2 if grad else 1)
+    return sweep_vector * vectors / (1 if grad else REUSE) + product
+
+
+def cheapest(plan: Plan, *, batch: int, features: int, outcomes: int | None, grad: bool) -> Carry:
+    """Choose what to carry through the gates (arguments: ``floating_point_operations``)."""
+    choices: tuple[Carry, ...] = ("rows", "columns", "states")
+    return min(
+        choices,
+        key=lambda carry: floating_point_operations(
+            carry, plan, batch=batch, features=features, outcomes=outcomes, grad=grad
+        ),
+    )
+
+
 # ---------------------------------------------------------------------------------------- blocks
-@lru_cache
+@_cached_constants
 def _slot_index(plan: Plan, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gates that act, the gate in each slot, the slot of each gate, who is flipped."""
     gates = torch.tensor(plan.gates, device=device)
@@ -461,13 +541,13 @@ class _Sweep(torch.autograd.Function):
         plan, (blocks, state) = ctx.plan, ctx.saved_tensors
         table = blocks.mT if plan.transposed else blocks
         if torch.is_grad_enabled():
-            grad, grad_table = _pull_back(plan, table, state, grad)
+            grad_state, grad_table = _pull_back(plan, table, state, grad)
         else:
-            grad, grad_table = _pull_back_fast(
+            grad_state, grad_table = _pull_back_fast(
                 plan, table, state, grad, ctx.history, ctx.needs_input_grad[3]
             )
         grad_blocks = torch.stack(grad_table)
-        return None, None, None, grad, grad_blocks.mT if plan.transposed else grad_blocks
+        return None, None, None, grad_state, grad_blocks.mT if plan.transposed else grad_blocks
 
 
 def _multiply(matrix: Tensor, state: Tensor, left: int, out: Tensor) -> Tensor:
@@ -479,7 +559,7 @@ def _multiply(matrix: Tensor, state: Tensor, left: int, out: Tensor) -> Tensor:
 
 def _pull_back(
     plan: Plan, table: Tensor, state: Tensor, grad: Tensor
-) -> tuple[Tensor, list[Tensor]]:
+) -> tuple[Tensor | None, list[Tensor]]:
     """Return the gradients of the initial state and of each block, as differentiable formulae."""
     inverses = table.mH
     size, shape = inverses.shape[-1], grad.shape
@@ -537,6 +617,8 @@ def sweep(plan: Plan, angles: Tensor, states: Tensor) -> Tensor:
         angles: ``(num_gates, 15)`` of the whole ansatz.
         states: ``(2**num_qubits, vectors)`` complex; its dtype is the one computed in.
     """
+    if not plan.gates:
+        return states + 0 * angles.sum()  # a qubit that no gate touches
     blocks = block_matrices(plan, angles, states.dtype)
     kept = 0
     if torch.is_grad_enabled() and (blocks.requires_grad or states.requires_grad):

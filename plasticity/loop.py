@@ -44,8 +44,8 @@ def train_on_stream(
         start: First task.
 
     Yields:
-        ``{"task": index, "train_loss": mean over the last epoch in nats, <metric>: value}``; when it
-        is yielded, the learner is in its state after the task.
+        ``{"task": index, "train_loss": mean over the last epoch in nats, <metric>: value}``; when
+        it is yielded, the learner is in its state after the task.
 
     Raises:
         Diverged: The loss of a task is not finite.

@@ -6,6 +6,7 @@ A metric leaves the learner and all random states as it found them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,9 +40,24 @@ class Metric:
     when: Literal["before", "after"] = "after"
     every: int = 1
 
+    def __post_init__(self) -> None:
+        if self.when not in ("before", "after") or self.every < 1:
+            raise ValueError(f"metric {self.name}: when={self.when!r}, every={self.every}")
+
     def due(self, when: str, index: int) -> bool:
         """Tell whether the metric is to be taken at this point of task ``index``."""
         return when == self.when and index % self.every == 0
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def _batches(samples: Samples) -> Iterator[tuple[Tensor, Tensor]]:
@@ -51,7 +67,7 @@ def _batches(samples: Samples) -> Iterator[tuple[Tensor, Tensor]]:
 
 def test_accuracy(learner: Learner, task: Task) -> float:
     """Return the fraction of the task's test samples whose largest logit is the label's."""
-    with torch.no_grad():
+    with torch.no_grad(), _evaluating(learner.network):
         right = [(learner.network(x).argmax(1) == y).sum() for x, y in _batches(task.test)]
     return int(torch.stack(right).sum()) / len(task.test)
 
@@ -94,7 +110,7 @@ def gradient_norm(learner: Learner, task: Task) -> float:
     }
     parameters = list(learner.network.parameters())
     x, y = task.train.batch(slice(0, GRADIENT_BATCH))
-    with torch.enable_grad():
+    with torch.enable_grad(), _evaluating(learner.network):
         gradients = torch.autograd.grad(learner.loss(learner.network(x), y), parameters)
     norms = []
     for parameter, gradient in zip(parameters, gradients, strict=True):

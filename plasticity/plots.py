@@ -12,6 +12,8 @@ COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
     """Return the means of ``window`` neighbouring values, centred; at the ends of those there are.
 
+    An even window takes its extra value from the left.
+
     Args:
         values: ``(tasks,)``.
         window: Number of values, at least 1.
@@ -19,15 +21,16 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
     Returns:
         ``(tasks,)``.
     """
-    kernel = np.ones(min(window, len(values)))
-    weights = np.convolve(np.ones(len(values)), kernel, mode="same")
-    return np.convolve(values, kernel, mode="same") / weights
+    window = min(window, 2 * len(values))  # all values from everywhere
+    inside = slice((window - 1) // 2, (window - 1) // 2 + len(values))
+    sums, counts = (np.convolve(v, np.ones(window))[inside] for v in (values, np.ones(len(values))))
+    return sums / counts
 
 
 def plot_curve(
     axes: Axes, tasks: np.ndarray, values: np.ndarray, *, label: str, colour: str, window: int
 ) -> None:
-    """Draw a curve over tasks: raw points, and their running mean where ``window`` exceeds 1.
+    """Draw a curve over tasks: raw points, and a line through their running mean.
 
     Args:
         axes: Where to draw.

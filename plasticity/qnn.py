@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import tensorcircuit as tc
 import torch
@@ -12,7 +13,15 @@ from tensorcircuit.torchnn import TorchLayer
 from torch import Tensor
 
 from plasticity.circuits import Ansatz
-from plasticity.contraction import Plan, make_plan, reversed_plan, sweep
+from plasticity.contraction import (
+    Carry,
+    Plan,
+    cheapest,
+    is_transformed,
+    make_plan,
+    reversed_plan,
+    sweep,
+)
 
 # ------------------------------------------------------------------------------------- readouts
 
@@ -27,6 +36,7 @@ class LogOdds:
     """
 
     num_classes: int
+    qubit: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         if self.num_classes < 1:
@@ -51,8 +61,10 @@ class LogOdds:
 class Probabilities:
     """Read the probabilities of all 2**num_qubits basis states."""
 
+    qubit: ClassVar[None] = None
+
     def num_outcomes(self, num_qubits: int) -> int:
-        """Count the basis states read."""
+        """Count the basis states read, from 0 on."""
         return int(2**num_qubits)
 
     def __call__(self, probabilities: Tensor) -> Tensor:
@@ -61,13 +73,21 @@ class Probabilities:
 
 
 @dataclass(frozen=True)
-class PauliZ:
+class _ZExpectation:
+    qubit: int
+
+    def num_outcomes(self, num_qubits: int) -> None:
+        """Return None, as for any expectation value; raise if the qubit is not there."""
+        if not 0 <= self.qubit < num_qubits:
+            raise ValueError(f"qubit {self.qubit} is not one of the qubits 0..{num_qubits - 1}")
+
+
+@dataclass(frozen=True)
+class PauliZ(_ZExpectation):
     """Read the expectation of Z on one qubit, in [-1, 1], ``(batch, 1)``.
 
     Source: the released program's XXZ classifier (qubit 0).
     """
-
-    qubit: int
 
     def __call__(self, z: Tensor) -> Tensor:
         """Map ``(batch,)`` expectations to outputs."""
@@ -75,13 +95,11 @@ class PauliZ:
 
 
 @dataclass(frozen=True)
-class SignedPauliZ:
+class SignedPauliZ(_ZExpectation):
     """Read (Z, -Z) on one qubit as two bounded logits, ``(batch, 2)``.
 
     Source: the released program's CIFAR classifier (last qubit).
     """
-
-    qubit: int
 
     def __call__(self, z: Tensor) -> Tensor:
         """Map ``(batch,)`` expectations to outputs."""
@@ -92,41 +110,70 @@ Readout = LogOdds | Probabilities | PauliZ | SignedPauliZ
 
 
 # ----------------------------------------------------------------------------------- evaluation
-@dataclass(frozen=True)
 class _Evaluate:
-    """Evaluate ansatz and readout on a batch: the function inside the layer."""
+    """Evaluate ansatz and readout on a batch: the function inside the layer.
 
-    ansatz: Ansatz
-    readout: Readout
+    Under ``no_grad`` the last contracted matrix is kept, so that while the angles stand still an
+    evaluation is one product. It is used again only if angles are equal, number by number, to those
+    it was made from: whatever changed them, it cannot go stale.
 
-    def __post_init__(self) -> None:
-        readout, n = self.readout, self.ansatz.num_qubits
-        if isinstance(readout, (PauliZ, SignedPauliZ)):
-            if not 0 <= readout.qubit < n:
-                raise ValueError(f"qubit {readout.qubit} is not one of the qubits 0..{n - 1}")
-        else:
-            readout.num_outcomes(n)  # raises where there are too many
+    Args:
+        ansatz: The gates.
+        readout: What is read.
+        carry: Force one of the contractions instead of the cheapest; for tests and benchmarks.
+    """
+
+    def __init__(self, ansatz: Ansatz, readout: Readout, carry: Carry | None = None) -> None:
+        readout.num_outcomes(ansatz.num_qubits)  # raises where the readout does not fit
+        self.ansatz, self.readout, self.carry = ansatz, readout, carry
+        self._kept: tuple[Carry, Tensor, Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_kept": None}
 
     def __call__(self, x: Tensor, angles: Tensor) -> Tensor:
-        n, readout = self.ansatz.num_qubits, self.readout
-        x, norm = _checked(x, n, angles.dtype)
-        if len(x) == 0:
-            width = self(torch.ones(1, 1, dtype=angles.dtype, device=x.device), angles).shape[1]
-            return x.real.sum() * angles.sum() * x.new_zeros(0, width, dtype=angles.dtype)
-        if isinstance(readout, (PauliZ, SignedPauliZ)):
-            plan = make_plan(self.ansatz, readout.qubit)
-            states = _carry_states(plan, angles, x / norm)
-            by_outcome = _squared_modulus(states).reshape(2**readout.qubit, 2, -1, len(x))
-            zero, one = by_outcome.sum((0, 2)).unbind()
-            return readout(zero - one)
-        plan = make_plan(self.ansatz)
-        outcomes = readout.num_outcomes(n)
-        if outcomes <= len(x):
-            rows = sweep(reversed_plan(plan), angles, _basis_states(plan, outcomes, angles))
-            amplitudes = _product(x, rows[: x.shape[1]])
-            return readout(_squared_modulus(amplitudes) / norm.square())
-        states = _carry_states(plan, angles, x / norm)
-        return readout(_squared_modulus(states[:outcomes]).T)
+        num_qubits, readout = self.ansatz.num_qubits, self.readout
+        x, norm = _checked(x, num_qubits, angles.dtype)
+        plan = make_plan(self.ansatz, readout.qubit)
+        outcomes = readout.num_outcomes(num_qubits)
+        carry = self.carry or cheapest(
+            plan,
+            batch=len(x),
+            features=x.shape[1],
+            outcomes=outcomes,
+            grad=torch.is_grad_enabled() and angles.requires_grad,
+        )
+        if carry == "states":
+            amplitudes = _final_states(plan, angles, x / norm).T[:, :outcomes]
+        else:
+            count = outcomes if carry == "rows" and outcomes else x.shape[1]
+            matrix = self._matrix(carry, plan, angles, count)
+            amplitudes = _product(x / norm, matrix[: x.shape[1], :outcomes])
+        probabilities = _squared_modulus(amplitudes)
+        if readout.qubit is None:
+            return readout(probabilities)
+        zero, one = probabilities.unflatten(1, (2**readout.qubit, 2, -1)).sum((1, 3)).unbind(1)
+        return readout(zero - one)
+
+    def _matrix(self, carry: Carry, plan: Plan, angles: Tensor, count: int) -> Tensor:
+        """Return the transpose of some rows of U, or of some columns, as inputs meet it."""
+        may_keep = not torch.is_grad_enabled() and not is_transformed(angles)
+        if may_keep and self._kept is not None:
+            kept_carry, kept_angles, kept = self._kept
+            same_kind = angles.dtype == kept_angles.dtype and angles.device == kept_angles.device
+            enough = kept.shape[1 if carry == "rows" else 0] >= count
+            if kept_carry == carry and enough and same_kind and torch.equal(angles, kept_angles):
+                return kept
+        states = torch.eye(
+            2**plan.num_qubits, count, dtype=angles.dtype.to_complex(), device=angles.device
+        )
+        if carry == "rows":
+            matrix = sweep(reversed_plan(plan), angles, states)
+        else:
+            matrix = sweep(plan, angles, states).T.contiguous()
+        if may_keep:
+            self._kept = carry, angles.detach().clone(), matrix
+        return matrix
 
 
 def _checked(x: Tensor, num_qubits: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -154,12 +201,7 @@ def _checked(x: Tensor, num_qubits: int, dtype: torch.dtype) -> tuple[Tensor, Te
     return x, norm
 
 
-def _basis_states(plan: Plan, count: int, angles: Tensor) -> Tensor:
-    complex_dtype = angles.dtype.to_complex()
-    return torch.eye(2**plan.num_qubits, count, dtype=complex_dtype, device=angles.device)
-
-
-def _carry_states(plan: Plan, angles: Tensor, x: Tensor) -> Tensor:
+def _final_states(plan: Plan, angles: Tensor, x: Tensor) -> Tensor:
     """Return the final states as columns, ``(2**num_qubits, batch)``."""
     padded = torch.nn.functional.pad(x, (0, 2**plan.num_qubits - x.shape[1]))
     return sweep(plan, angles, padded.T.contiguous().to(angles.dtype.to_complex()))
@@ -186,7 +228,7 @@ class QNN(TorchLayer):
     ansatz's gates and read out. Exact: no sampling noise, no approximation beyond rounding.
 
     The samples' norm is checked on the CPU. On other devices, where looking at the numbers would
-    stall the device, and under ``torch.func.vmap``, a zero or non-finite sample gives NaN.
+    stall the device, and under ``torch.func``, a zero or non-finite sample gives NaN.
 
     Args:
         ansatz: ``Brickwork``, ``Staircase``, ``Ring`` or any ``Ansatz``.
@@ -255,7 +297,7 @@ class QNN(TorchLayer):
             x: ``(features,)``.
 
         Returns:
-            A ``tc.Circuit`` in the tensors of the TensorCircuit backend and dtype set by the caller.
+            A ``tc.Circuit`` in the tensors of the TensorCircuit backend and dtype that are set.
         """
         if x.dim() != 1:
             raise ValueError(f"one sample must be (features,), not of shape {tuple(x.shape)}")

@@ -14,13 +14,15 @@ def generator_for(seed: int, purpose: str, *indices: int) -> torch.Generator:
     Args:
         seed: The experiment's seed, at least 0.
         purpose: What is drawn, such as ``"permutation"``; different words give independent draws.
-        indices: What it is drawn for, such as task and epoch.
+        indices: What it is drawn for, such as task and epoch, each less than 2**32.
 
     Raises:
         ValueError: A negative seed or index.
     """
-    # The purpose and the indices go into spawn_key: SeedSequence([3, 5]) and SeedSequence([3, 5, 0])
-    # are the same sequence, while spawn keys of different length are not.
+    if min(seed, *indices, 0) < 0:
+        raise ValueError(f"seed {seed} and indices {indices} must not be negative")
+    # Purpose and indices go into spawn_key: SeedSequence([3, 5]) and SeedSequence([3, 5, 0]) are
+    # the same sequence, while spawn keys of different lengths are not.
     word = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:4], "big")
     sequence = np.random.SeedSequence(entropy=seed, spawn_key=(word, *indices))
     generator = torch.Generator()

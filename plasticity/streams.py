@@ -74,7 +74,8 @@ class PermutedPixels(Sequence[Task]):
         seed: Decides the permutations.
         num_inputs: Inputs of the network, at least the number of pixels; images are padded with
             zeros and all positions are permuted.
-        unit_norm: Scale each image to unit Euclidean norm.
+        unit_norm: Scale each image to unit Euclidean norm; a blank one would give NaN (see
+            ``Images.require_nonzero``).
         device: Where batches are made.
 
     Raises:

@@ -1,0 +1,241 @@
+"""Metrics: each against loops, and none leaves a trace."""
+
+import copy
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from plasticity import metrics
+from plasticity.circuits import Brickwork, Staircase
+from plasticity.learners import Learner
+from plasticity.metrics import Metric, gradient_norm, test_accuracy, weight_norm
+from plasticity.networks import mlp
+from plasticity.qnn import QNN, LogOdds
+from plasticity.seeding import generator_for
+from plasticity.streams import Task
+from tests.oracle import dense_probabilities
+from tests.tiny import (
+    ARMS,
+    NUM_CLASSES,
+    NUM_INPUTS,
+    NUM_QUBITS,
+    make_adam,
+    random_states,
+    same,
+    tiny_images,
+    tiny_learner,
+    tiny_network,
+    tiny_stream,
+)
+
+ALL = (test_accuracy, weight_norm, gradient_norm)
+
+
+def task_of(num_train: int = 11, num_test: int = 17) -> Task:
+    return tiny_stream(tiny_images(num_train, num_test))[1]
+
+
+def norm_of(numbers: torch.Tensor) -> float:
+    return math.sqrt(sum(number**2 for number in numbers.flatten().tolist()))
+
+
+def mean_of(numbers: list[float]) -> float:
+    return sum(numbers) / len(numbers)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("num_test", [1, 7, 14, 17])
+def test_accuracy_matches_one_sample_at_a_time(
+    arm: str, num_test: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "EVALUATION_BATCH", 7)
+    learner, task = tiny_learner(arm), task_of(num_test=num_test)
+    right = 0
+    for k in range(num_test):
+        x, y = task.test.batch(slice(k, k + 1))
+        logits = learner.network(x)[0].tolist()
+        right += logits.index(max(logits)) == y.item()
+    assert test_accuracy(learner, task) == right / num_test
+
+
+def test_accuracy_is_all_or_nothing_where_labels_say_so() -> None:
+    images = tiny_images()
+    learner = tiny_learner("mlp")
+    right = tiny_stream(images)[0].test.batch(slice(None))[0]
+    images.y_test[:] = learner.network(right).argmax(1).numpy()
+    assert test_accuracy(learner, tiny_stream(images)[0]) == 1.0
+    images.y_test[:] = (images.y_test + 1) % NUM_CLASSES
+    assert test_accuracy(learner, tiny_stream(images)[0]) == 0.0
+
+
+def test_evaluation_batches_bound_memory_and_cover_each_sample_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metrics, "EVALUATION_BATCH", 7)
+    sizes = []
+    learner = tiny_learner("mlp")
+    learner.network.register_forward_hook(lambda module, inputs, out: sizes.append(len(out)))
+    test_accuracy(learner, task_of(num_test=17))
+    assert sizes == [7, 7, 3]
+
+
+def test_weight_norm_of_an_mlp_is_over_matrices_without_biases() -> None:
+    learner = tiny_learner("mlp")
+    with torch.no_grad():
+        for module in (learner.network[0], learner.network[2]):
+            module.bias.fill_(100.0)
+    first, _, last = learner.network
+    expected = mean_of([norm_of(first.weight), norm_of(last.weight)])
+    assert weight_norm(learner, task_of()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_weight_norm_of_a_qnn_is_over_even_and_odd_bricks() -> None:
+    learner = tiny_learner("qnn")
+    pairs = learner.network.ansatz.pairs
+    assert pairs == ((0, 1), (2, 3), (1, 2))
+    even, odd = learner.network.angles[:2], learner.network.angles[2:]
+    expected = mean_of([norm_of(even), norm_of(odd)])
+    assert weight_norm(learner, task_of()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_weight_norm_of_an_ansatz_without_groups_is_over_all_angles() -> None:
+    network = QNN(Staircase(NUM_QUBITS, 1), LogOdds(NUM_CLASSES), torch.ones)
+    learner = Learner(network, make_adam, cross_entropy)
+    assert weight_norm(learner, task_of()) == pytest.approx(math.sqrt(45), rel=1e-5)
+
+
+def test_weight_norms_at_task_0_have_the_scale_of_the_protocol() -> None:
+    generator = generator_for(0, "initial weights")
+    angles = 2 * math.pi * torch.rand(36, 15, generator=generator)
+    for network, expected in (
+        (mlp((784, 16, 10), generator), 4.5),
+        (QNN(Brickwork(10, 4), LogOdds(10), lambda shape: angles), 59.5),
+    ):
+        norm = weight_norm(Learner(network, make_adam, cross_entropy), task_of())
+        assert norm == pytest.approx(expected, rel=0.04)
+
+
+@pytest.mark.parametrize("num_train", [11, 128, 150])
+def test_gradient_norm_of_an_mlp_is_over_weights_and_biases_on_128_samples(num_train: int) -> None:
+    learner, task = tiny_learner("mlp"), task_of(num_train)
+    network = copy.deepcopy(learner.network)
+    count = min(num_train, 128)
+    for k in range(count):  # the mean's gradient is the mean of the samples' gradients
+        x, y = task.train.batch(slice(k, k + 1))
+        (cross_entropy(network(x), y) / count).backward()
+    gradients = [p.grad for p in network.parameters()]
+    assert len(gradients) == 4
+    expected = mean_of([norm_of(gradient) for gradient in gradients])
+    assert gradient_norm(learner, task) == pytest.approx(expected, rel=1e-4)
+
+
+def test_gradient_norm_of_a_qnn_matches_finite_differences_of_dense_matrices() -> None:
+    learner, task = tiny_learner("qnn"), task_of()
+    learner.network.double()
+    x, y = task.train.batch(slice(0, 128))
+
+    def loss(angles: torch.Tensor) -> float:
+        p = dense_probabilities(learner.network.ansatz, angles, x.double())[:, :NUM_CLASSES]
+        losses = []
+        for row, label in zip(p.tolist(), y.tolist(), strict=True):
+            odds = [q / (1 - q) for q in row]
+            losses.append(math.log(sum(odds)) - math.log(odds[label]))
+        return mean_of(losses)
+
+    angles = learner.network.angles.detach().clone()
+    gradient = torch.zeros_like(angles)
+    for gate in range(angles.shape[0]):
+        for word in range(15):
+            step = torch.zeros_like(angles)
+            step[gate, word] = 1e-5
+            gradient[gate, word] = (loss(angles + step) - loss(angles - step)) / 2e-5
+    expected = mean_of([norm_of(gradient[:2]), norm_of(gradient[2:])])
+    assert gradient_norm(learner, task) == pytest.approx(expected, rel=1e-6)
+
+
+def test_angles_are_split_within_a_larger_network_too() -> None:
+    network = nn.Sequential(tiny_network("qnn"), nn.Linear(NUM_CLASSES, NUM_CLASSES))
+    learner, task = Learner(network, make_adam, cross_entropy), task_of()
+    angles, linear = network[0].angles, network[1]
+    weights = [angles[:2], angles[2:], linear.weight]
+    assert weight_norm(learner, task) == pytest.approx(mean_of([norm_of(w) for w in weights]))
+    cross_entropy(network(task.train.batch(slice(None))[0]), task.train.labels).backward()
+    parts = [angles.grad[:2], angles.grad[2:], linear.weight.grad, linear.bias.grad]
+    expected = mean_of([norm_of(part) for part in parts])
+    assert gradient_norm(learner, task) == pytest.approx(expected, rel=1e-5)
+
+
+def test_gradient_norm_is_had_under_no_grad_too() -> None:
+    learner, task = tiny_learner("mlp"), task_of()
+    expected = gradient_norm(learner, task)
+    with torch.no_grad():
+        assert gradient_norm(learner, task) == expected
+        assert not torch.is_grad_enabled()
+    assert torch.is_grad_enabled()
+
+
+def everything(learner: Learner) -> list:
+    """All of a learner that a metric could disturb, and the random states."""
+    parts = [
+        learner.state_dict(),
+        [p.grad for p in learner.network.parameters()],
+        [p.requires_grad for p in learner.network.parameters()],
+        [module.training for module in learner.network.modules()],
+        random_states(),
+    ]
+    return copy.deepcopy(parts)
+
+
+def learners(arm: str) -> Iterator[Learner]:
+    """A newborn learner, one with moments and gradients, and one set to evaluate in part."""
+    yield tiny_learner(arm)
+    learner = tiny_learner(arm)
+    learner.update(*task_of().train.batch(slice(0, 5)))
+    yield learner
+    learner.network.eval()
+    next(iter(learner.network.modules())).training = True
+    yield learner
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("metric", ALL)
+def test_metric_leaves_learner_and_random_state_untouched(metric, arm: str) -> None:
+    for learner in learners(arm):
+        objects = learner.network, learner.optimizer, *learner.network.parameters()
+        before = everything(learner)
+        value = metric(learner, task_of())
+        assert isinstance(value, float)
+        assert same(everything(learner), before)
+        after = learner.network, learner.optimizer, *learner.network.parameters()
+        assert all(a is b for a, b in zip(objects, after, strict=True))
+        assert metric(learner, task_of()) == value
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout(), nn.BatchNorm1d(NUM_INPUTS)])
+@pytest.mark.parametrize("metric", [test_accuracy, gradient_norm])
+def test_metric_leaves_dropout_and_batch_norm_untouched(metric, layer: nn.Module) -> None:
+    network = nn.Sequential(copy.deepcopy(layer), tiny_network("mlp"))
+    learner = Learner(network, make_adam, cross_entropy)
+    before = everything(learner)
+    metric(learner, task_of())
+    assert same(everything(learner), before)
+
+
+@pytest.mark.parametrize("every", [1, 2, 5])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_metric_is_due_at_multiples_of_every_and_at_its_moment(when, every: int) -> None:
+    metric = Metric("name", weight_norm, when, every)
+    other = {"before": "after", "after": "before"}[when]
+    multiples = {0, *range(every, 20, every)}
+    for index in range(20):
+        assert metric.due(when, index) == (index in multiples)
+        assert not metric.due(other, index)
+
+
+def test_metric_is_due_after_every_task_by_default() -> None:
+    assert all(Metric("name", weight_norm).due("after", index) for index in range(5))
+    assert not any(Metric("name", weight_norm).due("before", index) for index in range(5))

@@ -1,0 +1,143 @@
+"""Task streams: which pixel goes where, and that nothing is copied to put it there."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from plasticity.data import load_digits
+from plasticity.seeding import generator_for
+from plasticity.streams import PermutedPixels
+from tests.tiny import NUM_INPUTS, NUM_PIXELS, random_states, same, tiny_images, tiny_stream
+
+
+def slow_batch(stream: PermutedPixels, raw: np.ndarray, task: int) -> list[list[float]]:
+    """Pixel by pixel, in Python's numbers."""
+    sources = torch.randperm(
+        stream.num_inputs, generator=generator_for(stream.seed, "permutation", task)
+    ).tolist()
+    batch = []
+    for image in raw.tolist():
+        sample = [image[k] * stream.scale if k < len(image) else 0.0 for k in sources]
+        norm = math.sqrt(sum(value**2 for value in sample)) if stream.unit_norm else 1.0
+        batch.append([value / norm for value in sample])
+    return batch
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("unit_norm", [False, True])
+@pytest.mark.parametrize("num_inputs", [NUM_PIXELS, NUM_PIXELS + 1, NUM_INPUTS])
+def test_batches_match_a_loop_over_pixels(num_inputs: int, unit_norm: bool, dtype) -> None:
+    images = tiny_images(dtype=dtype)
+    stream = PermutedPixels(images, num_tasks=3, seed=4, num_inputs=num_inputs, unit_norm=unit_norm)
+    for task in stream:
+        splits = (
+            (task.train, images.x_train, images.y_train),
+            (task.test, images.x_test, images.y_test),
+        )
+        for samples, raw, labels in splits:
+            assert len(samples) == len(raw)
+            for index in (slice(0, 4), slice(3, 99), torch.tensor([5, 0, 5, 6])):
+                chosen = np.arange(len(raw))[index]
+                x, y = samples.batch(index)
+                assert x.dtype == torch.float32
+                assert y.dtype == torch.int64
+                assert y.tolist() == labels[chosen].tolist()
+                expected = torch.tensor(slow_batch(stream, raw[chosen], task.index))
+                torch.testing.assert_close(x, expected, rtol=1e-6, atol=0)
+
+
+def test_digits_are_the_same_images_in_another_order_of_pixels() -> None:
+    images = load_digits()
+    stream = PermutedPixels(images, num_tasks=2, seed=0, num_inputs=64)
+    for task in stream:
+        x, y = task.test.batch(slice(None))
+        assert y.tolist() == images.y_test.tolist()
+        sorted_pixels = np.sort(images.x_test / 16, axis=1)
+        np.testing.assert_array_equal(x.sort(dim=1).values.numpy(), sorted_pixels)
+        assert not np.array_equal(x.numpy(), images.x_test / 16)
+
+
+def test_tasks_are_counted_and_numbered() -> None:
+    stream = tiny_stream(num_tasks=3)
+    assert len(stream) == 3
+    assert [task.index for task in stream] == [0, 1, 2]
+
+
+def test_every_permutation_is_one_and_no_two_tasks_share_it() -> None:
+    stream = tiny_stream(num_tasks=50)
+    permutations = [stream.permutation(index) for index in range(50)]
+    for permutation in permutations:
+        assert permutation.dtype == torch.int64
+        assert sorted(permutation.tolist()) == list(range(NUM_INPUTS))
+    assert len({tuple(p.tolist()) for p in permutations}) == 50
+    assert permutations[0].tolist() != list(range(NUM_INPUTS))
+
+
+def test_a_task_is_a_function_of_seed_and_index_whatever_was_asked_before() -> None:
+    forwards = [task.train.batch(slice(None)) for task in tiny_stream(num_tasks=4)]
+    stream = tiny_stream(num_tasks=400)
+    for index in (2, 2, 0, 3, 1):
+        with torch.random.fork_rng():
+            torch.manual_seed(index)
+            assert same(stream[index].train.batch(slice(None)), forwards[index])
+    other_seed = tiny_stream(seed=2)[0].train.batch(slice(None))
+    assert not same(other_seed, forwards[0])
+
+
+def test_both_arms_see_the_same_permutations_where_the_inputs_are_as_many() -> None:
+    classical = PermutedPixels(tiny_images(), num_tasks=3, seed=5, num_inputs=8)
+    quantum = PermutedPixels(tiny_images(), num_tasks=3, seed=5, num_inputs=8, unit_norm=True)
+    for first, second in zip(classical, quantum, strict=True):
+        assert same(classical.permutation(first.index), quantum.permutation(second.index))
+        x, _ = first.train.batch(slice(None))
+        unit, _ = second.train.batch(slice(None))
+        torch.testing.assert_close(x / x.norm(dim=1, keepdim=True), unit)
+
+
+def test_training_and_test_images_share_their_permutation() -> None:
+    images = tiny_images(num_train=1, num_test=1)
+    images.x_test[:] = images.x_train
+    for task in PermutedPixels(images, num_tasks=3, seed=0, num_inputs=NUM_INPUTS):
+        assert same(task.train.batch(slice(None))[0], task.test.batch(slice(None))[0])
+
+
+@pytest.mark.parametrize("num_inputs", [NUM_PIXELS, NUM_INPUTS])
+def test_tasks_share_one_copy_of_the_raw_images(num_inputs: int) -> None:
+    stream = PermutedPixels(tiny_images(), num_tasks=2, seed=0, num_inputs=num_inputs)
+    for split in ("train", "test"):
+        one, two = getattr(stream[0], split), getattr(stream[1], split)
+        for name in ("pixels", "labels"):
+            first, second = getattr(one, name), getattr(two, name)
+            assert first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
+        assert one.pixels.dtype == torch.uint8
+
+
+def test_batches_do_not_write_into_the_images() -> None:
+    images = tiny_images()
+    digest = images.digest
+    stream = PermutedPixels(images, num_tasks=1, seed=0, num_inputs=NUM_PIXELS, unit_norm=True)
+    x, _ = stream[0].train.batch(slice(None))
+    x.zero_()
+    assert stream[0].train.batch(slice(None))[0].all()
+    del images.__dict__["digest"]  # computed anew
+    assert images.digest == digest
+
+
+def test_global_random_states_are_untouched() -> None:
+    before = random_states()
+    for task in tiny_stream():
+        task.train.batch(slice(None))
+    assert same(random_states(), before)
+
+
+@pytest.mark.parametrize("index", [-1, 3, 100])
+def test_index_out_of_range_is_named(index: int) -> None:
+    with pytest.raises(IndexError, match=rf"task {index} is not one of 0\.\.2"):
+        tiny_stream(num_tasks=3)[index]
+
+
+def test_too_few_inputs_are_named() -> None:
+    with pytest.raises(ValueError, match="6 pixels do not fit into 5 inputs"):
+        PermutedPixels(tiny_images(), num_tasks=1, seed=0, num_inputs=5)
