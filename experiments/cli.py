@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import itertools
 import re
 import sys
 import time
@@ -133,8 +134,8 @@ class Experiment(Generic[Config]):
 def main(experiment: Experiment[Any], arguments: Sequence[str] | None = None) -> int:
     """Run an experiment from the command line and return the exit status.
 
-    0 for success, 2 for wrong use, 1 for a failure, 130 for Ctrl-C; what a user can cause ends in one
-    or two lines on standard error.
+    0 for success, 2 for wrong use, 1 for a failure, 130 for Ctrl-C; what a user can cause ends in
+    one or two lines on standard error.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
@@ -213,8 +214,9 @@ def _tyro(
     except UsageError:  # from a config's own check of its values
         raise
     lines = [line.strip("│ ") for line in complaint.getvalue().splitlines()]
-    lines = [line for line in lines if line and not re.match(r"[╭╰─]", line)]
-    text = lines[0]
+    lines = [line for line in lines if line and not re.match(r"[╭╰]", line)]
+    # What is wrong, on a line or more, stands above the first rule.
+    text = " ".join(itertools.takewhile(lambda line: not line.startswith("─"), lines))
     if "Perhaps you meant:" in lines:
         text += f"; did you mean {lines[lines.index('Perhaps you meant:') + 1]}?"
     raise UsageError(text)
@@ -226,7 +228,7 @@ def run(experiment: Experiment[Config], preset: str, options: Options, config: C
     torch.set_num_threads(config.threads)
     data = experiment.load(config, options.data_root.expanduser())
     with open_run(
-        options.results,
+        options.results.expanduser(),
         f"{experiment.name}-{preset}-seed{config.seed}",
         experiment.identify(config, data),
         overwrite=options.overwrite,
@@ -250,11 +252,13 @@ def run(experiment: Experiment[Config], preset: str, options: Options, config: C
 
 
 def export(
-    experiment: Experiment[Config], folder: RunFolder, complete: Mapping[str, list[dict[str, float]]]
+    experiment: Experiment[Config],
+    folder: RunFolder,
+    complete: Mapping[str, list[dict[str, float]]],
 ) -> None:
     """Write the figure, then an archive for each arm, unless they are there."""
-    # An arm's rows decide its archive, but the figure has all arms: it goes first, so that where the
-    # archives are, the figure has their arms, wherever an earlier command was stopped.
+    # An arm's rows decide its archive, but the figure has all arms: it goes first, so that where
+    # the archives are, the figure has their arms, wherever an earlier command was stopped.
     files = ["figure.png", *(experiment.exports[network][0] for network in complete)]
     if all((folder.path / file).exists() for file in files):
         return

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from plasticity.plots import COLOURS, plot_curve
 from plasticity.record import RecordError, read_rows
@@ -40,8 +41,8 @@ def learning_curves(
         title: Above all panels.
     """
     longest = max(len(of_network) for of_network in rows.values())
-    window = max(1, longest // 20)
-    figure = Figure(figsize=(4 * len(panels), 3.4), dpi=150, layout="constrained")
+    window = max(1, longest // 10)
+    figure = Figure(figsize=(4 * len(panels), 3.6), dpi=150, layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for colour, (network, of_network) in zip(COLOURS, rows.items(), strict=False):
             tasks = np.array([row["task"] for row in of_network])
@@ -49,10 +50,14 @@ def learning_curves(
             plot_curve(axes, tasks, values, label=labels[network], colour=colour, window=window)
         if panel.logarithmic:
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set(xlabel="task", ylabel=panel.label)
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].legend(frameon=False)
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
     smoothing = f"; lines: running mean of {window} tasks" if window > 1 else ""
     figure.suptitle(f"{title} (n = 1 seed; points: one task each{smoothing})", fontsize=9)
     return figure
@@ -62,19 +67,28 @@ def main(arguments: Sequence[str]) -> int:
     """Draw one run folder."""
     from experiments.mnist import EXPERIMENT
 
-    if len(arguments) not in (1, 2) or arguments[0] in ("-h", "--help"):
+    if "-h" in arguments or "--help" in arguments:
         print(__doc__)
-        return 0 if "-h" in arguments or "--help" in arguments else 2
+        return 0
+    if len(arguments) not in (1, 2):
+        print("usage: python -m experiments.figures RUN_FOLDER [FILE.png]", file=sys.stderr)
+        return 2
     folder = Path(arguments[0])
     target = Path(arguments[1]) if len(arguments) == 2 else Path(f"{folder.resolve().name}.png")
+    if not target.suffix:
+        target = target.with_suffix(".png")
     try:
-        networks = {n: l for n, l in EXPERIMENT.networks.items() if (folder / n).is_dir()}
+        networks = [network for network in EXPERIMENT.networks if (folder / network).is_dir()]
         rows = {network: read_rows(folder / network) for network in networks}
         rows = {network: of_network for network, of_network in rows.items() if of_network}
         if not rows:
             raise RecordError(f"{folder} holds no rows: it is not a run folder, or has just begun.")
-        learning_curves(rows, networks, EXPERIMENT.panels, folder.resolve().name).savefig(target)
-    except (RecordError, OSError) as error:
+        title = folder.resolve().name
+        learning_curves(rows, EXPERIMENT.networks, EXPERIMENT.panels, title).savefig(target)
+    except KeyError as error:
+        print(f"error: rows of {folder} have no {error}: they were edited", file=sys.stderr)
+        return 1
+    except (RecordError, OSError, ValueError) as error:  # ValueError: a format that is none
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(target)

@@ -1,7 +1,7 @@
 """Permuted MNIST: the same digits over and over, their pixels in another order in every task.
 
-Does a network that has learned many tasks still learn the next one? A small MLP and a quantum neural
-network of 10 qubits learn up to 1,000 tasks. Stopped at any moment, the same command goes on.
+Does a network that has learned many tasks still learn the next one? A small MLP and a quantum
+neural network of 10 qubits learn 1,000 tasks. Stopped at any moment, the same command goes on.
 """
 
 from __future__ import annotations
@@ -78,6 +78,11 @@ class Config(cli.Setting):
     """The classical arm."""
     qnn: Qnn = Qnn(depth=4, epochs=5, learning_rate=3e-2, adam_epsilon=1e-8, permute_padding=True)
     """The quantum arm."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dataset not in ("mnist", "digits") and not self.dataset.endswith(".npz"):
+            raise cli.UsageError(f"--dataset {self.dataset}: must be mnist, digits or a FILE.npz")
 
 
 # The released program's numbers (quantum-plasticity, commit c3c6cb4) are Config's defaults.

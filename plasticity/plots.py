@@ -41,7 +41,7 @@ def plot_curve(
         window: Tasks of the running mean.
     """
     axes.plot(
-        tasks, values, ".", color=colour, markersize=3, alpha=0.35, markeredgewidth=0,
+        tasks, values, ".", color=colour, markersize=4, alpha=0.45, markeredgewidth=0,
         rasterized=True,
     )  # fmt: skip
     axes.plot(tasks, running_mean(values, window), color=colour, linewidth=1.8, label=label)

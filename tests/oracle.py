@@ -18,7 +18,7 @@ PAULI = {
     "Y": np.array([[0, -1j], [1j, 0]]),
     "Z": np.diag([1, -1]),
 }
-WORDS = "IX IY IZ XI XX XY XZ YI YX YY YZ ZI ZX ZY ZZ".split()
+WORDS = ["IX", "IY", "IZ", "XI", "XX", "XY", "XZ", "YI", "YX", "YY", "YZ", "ZI", "ZX", "ZY", "ZZ"]
 
 
 def dense_gate(angles: torch.Tensor) -> np.ndarray:
