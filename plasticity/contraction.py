@@ -43,7 +43,7 @@ def is_transformed(tensor: Tensor) -> bool:
     return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
-def _cached_constants(
+def cached_constants(
     build: Callable[Key, tuple[Tensor, ...]],
 ) -> Callable[Key, tuple[Tensor, ...]]:
     """Keep constant tensors, unless they were made inside a transform that ends with the call."""
@@ -73,7 +73,7 @@ def pauli_words() -> np.ndarray:
     return np.stack([np.kron(a, b) for a, b in product(letters, letters)][1:])
 
 
-@_cached_constants
+@cached_constants
 def _pauli_basis(device: torch.device) -> tuple[Tensor]:
     """Return P_k as rows of interleaved real and imaginary parts, ``(15, 32)`` float64."""
     words = torch.from_numpy(pauli_words()).reshape(15, 16)
@@ -359,7 +359,7 @@ def cheapest(plan: Plan, *, batch: int, features: int, outcomes: int | None, gra
 
 
 # ---------------------------------------------------------------------------------------- blocks
-@_cached_constants
+@cached_constants
 def _slot_index(plan: Plan, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gates that act, the gate in each slot, the slot of each gate, who is flipped."""
     gates = torch.tensor(plan.gates, device=device)

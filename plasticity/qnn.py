@@ -16,6 +16,7 @@ from plasticity.circuits import Ansatz
 from plasticity.contraction import (
     Carry,
     Plan,
+    cached_constants,
     cheapest,
     is_transformed,
     make_plan,
@@ -144,16 +145,19 @@ class _Evaluate:
             grad=torch.is_grad_enabled() and angles.requires_grad,
         )
         if carry == "states":
-            amplitudes = _final_states(plan, angles, x / norm).T[:, :outcomes]
-        else:
-            count = outcomes if carry == "rows" and outcomes else x.shape[1]
-            matrix = self._matrix(carry, plan, angles, count)
-            amplitudes = _product(x / norm, matrix[: x.shape[1], :outcomes])
-        probabilities = _squared_modulus(amplitudes)
+            states = _final_states(plan, angles, x / norm)
+            if readout.qubit is not None:
+                signs = _signs(num_qubits, readout.qubit, x.device)[0].to(angles.dtype)
+                parts = torch.view_as_real(states).square().flatten(1)
+                return readout((signs @ parts).unflatten(0, (-1, 2)).sum(1))
+            return readout(_squared_modulus(states[:outcomes]).T)
+        count = outcomes if carry == "rows" and outcomes else x.shape[1]
+        matrix = self._matrix(carry, plan, angles, count)
+        probabilities = _squared_modulus(_product(x / norm, matrix[: x.shape[1], :outcomes]))
         if readout.qubit is None:
             return readout(probabilities)
-        zero, one = probabilities.unflatten(1, (2**readout.qubit, 2, -1)).sum((1, 3)).unbind(1)
-        return readout(zero - one)
+        signs = _signs(num_qubits, readout.qubit, x.device)[0].to(angles.dtype)
+        return readout(probabilities @ signs)
 
     def _matrix(self, carry: Carry, plan: Plan, angles: Tensor, count: int) -> Tensor:
         """Return the transpose of some rows of U, or of some columns, as inputs meet it."""
@@ -199,6 +203,13 @@ def _checked(x: Tensor, num_qubits: int, dtype: torch.dtype) -> tuple[Tensor, Te
                 f"sample {sample} {what} (norm {norm[sample].item()}): it has no state"
             )
     return x, norm
+
+
+@cached_constants
+def _signs(num_qubits: int, qubit: int, device: torch.device) -> tuple[Tensor]:
+    """Return Z's eigenvalue on each basis state, ``(2**num_qubits,)``."""
+    bits = torch.arange(2**num_qubits, device=device) >> (num_qubits - 1 - qubit) & 1
+    return (1 - 2 * bits,)
 
 
 def _final_states(plan: Plan, angles: Tensor, x: Tensor) -> Tensor:
