@@ -158,6 +158,9 @@ class _Step:
     block: int  # which block
 
 
+Slot = tuple[int, tuple[int, ...]]
+
+
 @dataclass(frozen=True)
 class Plan:
     """How a sequence of gates is fused into blocks and swept over the state.
@@ -167,8 +170,9 @@ class Plan:
         width: Qubits of a block.
         gates: Which of the ansatz's gates act, in order.
         flipped: Those of them whose first qubit comes second in the window.
-        slots: ``(position in the window, gate of each block)`` in order; a block that has no gate
-            in a slot has ``len(gates)`` there, the identity.
+        layers: Slots side by side in a block, layer by layer, in order. A slot is ``(position in
+            the window, gate of each block)``; a block that has no gate in a slot has ``len(gates)``
+            there, the identity.
         steps: One a block.
         transposed: Multiply by the blocks' transposes.
         axes: Transposition of the qubit axes after the last step, or None.
@@ -178,7 +182,7 @@ class Plan:
     width: int
     gates: tuple[int, ...]
     flipped: tuple[bool, ...]
-    slots: tuple[tuple[int, tuple[int, ...]], ...]
+    layers: tuple[tuple[Slot, ...], ...]
     steps: tuple[_Step, ...]
     axes: tuple[int, ...] | None
     transposed: bool = False
@@ -223,7 +227,7 @@ def make_plan(ansatz: Ansatz, qubit: int | None = None, width: int = BLOCK_QUBIT
     for window, content in blocks:
         for gate, position in content:
             flipped[gate] = window[position] != pairs[gate][0]
-    return Plan(n, width, gates, tuple(flipped), _slots(blocks, len(gates)), steps, axes)
+    return Plan(n, width, gates, tuple(flipped), _layers(blocks, len(gates)), steps, axes)
 
 
 def _windows(n: int, width: int, pairs: list[tuple[int, int]]) -> list[tuple[int, ...]]:
@@ -259,23 +263,27 @@ def _absorb(
     return content
 
 
-def _slots(
+def _layers(
     blocks: list[tuple[tuple[int, ...], list[tuple[int, int]]]], identity: int
-) -> tuple[tuple[int, tuple[int, ...]], ...]:
-    """Align the gates of all blocks, so that one batched product serves each slot of all blocks.
+) -> tuple[tuple[Slot, ...], ...]:
+    """Align the gates of all blocks, so that one batched product serves a layer of all blocks.
 
-    A gate's level is its depth inside its block, even at even positions and odd at odd ones, which
-    lets blocks that start on either kind of brick share slots.
+    A gate's layer is its depth inside its block, even at even positions and odd at odd ones, so
+    that the gates of a layer stand side by side and blocks may start on either kind of brick.
     """
-    table: dict[tuple[int, int], list[int]] = {}
+    table: dict[int, dict[int, list[int]]] = {}
     for block, (window, content) in enumerate(blocks):
-        levels = [-1] * len(window)
+        depths = [-1] * len(window)
         for gate, position in content:
-            level = max(levels[position], levels[position + 1]) + 1
-            level += (level + position) % 2
-            levels[position] = levels[position + 1] = level
-            table.setdefault((level, position), [identity] * len(blocks))[block] = gate
-    return tuple((position, tuple(table[level, position])) for level, position in sorted(table))
+            depth = max(depths[position], depths[position + 1]) + 1
+            depth += (depth + position) % 2
+            depths[position] = depths[position + 1] = depth
+            slots = table.setdefault(depth, {})
+            slots.setdefault(position, [identity] * len(blocks))[block] = gate
+    return tuple(
+        tuple((position, tuple(gates)) for position, gates in sorted(table[depth].items()))
+        for depth in sorted(table)
+    )
 
 
 def _steps(
@@ -360,28 +368,51 @@ def cheapest(plan: Plan, *, batch: int, features: int, outcomes: int | None, gra
 
 # ---------------------------------------------------------------------------------------- blocks
 @cached_constants
-def _slot_index(plan: Plan, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gates that act, the gate in each slot, the slot of each gate, who is flipped."""
-    gates = torch.tensor(plan.gates, device=device)
-    index = torch.tensor([indices for _, indices in plan.slots], device=device)
+def _acting(plan: Plan, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the gates that act and which of them are flipped."""
+    return torch.tensor(plan.gates, device=device), torch.tensor(plan.flipped, device=device)
+
+
+@cached_constants
+def _tables(plan: Plan, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return what spreads gates over the matrices of layers, and gathers gradients back.
+
+    Returns:
+        The gate in each slot ``(slots, blocks)``; the slot, counted through, of each gate; for each
+        slot which of a gate's 16 numbers each entry of a block's matrix has as a factor, ``(slots,
+        1, size**2)``; for each layer where the qubits that no slot touches agree, ``(layers,
+        size**2)``.
+    """
+    n = plan.width
+    slots = [slot for layer in plan.layers for slot in layer]
+    index = torch.tensor([gates for _, gates in slots], device=device)
     where = index.flatten().argsort(stable=True)[: len(plan.gates)]
-    return gates, index, where, torch.tensor(plan.flipped, device=device)
+    row = torch.arange(2**n, device=device).unsqueeze(1)
+    column = row.T
+
+    def two_bits(k: Tensor, position: int) -> Tensor:
+        return k >> (n - 2 - position) & 3
+
+    factors = [4 * two_bits(row, p) + two_bits(column, p) for p, _ in slots]
+    agreeing = []
+    for layer in plan.layers:
+        touched = sum(3 << (n - 2 - position) for position, _ in layer)
+        agreeing.append(((row ^ column) & ~touched) == 0)
+    return index, where, torch.stack(factors).flatten(1)[:, None], torch.stack(agreeing).flatten(1)
 
 
 class _Blocks(torch.autograd.Function):
-    """Multiply gates into blocks, slot by slot, all blocks at once."""
+    """Multiply gates into blocks, layer by layer, all blocks at once."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(plan: Plan, kept: list[Tensor], gates: Tensor) -> Tensor:
-        size, num_blocks = 2**plan.width, len(plan.steps)
-        blocks = torch.eye(size, dtype=gates.dtype, device=gates.device).repeat(num_blocks, 1, 1)
-        for slot, (position, _) in zip(_slots_of(plan, gates), plan.slots, strict=True):
-            blocks = blocks.reshape(num_blocks, 2**position, 4, -1)
+        blocks, *layers = _layer_matrices(plan, _spread(plan, gates))
+        for layer in layers:
             kept.append(blocks)
-            blocks = slot @ blocks
-        return blocks.reshape(num_blocks, size, size)
+            blocks = layer @ blocks
+        return blocks
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -392,23 +423,47 @@ class _Blocks(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         plan, (gates, blocks) = ctx.plan, ctx.saved_tensors
         kept = [] if torch.is_grad_enabled() else list(ctx.kept)
-        grads = []
-        inverses = _slots_of(plan, gates).mH.resolve_conj()
-        for slot, (position, _) in zip(inverses.flip(0), reversed(plan.slots), strict=True):
-            shape = len(plan.steps), 2**position, 4, -1
-            before = kept.pop() if kept else slot @ blocks.reshape(shape)
-            grad = grad.reshape(shape)
-            grads.append((grad @ before.mH).sum(1))
-            grad, blocks = slot @ grad, before
-        where = _slot_index(plan, gates.device)[2]
-        return None, None, torch.cat(grads[::-1])[where]
+        spread = _spread(plan, gates)
+        # Conjugated gradients, as in the sweep.
+        grad = grad.conj().resolve_conj()
+        layers = _layer_matrices(plan, spread)
+        grad_layers = [grad] * len(layers)
+        for k in reversed(range(1, len(layers))):
+            blocks = kept.pop() if kept else layers[k].mH @ blocks
+            grad_layers[k] = grad @ blocks.mT
+            grad = layers[k].mT @ grad
+        grad_layers[0] = grad
+        _, where, factors, agreeing = _tables(plan, gates.device)
+        grads, slot = [], 0
+        for layer, same, grad in zip(plan.layers, agreeing, grad_layers, strict=True):
+            masked = grad.flatten(1) * same
+            for k in range(slot, slot + len(layer)):
+                others = [spread[j] for j in range(slot, slot + len(layer)) if j != k]
+                grads.append(math.prod(others, start=masked))
+            slot += len(layer)
+        of_entries = torch.stack(grads)
+        of_slots = of_entries.new_zeros(*of_entries.shape[:2], 16).scatter_add(
+            2, factors.expand_as(of_entries), of_entries
+        )
+        return None, None, of_slots.conj().reshape(-1, 4, 4)[where]
 
 
-def _slots_of(plan: Plan, gates: Tensor) -> Tensor:
-    """Return the gate in each slot of each block, ``(slots, blocks, 1, 4, 4)``."""
-    index = _slot_index(plan, gates.device)[1]
+def _spread(plan: Plan, gates: Tensor) -> Tensor:
+    """Return each slot's factor of each entry of each block, ``(slots, blocks, size**2)``."""
+    index, _, factors, _ = _tables(plan, gates.device)
     identity = torch.eye(4, dtype=gates.dtype, device=gates.device)
-    return torch.cat([gates, identity[None]])[index].unsqueeze(2)
+    table = torch.cat([gates, identity[None]]).flatten(1)[index]
+    return table.gather(2, factors.expand(-1, index.shape[1], -1))
+
+
+def _layer_matrices(plan: Plan, spread: Tensor) -> list[Tensor]:
+    """Multiply the factors of each layer: the Kronecker products of gates and identities."""
+    size, slot, layers = 2**plan.width, 0, []
+    for layer, same in zip(plan.layers, _tables(plan, spread.device)[3], strict=True):
+        entries = math.prod(spread[slot : slot + len(layer)].unbind(), start=same)
+        layers.append(entries.reshape(-1, size, size))
+        slot += len(layer)
+    return layers
 
 
 def block_matrices(plan: Plan, angles: Tensor, dtype: torch.dtype) -> Tensor:
@@ -422,7 +477,7 @@ def block_matrices(plan: Plan, angles: Tensor, dtype: torch.dtype) -> Tensor:
     Returns:
         ``(blocks, 2**width, 2**width)``.
     """
-    acting, _, _, flipped = _slot_index(plan, angles.device)
+    acting, flipped = _acting(plan, angles.device)
     if len(plan.gates) < len(angles):
         angles = angles[acting]
     gates = gate_matrices(angles).to(dtype)
@@ -449,6 +504,7 @@ def _transpose_into(out: Tensor, state: Tensor, axes: tuple[int, ...]) -> Tensor
     return out
 
 
+@lru_cache
 def _inverse(axes: tuple[int, ...] | None) -> tuple[int, ...] | None:
     return None if axes is None else tuple(sorted(range(len(axes)), key=axes.__getitem__))
 
@@ -488,7 +544,7 @@ class _Sweep(torch.autograd.Function):
     @staticmethod
     def forward(plan: Plan, kept: int, history: list[Any], state: Tensor, blocks: Tensor) -> Tensor:
         state = state.contiguous()
-        table = blocks.mT.contiguous() if plan.transposed else blocks
+        table = (blocks.mT.contiguous() if plan.transposed else blocks).unbind()
         total = len(plan.steps)
         first = total - kept
         # Rows 0 and 1 in turn, 2 before a transposition, then one for each state that is kept.
@@ -541,17 +597,19 @@ class _Sweep(torch.autograd.Function):
         plan, (blocks, state) = ctx.plan, ctx.saved_tensors
         table = blocks.mT if plan.transposed else blocks
         if torch.is_grad_enabled():
-            grad_state, grad_table = _pull_back(plan, table, state, grad)
+            grad_state, grad_blocks = _pull_back(plan, table, state, grad)
         else:
-            grad_state, grad_table = _pull_back_fast(
+            grad_state, grad_blocks = _pull_back_fast(
                 plan, table, state, grad, ctx.history, ctx.needs_input_grad[3]
             )
-        grad_blocks = torch.stack(grad_table)
         return None, None, None, grad_state, grad_blocks.mT if plan.transposed else grad_blocks
 
 
 def _multiply(matrix: Tensor, state: Tensor, left: int, out: Tensor) -> Tensor:
     """Multiply a block onto its window of the state, into ``out``."""
+    if left == 1:
+        torch.mm(matrix, state.view(len(matrix), -1), out=out.view(len(matrix), -1))
+        return out
     shape = left, len(matrix), -1
     torch.bmm(matrix.expand(left, -1, -1), state.view(shape), out=out.view(shape))
     return out
@@ -559,7 +617,7 @@ def _multiply(matrix: Tensor, state: Tensor, left: int, out: Tensor) -> Tensor:
 
 def _pull_back(
     plan: Plan, table: Tensor, state: Tensor, grad: Tensor
-) -> tuple[Tensor | None, list[Tensor]]:
+) -> tuple[Tensor | None, Tensor]:
     """Return the gradients of the initial state and of each block, as differentiable formulae."""
     inverses = table.mH
     size, shape = inverses.shape[-1], grad.shape
@@ -572,19 +630,19 @@ def _pull_back(
         grad = inverses[step.block] @ grad
         axes = _inverse(step.axes)
         grad, state = _transpose(grad, axes), _transpose(before, axes)
-    return grad.reshape(shape), grads
+    return grad.reshape(shape), torch.stack(grads)
 
 
 def _pull_back_fast(
     plan: Plan, table: Tensor, state: Tensor, grad: Tensor, history: list[Any], to_start: bool
-) -> tuple[Tensor | None, list[Tensor]]:
+) -> tuple[Tensor | None, Tensor]:
     """Do the same in place, with the states that were kept; to the initial state only if asked.
 
     The gradient is carried conjugated: then neither the products that carry it (by transposes of
     the blocks) nor those with the states (its transpose) need a conjugated copy of a large array.
     """
-    transposes = table.mT.contiguous()
-    inverses = transposes.conj().resolve_conj()
+    contiguous = table.mT.contiguous()
+    transposes, inverses = contiguous.unbind(), contiguous.conj().resolve_conj().unbind()
     before = list(history[1]) if history else []
     workspace = _Workspace(5, grad)  # gives its memory back when it is deleted
     rows = workspace.rows  # two in turn for the state, two for the gradient, one for its transpose
@@ -593,12 +651,15 @@ def _pull_back_fast(
     grads = [grad] * len(plan.steps)
     for k in reversed(range(len(plan.steps))):
         step = plan.steps[k]
-        axes, shape = _inverse(step.axes), (step.left, len(table[0]), -1)
+        axes, shape = _inverse(step.axes), (step.left, 2**plan.width, -1)
         if before:
             state = before.pop()
         else:
             state = _multiply(inverses[step.block], state, step.left, rows[k % 2])
-        grads[step.block] = torch.bmm(grad.view(shape), state.view(shape).mT).sum(0)
+        if step.left == 1:
+            grads[step.block] = grad.view(shape[1:]) @ state.view(shape[1:]).mT
+        else:
+            grads[step.block] = torch.bmm(grad.view(shape), state.view(shape).mT).sum(0)
         if k > 0 or to_start:
             grad = _multiply(transposes[step.block], grad, step.left, rows[2 + k % 2])
             if axes is not None:
@@ -606,7 +667,7 @@ def _pull_back_fast(
         if axes is not None and not before and k > 0:
             state = _transpose(state, axes)
     start = grad.conj().resolve_conj() if to_start else None
-    return start, [block.conj() for block in grads]
+    return start, torch.stack(grads).conj()
 
 
 def sweep(plan: Plan, angles: Tensor, states: Tensor) -> Tensor:

@@ -70,9 +70,10 @@ def test_gate_derivatives_match_finite_differences_even_at_equal_eigenvalues(sca
 @given(ansaetze(), st.integers(2, 5))
 def test_a_plan_holds_each_gate_of_the_light_cone_once_and_in_order(ansatz, width) -> None:
     plan = make_plan(ansatz, None, width)
-    placed = [g for _, gates in plan.slots for g in gates if g < len(plan.gates)]
+    slots = [slot for layer in plan.layers for slot in layer]
+    placed = [g for _, gates in slots for g in gates if g < len(plan.gates)]
     assert sorted(placed) == list(range(ansatz.num_gates))
-    block_of = {g: b for _, gates in plan.slots for b, g in enumerate(gates)}
+    block_of = {g: b for _, gates in slots for b, g in enumerate(gates)}
     for later in range(ansatz.num_gates):
         for earlier in range(later):
             if set(ansatz.pairs[later]) & set(ansatz.pairs[earlier]):
