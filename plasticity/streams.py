@@ -57,7 +57,9 @@ class _PermutedImages:
         return len(self.labels)
 
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        x = self.pixels[index].index_select(1, self.permutation) * self.scale
+        # Permuting rows copies whole runs of memory, permuting columns byte by byte: transpose
+        # first. The result's columns are contiguous, which matrix products take as it is.
+        x = self.pixels[index].T.contiguous().index_select(0, self.permutation).T * self.scale
         if self.unit_norm:
             x = x / torch.linalg.vector_norm(x, dim=1, keepdim=True)
         return x, self.labels[index]
