@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache, wraps
+from functools import cached_property, lru_cache, wraps
 from itertools import pairwise, product
 from typing import Any, ClassVar, Literal, ParamSpec
 
@@ -150,10 +150,52 @@ def gate_matrices(angles: Tensor) -> Tensor:
 
 # -------------------------------------------------------------------------------------- planning
 @dataclass(frozen=True)
+class _Transposition:
+    """Transpose the qubit axes of a ``(2**n, vectors)`` array; neighbours that stay so are one."""
+
+    shape: tuple[int, ...]  # of the runs of qubits, and -1 for the vectors
+    axes: tuple[int, ...]
+
+    @classmethod
+    def between(cls, old: tuple[int, ...], new: tuple[int, ...]) -> _Transposition | None:
+        """Make the transposition from one order of the qubits to another, or None."""
+        places = [old.index(q) for q in new]
+        starts = [k for k, p in enumerate(places) if k == 0 or p != places[k - 1] + 1]
+        lengths = [b - a for a, b in pairwise([*starts, len(places)])]
+        if len(starts) == 1:
+            return None
+        in_old_order = sorted(range(len(starts)), key=lambda run: places[starts[run]])
+        shape = tuple(2 ** lengths[run] for run in in_old_order)
+        return cls((*shape, -1), (*map(in_old_order.index, range(len(starts))), len(starts)))
+
+    @cached_property
+    def inverse(self) -> _Transposition:
+        """Return the transposition back."""
+        order = sorted(range(len(self.axes)), key=self.axes.__getitem__)
+        return _Transposition(tuple(self.shape[axis] for axis in self.axes), tuple(order))
+
+    def view(self, state: Tensor) -> Tensor:
+        """Return the transposed state as a view of more dimensions."""
+        return state.view(self.shape).permute(self.axes)
+
+
+def _transposed(state: Tensor, transposition: _Transposition | None) -> Tensor:
+    if transposition is None:
+        return state
+    return transposition.view(state.contiguous()).reshape(state.shape)
+
+
+def _transposed_into(out: Tensor, state: Tensor, transposition: _Transposition) -> Tensor:
+    source = transposition.view(state)
+    out.view(source.shape).copy_(source)
+    return out
+
+
+@dataclass(frozen=True)
 class _Step:
     """Apply one block to a window of neighbouring axes."""
 
-    axes: tuple[int, ...] | None  # transpose the qubit axes so first, if not None
+    before: _Transposition | None  # to be done first
     left: int  # amplitudes to the left of the window
     block: int  # which block
 
@@ -175,7 +217,7 @@ class Plan:
             there, the identity.
         steps: One a block.
         transposed: Multiply by the blocks' transposes.
-        axes: Transposition of the qubit axes after the last step, or None.
+        after: Transposition of the qubit axes after the last step.
     """
 
     num_qubits: int
@@ -184,7 +226,7 @@ class Plan:
     flipped: tuple[bool, ...]
     layers: tuple[tuple[Slot, ...], ...]
     steps: tuple[_Step, ...]
-    axes: tuple[int, ...] | None
+    after: _Transposition | None
     transposed: bool = False
 
 
@@ -222,12 +264,12 @@ def make_plan(ansatz: Ansatz, qubit: int | None = None, width: int = BLOCK_QUBIT
             for q in pairs[gate]:
                 heads[q] += 1
         blocks.append((window, content))
-    steps, axes = _steps(n, [window for window, _ in blocks])
+    steps, after = _steps(n, [window for window, _ in blocks])
     flipped = [False] * len(gates)
     for window, content in blocks:
         for gate, position in content:
             flipped[gate] = window[position] != pairs[gate][0]
-    return Plan(n, width, gates, tuple(flipped), _layers(blocks, len(gates)), steps, axes)
+    return Plan(n, width, gates, tuple(flipped), _layers(blocks, len(gates)), steps, after)
 
 
 def _windows(n: int, width: int, pairs: list[tuple[int, int]]) -> list[tuple[int, ...]]:
@@ -288,7 +330,7 @@ def _layers(
 
 def _steps(
     n: int, windows: list[tuple[int, ...]]
-) -> tuple[tuple[_Step, ...], tuple[int, ...] | None]:
+) -> tuple[tuple[_Step, ...], _Transposition | None]:
     """Lay the qubits so that each window is contiguous, and as rarely as possible anew."""
 
     def place(order: tuple[int, ...], window: tuple[int, ...]) -> int | None:
@@ -305,16 +347,15 @@ def _steps(
     rotations = [natural[k:] + natural[:k] for k in range(n)]
     steps = []
     for k, window in enumerate(windows):
-        axes = None
+        before = None
         if place(order, window) is None:
             moved = window + tuple(q for q in natural if q not in window)
             new = max([*rotations, moved], key=lambda candidate: fits(candidate, k))
-            axes, order = tuple(order.index(q) for q in new), new
+            before, order = _Transposition.between(order, new), new
         start = place(order, window)
         assert start is not None
-        steps.append(_Step(axes, 2**start, k))
-    back = None if order == natural else tuple(order.index(q) for q in natural)
-    return tuple(steps), back
+        steps.append(_Step(before, 2**start, k))
+    return tuple(steps), _Transposition.between(order, natural)
 
 
 # ------------------------------------------------------------------------------------ cost model
@@ -488,27 +529,6 @@ def block_matrices(plan: Plan, angles: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 # ----------------------------------------------------------------------------------------- sweep
-def _transpose(state: Tensor, axes: tuple[int, ...] | None) -> Tensor:
-    """Transpose the qubit axes of a ``(2**n, vectors)`` array."""
-    if axes is None:
-        return state
-    n = len(axes)
-    return state.reshape(*[2] * n, -1).permute(*axes, n).reshape(2**n, -1)
-
-
-def _transpose_into(out: Tensor, state: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """Do the same into other memory, in one pass."""
-    n = len(axes)
-    shape = (*[2] * n, -1)
-    out.view(shape).copy_(state.reshape(shape).permute(*axes, n))
-    return out
-
-
-@lru_cache
-def _inverse(axes: tuple[int, ...] | None) -> tuple[int, ...] | None:
-    return None if axes is None else tuple(sorted(range(len(axes)), key=axes.__getitem__))
-
-
 class _Workspace:
     """Memory for intermediate states, used again by the next step of training.
 
@@ -558,17 +578,17 @@ class _Sweep(torch.autograd.Function):
             return rows[3 + step - first] if step >= first else rows[step % 2]
 
         for k, step in enumerate(plan.steps):
-            if step.axes is not None:
-                state = _transpose_into(row(k), state, step.axes)
+            if step.before is not None:
+                state = _transposed_into(row(k), state, step.before)
             if k >= first:
                 before.append(state)
-            following = plan.axes if k + 1 == total else plan.steps[k + 1].axes
+            following = plan.after if k + 1 == total else plan.steps[k + 1].before
             state = _multiply(
                 table[step.block], state, step.left, row(k + 1) if following is None else rows[2]
             )
         if kept:
             history += [workspace, before]
-        return _transpose(state, plan.axes)
+        return _transposed(state, plan.after)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -622,15 +642,17 @@ def _pull_back(
     inverses = table.mH
     size, shape = inverses.shape[-1], grad.shape
     grads = [grad] * len(plan.steps)
-    grad, state = _transpose(grad, _inverse(plan.axes)), _transpose(state, _inverse(plan.axes))
+    back = plan.after.inverse if plan.after else None
+    grad, state = _transposed(grad, back), _transposed(state, back)
     for step in reversed(plan.steps):
         before = inverses[step.block] @ state.reshape(step.left, size, -1)
         grad = grad.reshape(step.left, size, -1)
         grads[step.block] = (grad @ before.mH).sum(0)
         grad = inverses[step.block] @ grad
-        axes = _inverse(step.axes)
-        grad, state = _transpose(grad, axes), _transpose(before, axes)
-    return grad.reshape(shape), torch.stack(grads)
+        grad, state = grad.reshape(shape), before.reshape(shape)
+        if step.before is not None:
+            grad, state = (_transposed(a, step.before.inverse) for a in (grad, state))
+    return grad, torch.stack(grads)
 
 
 def _pull_back_fast(
@@ -646,12 +668,14 @@ def _pull_back_fast(
     before = list(history[1]) if history else []
     workspace = _Workspace(5, grad)  # gives its memory back when it is deleted
     rows = workspace.rows  # two in turn for the state, two for the gradient, one for its transpose
-    state = _transpose(state, _inverse(plan.axes))
-    grad = torch.conj_physical(_transpose(grad, _inverse(plan.axes)), out=rows[4])
+    back = plan.after.inverse if plan.after else None
+    state = _transposed(state, back)
+    grad = torch.conj_physical(_transposed(grad, back), out=rows[4])
     grads = [grad] * len(plan.steps)
     for k in reversed(range(len(plan.steps))):
         step = plan.steps[k]
-        axes, shape = _inverse(step.axes), (step.left, 2**plan.width, -1)
+        back = step.before.inverse if step.before else None
+        shape = step.left, 2**plan.width, -1
         if before:
             state = before.pop()
         else:
@@ -662,10 +686,10 @@ def _pull_back_fast(
             grads[step.block] = torch.bmm(grad.view(shape), state.view(shape).mT).sum(0)
         if k > 0 or to_start:
             grad = _multiply(transposes[step.block], grad, step.left, rows[2 + k % 2])
-            if axes is not None:
-                grad = _transpose_into(rows[4], grad, axes)
-        if axes is not None and not before and k > 0:
-            state = _transpose(state, axes)
+            if back is not None:
+                grad = _transposed_into(rows[4], grad, back)
+        if back is not None and not before and k > 0:
+            state = _transposed(state, back)
     start = grad.conj().resolve_conj() if to_start else None
     return start, torch.stack(grads).conj()
 
@@ -690,11 +714,11 @@ def sweep(plan: Plan, angles: Tensor, states: Tensor) -> Tensor:
 @lru_cache
 def reversed_plan(plan: Plan) -> Plan:
     """Return the plan of the transposed matrix: the blocks' transposes in the opposite order."""
-    # The axes are transposed before step k by steps[k].axes and at the end by plan.axes; backwards
-    # the inverses come after the steps, that is, before the next ones.
-    inverses = [_inverse(step.axes) for step in plan.steps] + [_inverse(plan.axes)]
+    # Backwards, the inverse of what comes before a step comes after it: before the next one.
+    moves = [*(step.before for step in plan.steps), plan.after]
+    inverses = [move and move.inverse for move in moves]
     steps = tuple(
         _Step(inverses[k + 1], plan.steps[k].left, plan.steps[k].block)
         for k in reversed(range(len(plan.steps)))
     )
-    return replace(plan, steps=steps, axes=inverses[0], transposed=not plan.transposed)
+    return replace(plan, steps=steps, after=inverses[0], transposed=not plan.transposed)

@@ -145,7 +145,7 @@ class _Evaluate:
             grad=torch.is_grad_enabled() and angles.requires_grad,
         )
         if carry == "states":
-            states = _final_states(plan, angles, x / norm)
+            states = _final_states(plan, angles, x * (1 / norm))
             if readout.qubit is not None:
                 signs = _signs(num_qubits, readout.qubit, x.device)[0].to(angles.dtype)
                 parts = torch.view_as_real(states).square().flatten(1)
@@ -153,7 +153,7 @@ class _Evaluate:
             return readout(_squared_modulus(states[:outcomes]).T)
         count = outcomes if carry == "rows" and outcomes else x.shape[1]
         matrix = self._matrix(carry, plan, angles, count)
-        probabilities = _squared_modulus(_product(x / norm, matrix[: x.shape[1], :outcomes]))
+        probabilities = _squared_modulus(_product(x * (1 / norm), matrix[: x.shape[1], :outcomes]))
         if readout.qubit is None:
             return readout(probabilities)
         signs = _signs(num_qubits, readout.qubit, x.device)[0].to(angles.dtype)
@@ -190,7 +190,9 @@ def _checked(x: Tensor, num_qubits: int, dtype: torch.dtype) -> tuple[Tensor, Te
             "amplitudes"
         )
     x = x.to(dtype.to_complex() if x.is_complex() else dtype)
-    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    # Of real numbers: torch's norm of complex ones takes twenty times as long.
+    parts = torch.view_as_real(x).flatten(1) if x.is_complex() else x
+    norm = torch.linalg.vector_norm(parts, dim=1, keepdim=True)
     if x.device.type == "cpu":
         try:
             wrong = (~((norm > 0) & norm.isfinite())).flatten().nonzero().tolist()
