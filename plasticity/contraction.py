@@ -110,25 +110,46 @@ class _GateExponential(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> Tensor:
-        angles, levels, vectors = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            # Asked for a derivative of the derivative: the same map as a differentiable formula.
-            # The adjoint derivative at X is the upper right block of exp [[X*, G], [0, X*]].
+        return _GateExponentialBackward.apply(grad, *ctx.saved_tensors)
+
+
+class _GateExponentialBackward(torch.autograd.Function):
+    """The map from the gradient of the gates to that of the angles, itself differentiable."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(grad: Tensor, angles: Tensor, levels: Tensor, vectors: Tensor) -> Tensor:
+        mean = (levels.unsqueeze(-1) + levels.unsqueeze(-2)) / 2
+        gap = levels.unsqueeze(-1) - levels.unsqueeze(-2)
+        # The conjugate of F: i exp(i mean) sinc(gap/2); torch's sinc has a factor pi.
+        quotient = torch.polar(torch.sinc(gap / (2 * math.pi)), mean + math.pi / 2)
+        inner = vectors.mH @ grad @ vectors
+        return _along_paulis(vectors @ (quotient * inner) @ vectors.mH, angles)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs[:2])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        def by_matrix_exponential(grad_gates: Tensor, angles: Tensor) -> Tensor:
+            # The same map without eigenvectors, whose derivatives are singular at equal
+            # eigenvalues: the adjoint derivative at X is the upper right block of
+            # exp [[X*, G], [0, X*]] (Higham, theorem 3.6).
             adjoint = 1j * _hamiltonian(angles)
             blank = torch.zeros_like(adjoint)
             both = torch.cat(
-                [torch.cat([adjoint, grad], dim=-1), torch.cat([blank, adjoint], dim=-1)], dim=-2
+                [torch.cat([adjoint, grad_gates], -1), torch.cat([blank, adjoint], -1)], -2
             )
-            grad_hamiltonian = 1j * torch.linalg.matrix_exp(both)[..., :4, 4:]
-        else:
-            mean = (levels.unsqueeze(-1) + levels.unsqueeze(-2)) / 2
-            gap = levels.unsqueeze(-1) - levels.unsqueeze(-2)
-            # The conjugate of F: i exp(i mean) sinc(gap/2); torch's sinc has a factor pi.
-            quotient = torch.polar(torch.sinc(gap / (2 * math.pi)), mean + math.pi / 2)
-            inner = vectors.mH @ grad @ vectors
-            grad_hamiltonian = vectors @ (quotient * inner) @ vectors.mH
-        parts = torch.view_as_real(grad_hamiltonian.resolve_conj()).flatten(-3)
-        return (parts @ _pauli_basis(angles.device)[0].T).to(angles.dtype)
+            return _along_paulis(1j * torch.linalg.matrix_exp(both)[..., :4, 4:], angles)
+
+        return *torch.func.vjp(by_matrix_exponential, *ctx.saved_tensors)[1](grad), None, None
+
+
+def _along_paulis(grad_hamiltonian: Tensor, angles: Tensor) -> Tensor:
+    parts = torch.view_as_real(grad_hamiltonian.resolve_conj()).flatten(-3)
+    return (parts @ _pauli_basis(angles.device)[0].T).to(angles.dtype)
 
 
 def _hamiltonian(angles: Tensor) -> Tensor:
@@ -415,14 +436,14 @@ def _acting(plan: Plan, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 @cached_constants
-def _tables(plan: Plan, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _tables(plan: Plan, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
     """Return what spreads gates over the matrices of layers, and gathers gradients back.
 
     Returns:
         The gate in each slot ``(slots, blocks)``; the slot, counted through, of each gate; for each
         slot which of a gate's 16 numbers each entry of a block's matrix has as a factor, ``(slots,
-        1, size**2)``; for each layer where the qubits that no slot touches agree, ``(layers,
-        size**2)``.
+        1, size**2)`` and as a matrix of zeros and ones ``(slots, size**2, 16)``; for each layer
+        where the qubits that no slot touches agree, ``(layers, size**2)``.
     """
     n = plan.width
     slots = [slot for layer in plan.layers for slot in layer]
@@ -439,7 +460,9 @@ def _tables(plan: Plan, device: torch.device) -> tuple[Tensor, Tensor, Tensor, T
     for layer in plan.layers:
         touched = sum(3 << (n - 2 - position) for position, _ in layer)
         agreeing.append(((row ^ column) & ~touched) == 0)
-    return index, where, torch.stack(factors).flatten(1)[:, None], torch.stack(agreeing).flatten(1)
+    spread = torch.stack(factors).flatten(1)
+    gather = torch.nn.functional.one_hot(spread, 16).to(dtype)
+    return index, where, spread[:, None], gather, torch.stack(agreeing).flatten(1).to(dtype)
 
 
 class _Blocks(torch.autograd.Function):
@@ -474,7 +497,7 @@ class _Blocks(torch.autograd.Function):
             grad_layers[k] = grad @ blocks.mT
             grad = layers[k].mT @ grad
         grad_layers[0] = grad
-        _, where, factors, agreeing = _tables(plan, gates.device)
+        _, where, _, gather, agreeing = _tables(plan, gates.device, gates.dtype)
         grads, slot = [], 0
         for layer, same, grad in zip(plan.layers, agreeing, grad_layers, strict=True):
             masked = grad.flatten(1) * same
@@ -482,16 +505,13 @@ class _Blocks(torch.autograd.Function):
                 others = [spread[j] for j in range(slot, slot + len(layer)) if j != k]
                 grads.append(math.prod(others, start=masked))
             slot += len(layer)
-        of_entries = torch.stack(grads)
-        of_slots = of_entries.new_zeros(*of_entries.shape[:2], 16).scatter_add(
-            2, factors.expand_as(of_entries), of_entries
-        )
+        of_slots = torch.stack(grads) @ gather
         return None, None, of_slots.conj().reshape(-1, 4, 4)[where]
 
 
 def _spread(plan: Plan, gates: Tensor) -> Tensor:
     """Return each slot's factor of each entry of each block, ``(slots, blocks, size**2)``."""
-    index, _, factors, _ = _tables(plan, gates.device)
+    index, _, factors, _, _ = _tables(plan, gates.device, gates.dtype)
     identity = torch.eye(4, dtype=gates.dtype, device=gates.device)
     table = torch.cat([gates, identity[None]]).flatten(1)[index]
     return table.gather(2, factors.expand(-1, index.shape[1], -1))
@@ -500,7 +520,7 @@ def _spread(plan: Plan, gates: Tensor) -> Tensor:
 def _layer_matrices(plan: Plan, spread: Tensor) -> list[Tensor]:
     """Multiply the factors of each layer: the Kronecker products of gates and identities."""
     size, slot, layers = 2**plan.width, 0, []
-    for layer, same in zip(plan.layers, _tables(plan, spread.device)[3], strict=True):
+    for layer, same in zip(plan.layers, _tables(plan, spread.device, spread.dtype)[4], strict=True):
         entries = math.prod(spread[slot : slot + len(layer)].unbind(), start=same)
         layers.append(entries.reshape(-1, size, size))
         slot += len(layer)
@@ -557,8 +577,7 @@ class _Sweep(torch.autograd.Function):
 
     Backward needs the state before each block. The newest of them are kept in ``history``; the
     others are recomputed from the state after the block, by the block's inverse, its conjugate
-    transpose. When a second derivative is asked for, and under ``torch.func``, all are recomputed:
-    then the backward pass is a differentiable function of inputs and output.
+    transpose. When a second derivative is asked for, and under ``torch.func``, all are recomputed.
     """
 
     @staticmethod
@@ -614,15 +633,72 @@ class _Sweep(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        plan, (blocks, state) = ctx.plan, ctx.saved_tensors
-        table = blocks.mT if plan.transposed else blocks
+        blocks, state = ctx.saved_tensors
         if torch.is_grad_enabled():
-            grad_state, grad_blocks = _pull_back(plan, table, state, grad)
+            grad_state, grad_blocks = _SweepBackward.apply(ctx.plan, grad, state, blocks)
         else:
-            grad_state, grad_blocks = _pull_back_fast(
-                plan, table, state, grad, ctx.history, ctx.needs_input_grad[3]
+            grad_state, grad_blocks = _pull_back(
+                ctx.plan, grad, state, blocks, ctx.history, to_start=ctx.needs_input_grad[3]
             )
-        return None, None, None, grad_state, grad_blocks.mT if plan.transposed else grad_blocks
+        return None, None, None, grad_state, grad_blocks
+
+
+class _SweepBackward(torch.autograd.Function):
+    """The map from the gradient of the final states to those of initial states and blocks.
+
+    For second derivatives, and for per-sample gradients under ``torch.func.vmap``, where all
+    samples go through the blocks together.
+    """
+
+    @staticmethod
+    def forward(plan: Plan, grad: Tensor, state: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        grad_state, grad_blocks = _pull_back(plan, grad, state, blocks, [], to_start=True)
+        assert grad_state is not None
+        return grad_state, grad_blocks
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.plan, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: Any, plan: Plan, grad: Tensor, state: Tensor, blocks: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+        _, grad_dim, state_dim, blocks_dim = in_dims
+        samples = info.batch_size
+
+        def sample_last(tensor: Tensor, dim: int | None) -> Tensor:
+            if dim is None:
+                return tensor.unsqueeze(-1).expand(*tensor.shape, samples)
+            return tensor.movedim(dim, -1)
+
+        if blocks_dim is None:
+            grad, state = sample_last(grad, grad_dim), sample_last(state, state_dim)
+            grad_state, grad_blocks = _pull_back(
+                plan, grad.flatten(1), state.flatten(1), blocks, [], to_start=True, samples=samples
+            )
+            assert grad_state is not None
+            return (grad_state.unflatten(1, grad.shape[1:]), grad_blocks), (2, 1)
+        each = [
+            _SweepBackward.apply(
+                plan,
+                grad if grad_dim is None else grad.select(grad_dim, k),
+                state if state_dim is None else state.select(state_dim, k),
+                blocks.select(blocks_dim, k),
+            )
+            for k in range(samples)
+        ]
+        return (torch.stack([a for a, _ in each]), torch.stack([b for _, b in each])), (0, 0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        # In words of torch, with the inverses of the blocks written as conjugate transposes:
+        # right along all directions in which blocks stay unitary, and there are no others.
+        def plainly(grad: Tensor, state: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
+            return _pull_back_plainly(ctx.plan, grad, state, blocks)
+
+        return None, *torch.func.vjp(plainly, *ctx.saved_tensors)[1](grads)
 
 
 def _multiply(matrix: Tensor, state: Tensor, left: int, out: Tensor) -> Tensor:
@@ -635,11 +711,11 @@ def _multiply(matrix: Tensor, state: Tensor, left: int, out: Tensor) -> Tensor:
     return out
 
 
-def _pull_back(
-    plan: Plan, table: Tensor, state: Tensor, grad: Tensor
-) -> tuple[Tensor | None, Tensor]:
+def _pull_back_plainly(
+    plan: Plan, grad: Tensor, state: Tensor, blocks: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the gradients of the initial state and of each block, as differentiable formulae."""
-    inverses = table.mH
+    inverses = blocks.conj() if plan.transposed else blocks.mH
     size, shape = inverses.shape[-1], grad.shape
     grads = [grad] * len(plan.steps)
     back = plan.after.inverse if plan.after else None
@@ -652,19 +728,30 @@ def _pull_back(
         grad, state = grad.reshape(shape), before.reshape(shape)
         if step.before is not None:
             grad, state = (_transposed(a, step.before.inverse) for a in (grad, state))
-    return grad, torch.stack(grads)
+    grad_blocks = torch.stack(grads)
+    return grad, grad_blocks.mT if plan.transposed else grad_blocks
 
 
-def _pull_back_fast(
-    plan: Plan, table: Tensor, state: Tensor, grad: Tensor, history: list[Any], to_start: bool
+def _pull_back(
+    plan: Plan,
+    grad: Tensor,
+    state: Tensor,
+    blocks: Tensor,
+    history: list[Any],
+    *,
+    to_start: bool,
+    samples: int | None = None,
 ) -> tuple[Tensor | None, Tensor]:
     """Do the same in place, with the states that were kept; to the initial state only if asked.
 
     The gradient is carried conjugated: then neither the products that carry it (by transposes of
     the blocks) nor those with the states (its transpose) need a conjugated copy of a large array.
+
+    With ``samples``, vectors come in that many interleaved samples (the sample is the last index),
+    and the blocks' gradients are returned for each: ``(blocks, samples, size, size)``.
     """
-    contiguous = table.mT.contiguous()
-    transposes, inverses = contiguous.unbind(), contiguous.conj().resolve_conj().unbind()
+    transposes = (blocks if plan.transposed else blocks.mT).contiguous()
+    inverses = transposes.conj().resolve_conj().unbind()
     before = list(history[1]) if history else []
     workspace = _Workspace(5, grad)  # gives its memory back when it is deleted
     rows = workspace.rows  # two in turn for the state, two for the gradient, one for its transpose
@@ -680,7 +767,12 @@ def _pull_back_fast(
             state = before.pop()
         else:
             state = _multiply(inverses[step.block], state, step.left, rows[k % 2])
-        if step.left == 1:
+        if samples is not None:
+            by_sample = (
+                a.view(*shape, samples).permute(3, 1, 0, 2).flatten(2) for a in (grad, state)
+            )
+            grads[step.block] = next(by_sample) @ next(by_sample).mT
+        elif step.left == 1:
             grads[step.block] = grad.view(shape[1:]) @ state.view(shape[1:]).mT
         else:
             grads[step.block] = torch.bmm(grad.view(shape), state.view(shape).mT).sum(0)
@@ -691,7 +783,8 @@ def _pull_back_fast(
         if back is not None and not before and k > 0:
             state = _transposed(state, back)
     start = grad.conj().resolve_conj() if to_start else None
-    return start, torch.stack(grads).conj()
+    grad_blocks = torch.stack(grads).conj()
+    return start, grad_blocks.mT if plan.transposed else grad_blocks
 
 
 def sweep(plan: Plan, angles: Tensor, states: Tensor) -> Tensor:

@@ -262,10 +262,18 @@ def _no_download(title: str, root: Path, error: Exception, others: str) -> DataE
 
 def _read_or_download(dataset: Any, root: Path) -> tuple[Any, Any]:
     """Return torchvision's training and test set; only its progress bars reach the terminal."""
+    missing = [folder for folder in (root, *root.parents) if not folder.exists()]
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         # numpy 2.4.0 to 2.4.4 on CIFAR's old pickles (numpy#31177).
         warnings.filterwarnings("ignore", message=r"dtype\(\): align should be passed")
-        return dataset(Path(root), train=True, download=True), dataset(Path(root), train=False)
+        try:
+            return dataset(root, train=True, download=True), dataset(root, train=False)
+        except Exception:
+            # A download that did not begin leaves empty folders behind.
+            for folder in (root / "MNIST" / "raw", root / "MNIST", *missing):
+                with contextlib.suppress(OSError):  # not there, or not empty
+                    folder.rmdir()
+            raise
 
 
 _operators: list[torch.library.Library] = []  # an operator lives as long as its Library
