@@ -160,7 +160,8 @@ class Command(Generic[Preset, Config]):
 
     preset: Preset
     """Protocol that the options not given are taken from: released has the numbers of the authors'
-    program, matched treats the arms alike, quick needs no download and little time."""
+    program, deep its deepest circuit, matched treats the arms alike, quick needs no download and
+    little time."""
     options: Annotated[Options, tyro.conf.arg(name="")]
     config: Annotated[Config, tyro.conf.arg(name="")]
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from plasticity.plots import COLOURS, plot_curve
 from plasticity.record import RecordError, read_rows
+
+EXPERIMENTS = ("mnist", "cifar")
 
 Rows = Sequence[Mapping[str, float]]
 
@@ -65,8 +68,6 @@ def learning_curves(
 
 def main(arguments: Sequence[str]) -> int:
     """Draw one run folder."""
-    from experiments.mnist import EXPERIMENT
-
     if "-h" in arguments or "--help" in arguments:
         print(__doc__)
         return 0
@@ -77,14 +78,18 @@ def main(arguments: Sequence[str]) -> int:
     target = Path(arguments[1]) if len(arguments) == 2 else Path(f"{folder.resolve().name}.png")
     if not target.suffix:
         target = target.with_suffix(".png")
+    name = folder.resolve().name.partition("-")[0]
     try:
-        networks = [network for network in EXPERIMENT.networks if (folder / network).is_dir()]
+        if name not in EXPERIMENTS:
+            raise RecordError(f"{folder} is not the run folder of any of: {', '.join(EXPERIMENTS)}")
+        experiment = importlib.import_module(f"experiments.{name}").EXPERIMENT
+        networks = [network for network in experiment.networks if (folder / network).is_dir()]
         rows = {network: read_rows(folder / network) for network in networks}
         rows = {network: of_network for network, of_network in rows.items() if of_network}
         if not rows:
             raise RecordError(f"{folder} holds no rows: it is not a run folder, or has just begun.")
         title = folder.resolve().name
-        learning_curves(rows, EXPERIMENT.networks, EXPERIMENT.panels, title).savefig(target)
+        learning_curves(rows, experiment.networks, experiment.panels, title).savefig(target)
     except KeyError as error:
         print(f"error: rows of {folder} have no {error}: they were edited", file=sys.stderr)
         return 1

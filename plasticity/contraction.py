@@ -486,7 +486,7 @@ class _Blocks(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         plan, (gates, blocks) = ctx.plan, ctx.saved_tensors
-        kept = [] if torch.is_grad_enabled() else list(ctx.kept)
+        kept = [] if torch.is_grad_enabled() or is_transformed(grad) else list(ctx.kept)
         spread = _spread(plan, gates)
         # Conjugated gradients, as in the sweep.
         grad = grad.conj().resolve_conj()
@@ -634,8 +634,8 @@ class _Sweep(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         blocks, state = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            grad_state, grad_blocks = _SweepBackward.apply(ctx.plan, grad, state, blocks)
+        if torch.is_grad_enabled() or is_transformed(grad):
+            grad_state, grad_blocks = _SweepBackward.apply(ctx.plan, None, grad, state, blocks)
         else:
             grad_state, grad_blocks = _pull_back(
                 ctx.plan, grad, state, blocks, ctx.history, to_start=ctx.needs_input_grad[3]
@@ -651,43 +651,58 @@ class _SweepBackward(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(plan: Plan, grad: Tensor, state: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
-        grad_state, grad_blocks = _pull_back(plan, grad, state, blocks, [], to_start=True)
+    def forward(
+        plan: Plan, samples: int | None, grad: Tensor, state: Tensor, blocks: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        grad_state, grad_blocks = _pull_back(
+            plan, grad, state, blocks, [], to_start=True, samples=samples
+        )
         assert grad_state is not None
         return grad_state, grad_blocks
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.plan, *tensors = inputs
+        ctx.plan, ctx.samples, *tensors = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: Any, plan: Plan, grad: Tensor, state: Tensor, blocks: Tensor
+        info: Any,
+        in_dims: Any,
+        plan: Plan,
+        samples: int | None,
+        grad: Tensor,
+        state: Tensor,
+        blocks: Tensor,
     ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-        _, grad_dim, state_dim, blocks_dim = in_dims
-        samples = info.batch_size
+        *_, grad_dim, state_dim, blocks_dim = in_dims
+        size = info.batch_size
 
         def sample_last(tensor: Tensor, dim: int | None) -> Tensor:
             if dim is None:
-                return tensor.unsqueeze(-1).expand(*tensor.shape, samples)
+                return tensor.unsqueeze(-1).expand(*tensor.shape, size)
             return tensor.movedim(dim, -1)
 
         if blocks_dim is None:
             grad, state = sample_last(grad, grad_dim), sample_last(state, state_dim)
-            grad_state, grad_blocks = _pull_back(
-                plan, grad.flatten(1), state.flatten(1), blocks, [], to_start=True, samples=samples
+            grad_state, grad_blocks = _SweepBackward.apply(
+                plan, size * (samples or 1), grad.flatten(1), state.flatten(1), blocks
             )
-            assert grad_state is not None
-            return (grad_state.unflatten(1, grad.shape[1:]), grad_blocks), (2, 1)
+            if samples is not None:  # a map inside a map
+                grad_blocks = grad_blocks.unflatten(1, (samples, size))
+            return (grad_state.unflatten(1, grad.shape[1:]), grad_blocks), (
+                2,
+                1 if samples is None else 2,
+            )
         each = [
             _SweepBackward.apply(
                 plan,
+                samples,
                 grad if grad_dim is None else grad.select(grad_dim, k),
                 state if state_dim is None else state.select(state_dim, k),
                 blocks.select(blocks_dim, k),
             )
-            for k in range(samples)
+            for k in range(size)
         ]
         return (torch.stack([a for a, _ in each]), torch.stack([b for _, b in each])), (0, 0)
 
@@ -696,9 +711,17 @@ class _SweepBackward(torch.autograd.Function):
         # In words of torch, with the inverses of the blocks written as conjugate transposes:
         # right along all directions in which blocks stay unitary, and there are no others.
         def plainly(grad: Tensor, state: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
-            return _pull_back_plainly(ctx.plan, grad, state, blocks)
+            if ctx.samples is None:
+                return _pull_back_plainly(ctx.plan, grad, state, blocks)
+            each = torch.func.vmap(
+                lambda g, s: _pull_back_plainly(ctx.plan, g, s, blocks), (2, 2), (2, 1)
+            )
+            grad_state, grad_blocks = each(
+                *(a.unflatten(1, (-1, ctx.samples)) for a in (grad, state))
+            )
+            return grad_state.flatten(1), grad_blocks
 
-        return None, *torch.func.vjp(plainly, *ctx.saved_tensors)[1](grads)
+        return None, None, *torch.func.vjp(plainly, *ctx.saved_tensors)[1](grads)
 
 
 def _multiply(matrix: Tensor, state: Tensor, left: int, out: Tensor) -> Tensor:

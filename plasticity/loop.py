@@ -54,7 +54,8 @@ def train_on_stream(
         task = stream[index]
         learner.start_task(index)
         row: Row = {"task": index}
-        row |= {m.name: m.fn(learner, task) for m in metrics if m.due("before", index)}
+        for metric in (m for m in metrics if m.due("before", index)):
+            row |= metric.columns(learner, task)
         num_samples = len(task.train)
         for epoch in range(epochs):
             generator = generator_for(seed, "order", index, epoch)
@@ -66,5 +67,6 @@ def train_on_stream(
         row["train_loss"] = float(loss_sum) / num_samples
         if not torch.isfinite(loss_sum):
             raise Diverged(f"the training loss of task {index} is {row['train_loss']}")
-        row |= {m.name: m.fn(learner, task) for m in metrics if m.due("after", index)}
+        for metric in (m for m in metrics if m.due("after", index)):
+            row |= metric.columns(learner, task)
         yield row

@@ -5,7 +5,7 @@ A metric leaves the learner and all random states as it found them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from plasticity.learners import Learner
 from plasticity.qnn import QNN
+from plasticity.seeding import generator_for
 from plasticity.streams import Samples, Task
 
 GRADIENT_BATCH = 128
@@ -30,13 +31,14 @@ class Metric:
 
     Attributes:
         name: Its column in the rows.
-        fn: From the learner and the task at hand to a number.
+        fn: From the learner and the task at hand to a number, or to several by name; those become
+            columns ``<name>_<key>``.
         when: Before the task's first update or after its last.
         every: Due at tasks 0, every, 2 every, ...
     """
 
     name: str
-    fn: Callable[[Learner, Task], float]
+    fn: Callable[[Learner, Task], float | Mapping[str, float]]
     when: Literal["before", "after"] = "after"
     every: int = 1
 
@@ -47,6 +49,13 @@ class Metric:
     def due(self, when: str, index: int) -> bool:
         """Tell whether the metric is to be taken at this point of task ``index``."""
         return when == self.when and index % self.every == 0
+
+    def columns(self, learner: Learner, task: Task) -> dict[str, float]:
+        """Take the metric and return its columns of the row."""
+        value = self.fn(learner, task)
+        if isinstance(value, Mapping):
+            return {f"{self.name}_{key}": number for key, number in value.items()}
+        return {self.name: value}
 
 
 @contextmanager
@@ -117,3 +126,122 @@ def gradient_norm(learner: Learner, task: Task) -> float:
         parts = [gradient[list(g)] for g in groups.get(id(parameter), ())] or [gradient]
         norms += [torch.linalg.vector_norm(part) for part in parts]
     return float(torch.stack(norms).mean())
+
+
+# --------------------------------------------------------------------------- Fisher information
+PROBE_SAMPLES = 64
+"""Samples of a Fisher probe (protocol "Split CIFAR-100")."""
+
+JACOBIAN_NUMBERS = 2**23
+"""Numbers of per-sample gradients held at once: bounds memory, decides nothing else."""
+
+
+def fisher_traces(network: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
+    """Return the traces of the empirical and of the true Fisher information, exactly.
+
+    With g_c the gradient of log p(c | x) in all parameters and p the softmax of the outputs (for a
+    single output: the sigmoid of it, labels 0 and 1), these are the means over samples of
+
+    * empirical: ||g_y||^2 at the observed label y (what the released program calls the trace);
+    * true: sum_c p_c ||g_c||^2, the expectation over the model's own labels.
+
+    Both follow from the Gram matrix of the gradients of logit differences d_k = l_k - l_0, since
+    g_c = sum_k (delta_ck - p_k) grad d_k: classes - 1 backward passes, for all samples together.
+    Source: Kunstner, Hennig and Balles 2019, "Limitations of the empirical Fisher approximation".
+
+    Args:
+        network: Any classifier whose samples do not see each other.
+        x: ``(samples, features)``.
+        y: ``(samples,)``, int64.
+    """
+    parameters = {name: p.detach() for name, p in network.named_parameters()}
+
+    def differences(parameters: dict[str, Tensor], sample: Tensor) -> tuple[Tensor, Tensor]:
+        logits = torch.func.functional_call(network, parameters, (sample.unsqueeze(0),))[0]
+        if len(logits) == 1:
+            logits = torch.cat([torch.zeros_like(logits), logits])
+        return logits[1:] - logits[0], logits.detach()
+
+    jacobian = torch.func.vmap(torch.func.jacrev(differences, has_aux=True), in_dims=(None, 0))
+    with _evaluating(network), torch.no_grad():
+        num_outputs = network(x[:1]).shape[1]
+        numbers = sum(p.numel() for p in parameters.values()) * max(1, num_outputs - 1)
+        empirical, true = [], []
+        chunk = max(1, JACOBIAN_NUMBERS // numbers)
+        for some_x, some_y in zip(x.split(chunk), y.split(chunk), strict=True):
+            gradients, logits = jacobian(parameters, some_x)
+            gram = _gram(list(gradients.values()))
+            p = logits.softmax(1)
+            for_each = torch.eye(p.shape[1], dtype=p.dtype, device=p.device) - p.unsqueeze(1)
+            weights = for_each[:, :, 1:]  # (samples, classes, differences)
+            squared_norms = torch.einsum("sck,skl,scl->sc", weights, gram, weights)
+            empirical.append(squared_norms.gather(1, some_y.unsqueeze(1)).sum())
+            true.append((p * squared_norms).sum())
+    return float(sum(empirical)) / len(x), float(sum(true)) / len(x)
+
+
+def _gram(gradients: list[Tensor]) -> Tensor:
+    """Return inner products over all parameters: ``(samples, k, ...)`` to ``(samples, k, k)``."""
+    return sum((g.flatten(2) @ g.flatten(2).mT for g in gradients), start=torch.zeros(()))
+
+
+@dataclass(frozen=True)
+class FisherProbe:
+    """Both Fisher traces on a probe that never changes and on the current task's.
+
+    Each as the trace, per parameter, and relative to its value at initialisation on the fixed
+    probe. The fixed probe is old data: what is forgotten moves it. The current one tells how
+    sensitive the network is to what it is learning now.
+
+    Attributes:
+        fixed: Inputs and labels of the fixed probe (the released program's: from task 0).
+        initial: ``fisher_traces`` of the untrained network on it.
+        seed: Decides which of a task's training samples are its probe.
+    """
+
+    fixed: tuple[Tensor, Tensor]
+    initial: tuple[float, float]
+    seed: int
+
+    @classmethod
+    def of(cls, network: nn.Module, first: Task, seed: int) -> FisherProbe:
+        """Make the probe from the untrained network and the first task."""
+        fixed = probe(first, seed)
+        return cls(fixed, fisher_traces(network, *fixed), seed)
+
+    def __call__(self, learner: Learner, task: Task) -> dict[str, float]:
+        """Return the columns."""
+        num_parameters = sum(p.numel() for p in learner.network.parameters())
+        columns = {}
+        for where, samples in (("task0", self.fixed), ("current", probe(task, self.seed))):
+            traces = fisher_traces(learner.network, *samples)
+            for kind, trace, initial in zip(
+                ("empirical", "true"), traces, self.initial, strict=True
+            ):
+                columns[f"{kind}_{where}"] = trace
+                columns[f"{kind}_{where}_per_parameter"] = trace / num_parameters
+                columns[f"{kind}_{where}_relative"] = trace / initial
+        return columns
+
+
+def probe(task: Task, seed: int) -> tuple[Tensor, Tensor]:
+    """Return ``PROBE_SAMPLES`` of the task's training samples, the same at every call."""
+    order = torch.randperm(len(task.train), generator=generator_for(seed, "probe", task.index))
+    return task.train.batch(order[:PROBE_SAMPLES])
+
+
+def logit_statistics(learner: Learner, task: Task) -> dict[str, float]:
+    """Return the means over the test samples of p(1 - p), p of the label, and of all |logit|.
+
+    p(1 - p) is by how much the loss's gradient is damped where the network is sure; bounded logits
+    keep it from vanishing.
+    """
+    spread, magnitude, outputs = 0.0, 0.0, 0
+    with torch.no_grad(), _evaluating(learner.network):
+        for x, y in _batches(task.test):
+            logits = learner.network(x)
+            p = logits.softmax(1).gather(1, y.unsqueeze(1))
+            spread += float((p * (1 - p)).sum())
+            magnitude += float(logits.abs().sum())
+            outputs += logits.numel()
+    return {"label_variance": spread / len(task.test), "magnitude": magnitude / outputs}

@@ -1,4 +1,4 @@
-"""The classical networks."""
+"""The classical networks and what is put before or behind one."""
 
 from __future__ import annotations
 
@@ -28,3 +28,12 @@ def mlp(widths: Sequence[int], generator: torch.Generator) -> nn.Sequential:
         nn.init.zeros_(linear.bias)
         layers += [linear, nn.ReLU()]
     return nn.Sequential(*layers[:-1])
+
+
+def bounded(network: nn.Module) -> nn.Sequential:
+    """Bound a network's logits to (-1, 1) by tanh, the range of a Pauli expectation.
+
+    Two logits of that range give 0.119 <= p <= 0.881: neither p(1 - p) nor the Fisher trace can
+    vanish by saturation, in a classical network as in a QNN with ``SignedPauliZ``.
+    """
+    return nn.Sequential(network, nn.Tanh())

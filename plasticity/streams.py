@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plasticity.data import Images
+from plasticity.data import DataError, Images
 from plasticity.seeding import generator_for
 
 
@@ -129,3 +129,93 @@ class PermutedPixels(Sequence[Task]):
             for pixels, labels in (self._train, self._test)
         )
         return Task(index, train, test)
+
+
+@dataclass(frozen=True)
+class ArraySamples:
+    """Samples that are held as they are."""
+
+    x: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        """Count the samples."""
+        return len(self.y)
+
+    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Return inputs and labels."""
+        return self.x[index], self.y[index]
+
+
+class ClassPairs(Sequence[Task]):
+    """Tell two classes apart, another random ordered pair of distinct ones in every task.
+
+    Images are scaled to unit norm. A task is made when it is asked for: thousands at once would
+    not fit into memory. Source: protocol "Split CIFAR-100".
+
+    Args:
+        images: The images; the pair's first class gets label 0, its second label 1.
+        num_tasks: Number of tasks.
+        seed: Decides the pairs.
+        device: Where batches are made.
+
+    Raises:
+        DataError: There are fewer than two classes, or a class has fewer than ``MIN_TRAIN``
+            training images or no test image.
+    """
+
+    MIN_TRAIN = 32
+
+    def __init__(
+        self,
+        images: Images,
+        *,
+        num_tasks: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if images.num_classes < 2:
+            raise DataError(f"{images.name}: a pair needs two classes, there is one")
+        for split, y, least in (
+            ("training", images.y_train, self.MIN_TRAIN),
+            ("test", images.y_test, 1),
+        ):
+            counts = np.bincount(y, minlength=images.num_classes)
+            if counts.min() < least:
+                raise DataError(
+                    f"{images.name}: class {counts.argmin()} has {counts.min()} {split} images, "
+                    f"at least {least} are needed"
+                )
+        self.images = images
+        self.num_tasks = num_tasks
+        self.seed = seed
+        self.device = torch.device(device)
+        self._where = [
+            [np.flatnonzero(y == c) for c in range(images.num_classes)]
+            for y in (images.y_train, images.y_test)
+        ]
+
+    def __len__(self) -> int:
+        return self.num_tasks
+
+    def pair(self, index: int) -> tuple[int, int]:
+        """Return the classes of task ``index``: label 0's, label 1's."""
+        generator = generator_for(self.seed, "pair", index)
+        first, second = torch.randperm(self.images.num_classes, generator=generator)[:2].tolist()
+        return first, second
+
+    def __getitem__(self, index: int) -> Task:  # type: ignore[override]
+        if not 0 <= index < self.num_tasks:
+            raise IndexError(f"task {index} is not one of 0..{self.num_tasks - 1}")
+        pair = self.pair(index)
+        train, test = (
+            self._samples(x, [where[c] for c in pair])
+            for x, where in zip((self.images.x_train, self.images.x_test), self._where, strict=True)
+        )
+        return Task(index, train, test)
+
+    def _samples(self, x: np.ndarray, where: list[np.ndarray]) -> ArraySamples:
+        pixels = torch.from_numpy(x[np.concatenate(where)]).to(self.device) * self.images.scale
+        labels = torch.arange(2).repeat_interleave(torch.tensor([len(w) for w in where]))
+        norm = torch.linalg.vector_norm(pixels, dim=1, keepdim=True)
+        return ArraySamples(pixels / norm, labels.to(self.device))

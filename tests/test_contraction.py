@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, grad, jacrev, vmap
 
 from plasticity import contraction
 from plasticity.circuits import Ansatz, Brickwork, Ring, Staircase
@@ -257,6 +257,43 @@ def test_each_contraction_has_the_per_sample_gradients_of_a_loop(carry, dtype) -
     atol = 1e-5 if dtype == torch.float32 else 1e-12
     torch.testing.assert_close(together, torch.stack(by_backward), rtol=0, atol=atol)
     torch.testing.assert_close(alone, torch.stack(by_backward), rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("carry", CARRIES)
+@pytest.mark.parametrize("enabled", [True, False])
+def test_each_contraction_has_the_per_sample_jacobians_of_a_loop(carry, enabled) -> None:
+    torch.manual_seed(2)
+    net = forced(QNN(Ring(4, 3), Probabilities()).double(), carry)
+    x = torch.randn(5, 9, dtype=torch.float64)
+
+    def outputs(angles: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+        return functional_call(net, {"angles": angles}, (sample[None],))[0, :3]
+
+    with torch.set_grad_enabled(enabled):
+        together = vmap(jacrev(outputs), in_dims=(None, 0))(net.angles.detach(), x)
+    for sample, jacobian in zip(x, together, strict=True):
+        for k in range(3):
+            expected = torch.autograd.grad(net(sample[None])[0, k], net.angles)[0]
+            torch.testing.assert_close(jacobian[k], expected)
+
+
+@pytest.mark.parametrize("carry", CARRIES)
+def test_a_penalty_on_per_sample_gradients_can_be_trained_on(carry) -> None:
+    torch.manual_seed(3)
+    net = forced(QNN(Brickwork(3, 2), Probabilities()).double(), carry)
+    x = torch.randn(3, 5, dtype=torch.float64)
+
+    def output(angles: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+        return functional_call(net, {"angles": angles}, (sample[None],))[0].square().sum()
+
+    def penalty(angles: torch.Tensor) -> torch.Tensor:
+        return vmap(grad(output), in_dims=(None, 0))(angles, x).square().sum()
+
+    angles = net.angles.detach().clone().requires_grad_()
+    assert torch.autograd.gradcheck(penalty, angles)
+    torch.testing.assert_close(
+        grad(penalty)(angles), torch.autograd.grad(penalty(angles), angles)[0]
+    )
 
 
 def test_an_ensemble_of_angles_can_be_mapped_over() -> None:
