@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,12 +13,21 @@ from torch.nn.functional import cross_entropy
 from plasticity import metrics
 from plasticity.circuits import Brickwork, Staircase
 from plasticity.learners import Learner
-from plasticity.metrics import Metric, gradient_norm, test_accuracy, weight_norm
-from plasticity.networks import mlp
-from plasticity.qnn import QNN, LogOdds
+from plasticity.metrics import (
+    FisherProbe,
+    Metric,
+    fisher_traces,
+    gradient_norm,
+    logit_statistics,
+    probe,
+    test_accuracy,
+    weight_norm,
+)
+from plasticity.networks import bounded, mlp
+from plasticity.qnn import QNN, LogOdds, PauliZ, Probabilities, SignedPauliZ
 from plasticity.seeding import generator_for
 from plasticity.streams import Task
-from tests.oracle import dense_probabilities
+from tests.oracle import DATA, dense_probabilities
 from tests.tiny import (
     ARMS,
     NUM_CLASSES,
@@ -32,7 +42,12 @@ from tests.tiny import (
     tiny_stream,
 )
 
-ALL = (test_accuracy, weight_norm, gradient_norm)
+
+def fisher(learner: Learner, task: Task) -> dict[str, float]:
+    return FisherProbe.of(learner.network, task, seed=0)(learner, task)
+
+
+ALL = (test_accuracy, weight_norm, gradient_norm, logit_statistics, fisher)
 
 
 def task_of(num_train: int = 11, num_test: int = 17) -> Task:
@@ -208,7 +223,7 @@ def test_metric_leaves_learner_and_random_state_untouched(metric, arm: str) -> N
         objects = learner.network, learner.optimizer, *learner.network.parameters()
         before = everything(learner)
         value = metric(learner, task_of())
-        assert isinstance(value, float)
+        assert isinstance(value, float | dict)
         assert same(everything(learner), before)
         after = learner.network, learner.optimizer, *learner.network.parameters()
         assert all(a is b for a, b in zip(objects, after, strict=True))
@@ -239,3 +254,94 @@ def test_metric_is_due_at_multiples_of_every_and_at_its_moment(when, every: int)
 def test_metric_is_due_after_every_task_by_default() -> None:
     assert all(Metric("name", weight_norm).due("after", index) for index in range(5))
     assert not any(Metric("name", weight_norm).due("before", index) for index in range(5))
+
+
+# --- Fisher information
+
+
+def loop_of_fisher_traces(network: nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple:
+    """One backward pass a sample and class."""
+    empirical = true = 0.0
+    for sample, label in zip(x, y, strict=True):
+        logits = network(sample[None])
+        if logits.shape[1] == 1:
+            logits = torch.cat([torch.zeros_like(logits), logits], 1)
+        log_p = logits.log_softmax(1)[0]
+        for c in range(len(log_p)):
+            gradients = torch.autograd.grad(log_p[c], list(network.parameters()), retain_graph=True)
+            squared = sum(float(g.square().sum()) for g in gradients)
+            true += float(log_p[c].exp().detach()) * squared
+            empirical += squared if c == label else 0
+    return empirical / len(x), true / len(x)
+
+
+FISHER_NETWORKS = {
+    "mlp": lambda: mlp((8, 5, 3), torch.Generator().manual_seed(0)),
+    "bounded mlp": lambda: bounded(mlp((8, 5, 2), torch.Generator().manual_seed(0))),
+    "qnn z": lambda: QNN(Brickwork(3, 2), SignedPauliZ(2)),
+    "qnn log odds": lambda: QNN(Brickwork(3, 2), LogOdds(3)),
+    "one logit": lambda: QNN(Brickwork(3, 2), PauliZ(0)),
+    "qnn and head": lambda: nn.Sequential(QNN(Brickwork(3, 1), Probabilities()), nn.Linear(8, 3)),
+}
+
+
+@pytest.mark.parametrize("make", FISHER_NETWORKS.values(), ids=FISHER_NETWORKS)
+@pytest.mark.parametrize("numbers", [1, 10**9])
+def test_fisher_traces_match_a_loop_over_samples_and_classes(make, numbers, monkeypatch) -> None:
+    monkeypatch.setattr(metrics, "JACOBIAN_NUMBERS", numbers)  # one sample at a time, and all
+    torch.manual_seed(0)
+    network = make().double()
+    x, y = torch.randn(7, 8, dtype=torch.float64), torch.tensor([0, 1, 1, 0, 1, 0, 0])
+    torch.testing.assert_close(fisher_traces(network, x, y), loop_of_fisher_traces(network, x, y))
+
+
+def test_fisher_trace_equals_the_authors_number() -> None:
+    numbers = {k: torch.from_numpy(v) for k, v in np.load(DATA / "brickwork_z.npz").items()}
+    network = QNN(Brickwork(10, 10), SignedPauliZ(9)).double()
+    with torch.no_grad():
+        network.angles.copy_(numbers["angles"])
+    empirical, _ = fisher_traces(network, numbers["inputs"], numbers["labels"])
+    assert empirical == pytest.approx(float(numbers["empirical_fisher_trace"]), abs=1e-8)
+
+
+def test_fisher_probe_is_fixed_and_its_columns_are_ratios_of_traces() -> None:
+    learner = tiny_learner("qnn")
+    stream = tiny_stream()
+    metric = FisherProbe.of(learner.network, stream[0], seed=5)
+    x, y = probe(stream[0], 5)
+    assert torch.equal(x, probe(stream[0], 5)[0])
+    initial = fisher_traces(learner.network, x, y)
+    columns = metric(learner, stream[0])
+    assert columns["empirical_task0"] == columns["empirical_current"] == initial[0]
+    assert columns["true_task0_relative"] == 1
+    for _ in range(3):
+        learner.update(*stream[0].train.batch(slice(0, 11)))
+    columns = metric(learner, stream[2])
+    for where, samples in (("task0", (x, y)), ("current", probe(stream[2], 5))):
+        traces = loop_of_fisher_traces(learner.network, *samples)
+        for kind, trace, at_start in zip(("empirical", "true"), traces, initial, strict=True):
+            num_parameters = learner.network.angles.numel()
+            assert columns[f"{kind}_{where}"] == pytest.approx(trace, rel=1e-4)
+            assert columns[f"{kind}_{where}_per_parameter"] == pytest.approx(
+                trace / num_parameters, rel=1e-4
+            )
+            assert columns[f"{kind}_{where}_relative"] == pytest.approx(trace / at_start, rel=1e-4)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_logit_statistics_match_a_loop(arm: str) -> None:
+    learner, task = tiny_learner(arm), tiny_stream()[1]
+    values = []
+    for x, y in zip(*task.test.batch(slice(None)), strict=True):
+        logits = learner.network(x[None])[0].detach()
+        p = float(logits.softmax(0)[y])
+        values.append((p * (1 - p), float(logits.abs().mean())))
+    spread, magnitude = np.mean(values, axis=0)
+    expected = {"label_variance": spread, "magnitude": magnitude}
+    assert logit_statistics(learner, task) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_metric_of_several_numbers_makes_several_columns() -> None:
+    metric = Metric("a", lambda learner, task: {"b": 1.0, "c": 2.0})
+    assert metric.columns(None, None) == {"a_b": 1.0, "a_c": 2.0}
+    assert Metric("a", lambda learner, task: 3.0).columns(None, None) == {"a": 3.0}

@@ -1,14 +1,15 @@
 """Task streams: which pixel goes where, and that nothing is copied to put it there."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
 
-from plasticity.data import load_digits
+from plasticity.data import DataError, Images, load_digits
 from plasticity.seeding import generator_for
-from plasticity.streams import PermutedPixels
+from plasticity.streams import ClassPairs, PermutedPixels
 from tests.tiny import NUM_INPUTS, NUM_PIXELS, random_states, same, tiny_images, tiny_stream
 
 
@@ -141,3 +142,63 @@ def test_index_out_of_range_is_named(index: int) -> None:
 def test_too_few_inputs_are_named() -> None:
     with pytest.raises(ValueError, match="6 pixels do not fit into 5 inputs"):
         PermutedPixels(tiny_images(), num_tasks=1, seed=0, num_inputs=5)
+
+
+# --- pairs of classes
+
+
+def pair_images(per_class: int = 40, num_classes: int = 4) -> Images:
+    rng = np.random.default_rng(0)
+    y = rng.permutation(np.arange(num_classes).repeat(per_class))
+    x = rng.integers(1, 256, (len(y), NUM_PIXELS), dtype=np.uint8)
+    x[:, 0] = y + 1  # the class can be read off the first pixel
+    return Images("pairs", x, y, x[:50].copy(), y[:50].copy(), scale=1 / 255)
+
+
+def test_pairs_are_distinct_ordered_and_a_function_of_seed_and_task() -> None:
+    stream = ClassPairs(pair_images(), num_tasks=200, seed=3)
+    pairs = [stream.pair(k) for k in range(200)]
+    assert [stream.pair(k) for k in reversed(range(200))] == pairs[::-1]
+    assert set(pairs) == {(a, b) for a in range(4) for b in range(4) if a != b}
+    assert pairs != [ClassPairs(pair_images(), num_tasks=200, seed=4).pair(k) for k in range(200)]
+
+
+def test_a_task_holds_all_images_of_its_pair_at_unit_norm_and_no_others() -> None:
+    images = pair_images()
+    stream = ClassPairs(images, num_tasks=5, seed=0)
+    for index in range(5):
+        task, pair = stream[index], stream.pair(index)
+        for samples, x, y in (
+            (task.train, images.x_train, images.y_train),
+            (task.test, images.x_test, images.y_test),
+        ):
+            expected = sorted(
+                (pair.index(label), *np.round(image / np.sqrt((image / 1.0) @ image), 5))
+                for image, label in zip(x.astype(float), y, strict=True)
+                if label in pair
+            )
+            batch, labels = samples.batch(slice(None))
+            ours = sorted(
+                (int(label), *np.round(image.double().numpy(), 5))
+                for image, label in zip(batch, labels, strict=True)
+            )
+            np.testing.assert_allclose(ours, expected, atol=2e-5)
+            assert len(samples) == len(expected)
+
+
+def test_tasks_are_made_when_they_are_asked_for() -> None:
+    stream = ClassPairs(pair_images(), num_tasks=10**9, seed=0)
+    assert len(stream[10**9 - 1].train) == 80
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (pair_images(per_class=31), "has 31 training images, at least 32 are needed"),
+        (pair_images(num_classes=1), "a pair needs two classes"),
+        (dataclasses.replace(pair_images(), y_test=np.zeros(50, dtype=np.int64)), "0 test images"),
+    ],
+)
+def test_too_few_classes_or_images_are_named(images: Images, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        ClassPairs(images, num_tasks=1, seed=0)
