@@ -14,11 +14,11 @@ of neighbouring qubits is a wide matrix product without a transposition.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, wraps
-from itertools import pairwise, product
 from typing import Any, ClassVar, Literal, ParamSpec
 
 import numpy as np
@@ -70,7 +70,7 @@ def pauli_words() -> np.ndarray:
         np.array(m, dtype=np.complex128)
         for m in ([[1, 0], [0, 1]], [[0, 1], [1, 0]], [[0, -1j], [1j, 0]], [[1, 0], [0, -1]])
     ]
-    return np.stack([np.kron(a, b) for a, b in product(letters, letters)][1:])
+    return np.stack([np.kron(a, b) for a, b in itertools.product(letters, letters)][1:])
 
 
 @cached_constants
@@ -182,7 +182,7 @@ class _Transposition:
         """Make the transposition from one order of the qubits to another, or None."""
         places = [old.index(q) for q in new]
         starts = [k for k, p in enumerate(places) if k == 0 or p != places[k - 1] + 1]
-        lengths = [b - a for a, b in pairwise([*starts, len(places)])]
+        lengths = [b - a for a, b in itertools.pairwise([*starts, len(places)])]
         if len(starts) == 1:
             return None
         in_old_order = sorted(range(len(starts)), key=lambda run: places[starts[run]])
@@ -313,7 +313,7 @@ def _absorb(
     progress = True
     while progress:
         progress = False
-        for position, (a, b) in enumerate(pairwise(window)):
+        for position, (a, b) in enumerate(itertools.pairwise(window)):
             while (
                 heads[a] < len(queues[a])
                 and heads[b] < len(queues[b])
@@ -471,12 +471,14 @@ class _Blocks(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(plan: Plan, kept: list[Tensor], gates: Tensor) -> Tensor:
-        blocks, *layers = _layer_matrices(plan, _spread(plan, gates))
-        for layer in layers:
-            kept.append(blocks)
-            blocks = layer @ blocks
-        return blocks
+    def forward(plan: Plan, kept: list[Any], gates: Tensor) -> Tensor:
+        spread = _spread(plan, gates)
+        layers = _layer_matrices(plan, spread)
+        products = list(
+            itertools.accumulate(layers, lambda before, layer: torch.bmm(layer, before))
+        )
+        kept += [spread, layers, products[:-1]]
+        return products[-1]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -486,16 +488,18 @@ class _Blocks(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         plan, (gates, blocks) = ctx.plan, ctx.saved_tensors
-        kept = [] if torch.is_grad_enabled() or is_transformed(grad) else list(ctx.kept)
-        spread = _spread(plan, gates)
+        if torch.is_grad_enabled() or is_transformed(grad):
+            spread, products = _spread(plan, gates), []
+            layers = _layer_matrices(plan, spread)
+        else:
+            spread, layers, products = ctx.kept
         # Conjugated gradients, as in the sweep.
         grad = grad.conj().resolve_conj()
-        layers = _layer_matrices(plan, spread)
         grad_layers = [grad] * len(layers)
         for k in reversed(range(1, len(layers))):
-            blocks = kept.pop() if kept else layers[k].mH @ blocks
-            grad_layers[k] = grad @ blocks.mT
-            grad = layers[k].mT @ grad
+            blocks = products[k - 1] if products else layers[k].mH @ blocks
+            grad_layers[k] = torch.bmm(grad, blocks.mT)
+            grad = torch.bmm(layers[k].mT, grad)
         grad_layers[0] = grad
         _, where, _, gather, agreeing = _tables(plan, gates.device, gates.dtype)
         grads, slot = [], 0
