@@ -488,7 +488,7 @@ class _Blocks(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         plan, (gates, blocks) = ctx.plan, ctx.saved_tensors
-        if torch.is_grad_enabled() or is_transformed(grad):
+        if not ctx.kept or torch.is_grad_enabled() or is_transformed(grad):
             spread, products = _spread(plan, gates), []
             layers = _layer_matrices(plan, spread)
         else:
@@ -498,8 +498,8 @@ class _Blocks(torch.autograd.Function):
         grad_layers = [grad] * len(layers)
         for k in reversed(range(1, len(layers))):
             blocks = products[k - 1] if products else layers[k].mH @ blocks
-            grad_layers[k] = torch.bmm(grad, blocks.mT)
-            grad = torch.bmm(layers[k].mT, grad)
+            grad_layers[k] = grad @ blocks.mT
+            grad = layers[k].mT @ grad
         grad_layers[0] = grad
         _, where, _, gather, agreeing = _tables(plan, gates.device, gates.dtype)
         grads, slot = [], 0
