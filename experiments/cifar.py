@@ -96,6 +96,7 @@ def load(config: Config, data_root: Path) -> Images:
     """Read the images; a blank one has no direction, so nothing to encode as a state."""
     images = load_images(config.dataset, data_root)
     images.require_nonzero()
+    ClassPairs(images, num_tasks=1, seed=0)  # raises if classes or images are too few
     return images
 
 

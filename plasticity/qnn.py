@@ -13,16 +13,9 @@ from tensorcircuit.torchnn import TorchLayer
 from torch import Tensor
 
 from plasticity.circuits import Ansatz
-from plasticity.contraction import (
-    Carry,
-    Plan,
-    cached_constants,
-    cheapest,
-    is_transformed,
-    make_plan,
-    reversed_plan,
-    sweep,
-)
+from plasticity.constants import cached_constants, is_transformed
+from plasticity.contraction import sweep
+from plasticity.planning import Carry, Plan, cheapest, make_plan, reversed_plan
 
 # ------------------------------------------------------------------------------------- readouts
 
@@ -127,15 +120,15 @@ class _Evaluate:
     def __init__(self, ansatz: Ansatz, readout: Readout, carry: Carry | None = None) -> None:
         readout.num_outcomes(ansatz.num_qubits)  # raises where the readout does not fit
         self.ansatz, self.readout, self.carry = ansatz, readout, carry
+        self._plan = make_plan(ansatz, readout.qubit)
         self._kept: tuple[Carry, Tensor, Tensor] | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_kept": None}
+    def __reduce__(self) -> tuple[Any, ...]:  # copies and pickles begin without a kept matrix
+        return _Evaluate, (self.ansatz, self.readout, self.carry)
 
     def __call__(self, x: Tensor, angles: Tensor) -> Tensor:
-        num_qubits, readout = self.ansatz.num_qubits, self.readout
+        num_qubits, readout, plan = self.ansatz.num_qubits, self.readout, self._plan
         x, norm = _checked(x, num_qubits, angles.dtype)
-        plan = make_plan(self.ansatz, readout.qubit)
         outcomes = readout.num_outcomes(num_qubits)
         carry = self.carry or cheapest(
             plan,
