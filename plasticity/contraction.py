@@ -74,45 +74,108 @@ class _Blocks(torch.autograd.Function):
 
     @staticmethod
     def forward(plan: Plan, kept: list[Any], gates: Tensor) -> Tensor:
-        spread = _spread(plan, gates)
-        layers = _layer_matrices(plan, spread)
-        products = list(
-            itertools.accumulate(layers, lambda before, layer: torch.bmm(layer, before))
-        )
-        kept += [spread, layers, products[:-1]]
-        return products[-1]
+        factors = _factors(plan, gates)
+        kept += factors
+        _, layers, products = factors
+        return layers[-1] @ products[-1] if products else layers[0]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         ctx.plan, ctx.kept, gates = inputs
-        ctx.save_for_backward(gates, output)
+        ctx.save_for_backward(gates)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        plan, (gates, blocks) = ctx.plan, ctx.saved_tensors
         if not ctx.kept or torch.is_grad_enabled() or is_transformed(grad):
-            spread, products = _spread(plan, gates), []
-            layers = _layer_matrices(plan, spread)
-        else:
-            spread, layers, products = ctx.kept
-        # Conjugated gradients, as in the sweep.
-        grad = grad.conj().resolve_conj()
-        grad_layers = [grad] * len(layers)
-        for k in reversed(range(1, len(layers))):
-            blocks = products[k - 1] if products else layers[k].mH @ blocks
-            grad_layers[k] = grad @ blocks.mT
+            return None, None, _BlocksBackward.apply(ctx.plan, None, grad, *ctx.saved_tensors)
+        return None, None, _pull_to_gates(ctx.plan, None, grad, *ctx.kept)
+
+
+class _BlocksBackward(torch.autograd.Function):
+    """The map from the gradient of blocks to that of gates, for ``torch.func`` as for the sweep.
+
+    With ``samples``, there is a gradient of the blocks for each: ``(blocks, size, size, samples)``,
+    and the result is ``(gates, 4, 4, samples)``.
+    """
+
+    @staticmethod
+    def forward(plan: Plan, samples: int | None, grad: Tensor, gates: Tensor) -> Tensor:
+        return _pull_to_gates(plan, samples, grad, *_factors(plan, gates))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.plan, ctx.samples, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: Any, plan: Plan, samples: int | None, grad: Tensor, gates: Tensor
+    ) -> tuple[Tensor, int]:
+        *_, grad_dim, gates_dim = in_dims
+        size = info.batch_size
+        if gates_dim is None:
+            grad = grad.movedim(grad_dim, -1).flatten(3)  # samples of a map around this one first
+            result = _BlocksBackward.apply(plan, size * (samples or 1), grad, gates)
+            return (result if samples is None else result.unflatten(3, (samples, size))), -1
+        each = [
+            _BlocksBackward.apply(
+                plan,
+                samples,
+                grad if grad_dim is None else grad.select(grad_dim, k),
+                gates.select(gates_dim, k),
+            )
+            for k in range(size)
+        ]
+        return torch.stack(each), 0
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        def plainly(grad: Tensor, gates: Tensor) -> Tensor:
+            return _pull_to_gates(ctx.plan, ctx.samples, grad, *_factors(ctx.plan, gates))
+
+        return None, None, *torch.func.vjp(plainly, *ctx.saved_tensors)[1](grad)
+
+
+def _pull_to_gates(
+    plan: Plan,
+    samples: int | None,
+    grad: Tensor,
+    spread: Tensor,
+    layers: list[Tensor],
+    products: list[Tensor],
+) -> Tensor:
+    num_blocks, size = grad.shape[:2]
+    # Conjugated gradients, as in the sweep. Products from the left see columns and samples as one
+    # long row, those from the right samples and rows as one long column.
+    grad = grad.conj().resolve_conj().reshape(num_blocks, size, -1)
+    grads, slot = [], spread.shape[0]
+    _, where, _, gather, agreeing = _tables(plan, spread.device, spread.dtype)
+    for k in reversed(range(len(layers))):
+        slots = range(slot - len(plan.layers[k]), slot)
+        slot = slots.start
+        of_layer = grad.unflatten(2, (size, -1)).movedim(3, 1)
+        if k > 0:
+            of_layer = of_layer.reshape(num_blocks, -1, size) @ products[k - 1].mT
             grad = layers[k].mT @ grad
-        grad_layers[0] = grad
-        _, where, _, gather, agreeing = _tables(plan, gates.device, gates.dtype)
-        grads, slot = [], 0
-        for layer, same, grad in zip(plan.layers, agreeing, grad_layers, strict=True):
-            masked = grad.flatten(1) * same
-            for k in range(slot, slot + len(layer)):
-                others = [spread[j] for j in range(slot, slot + len(layer)) if j != k]
-                grads.append(math.prod(others, start=masked))
-            slot += len(layer)
-        of_slots = torch.stack(grads) @ gather
-        return None, None, of_slots.conj().reshape(-1, 4, 4)[where]
+        masked = of_layer.reshape(num_blocks, -1, size**2) * agreeing[k]
+        for j in reversed(slots):
+            others = [spread[i].unsqueeze(1) for i in slots if i != j]
+            grads.append(math.prod(others, start=masked) @ gather[j])
+    of_slots = torch.stack(grads[::-1]).flatten(0, 1)[where].conj()  # (gates, samples, 16)
+    if samples is None:
+        return of_slots.reshape(-1, 4, 4)
+    return of_slots.movedim(1, 2).unflatten(1, (4, 4))
+
+
+def _factors(plan: Plan, gates: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Return the slots spread over matrices, each layer's matrices, and the products before each.
+
+    The products are those of layers 0..k, for all layers but the last.
+    """
+    spread = _spread(plan, gates)
+    layers = _layer_matrices(plan, spread)
+    products = list(itertools.accumulate(layers[:-1], lambda before, layer: layer @ before))
+    return spread, layers, products
 
 
 def _spread(plan: Plan, gates: Tensor) -> Tensor:

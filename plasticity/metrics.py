@@ -147,42 +147,72 @@ def fisher_traces(network: nn.Module, x: Tensor, y: Tensor) -> tuple[float, floa
 
     Both follow from the Gram matrix of the gradients of logit differences d_k = l_k - l_0, since
     g_c = sum_k (delta_ck - p_k) grad d_k: classes - 1 backward passes, for all samples together.
+    The large gradients of linear layers are never formed: their inner products are those of the
+    layer's inputs times those of the gradients of its outputs (Goodfellow 2015, arXiv:1510.01799).
     Source: Kunstner, Hennig and Balles 2019, "Limitations of the empirical Fisher approximation".
 
     Args:
-        network: Any classifier whose samples do not see each other.
+        network: Any classifier whose samples do not see each other, and that uses each of its
+            ``nn.Linear`` once and shares none of their weights.
         x: ``(samples, features)``.
         y: ``(samples,)``, int64.
     """
-    parameters = {name: p.detach() for name, p in network.named_parameters()}
+    layers = {name: m for name, m in network.named_modules() if type(m) is nn.Linear}
+    parameters = {
+        name: p.detach()
+        for name, p in network.named_parameters()
+        if name.rpartition(".")[0] not in layers
+    }
+    shifts = {name: x.new_zeros(layer.out_features) for name, layer in layers.items()}
 
-    def differences(parameters: dict[str, Tensor], sample: Tensor) -> tuple[Tensor, Tensor]:
-        logits = torch.func.functional_call(network, parameters, (sample.unsqueeze(0),))[0]
+    def differences(
+        parameters: dict[str, Tensor], shifts: dict[str, Tensor], sample: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, dict[str, Tensor]]]:
+        inputs: dict[str, Tensor] = {}
+
+        def shifted(name: str, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            inputs[name] = given[0]
+            return output + shifts[name]
+
+        hooks = [
+            layer.register_forward_hook(
+                lambda _, given, output, name=name: shifted(name, given, output)
+            )
+            for name, layer in layers.items()
+        ]
+        try:
+            logits = torch.func.functional_call(network, parameters, (sample.unsqueeze(0),))[0]
+        finally:
+            for hook in hooks:
+                hook.remove()
         if len(logits) == 1:
             logits = torch.cat([torch.zeros_like(logits), logits])
-        return logits[1:] - logits[0], logits.detach()
+        return logits[1:] - logits[0], (logits.detach(), inputs)
 
-    jacobian = torch.func.vmap(torch.func.jacrev(differences, has_aux=True), in_dims=(None, 0))
+    jacobian = torch.func.vmap(
+        torch.func.jacrev(differences, argnums=(0, 1), has_aux=True), in_dims=(None, None, 0)
+    )
+    empirical = true = 0.0
     with _evaluating(network), torch.no_grad():
-        num_outputs = network(x[:1]).shape[1]
-        numbers = sum(p.numel() for p in parameters.values()) * max(1, num_outputs - 1)
-        empirical, true = [], []
-        chunk = max(1, JACOBIAN_NUMBERS // numbers)
+        num_differences = max(1, network(x[:1]).shape[1] - 1)
+        held = sum(p.numel() for p in (*parameters.values(), *shifts.values())) * num_differences
+        chunk = max(1, JACOBIAN_NUMBERS // held)
         for some_x, some_y in zip(x.split(chunk), y.split(chunk), strict=True):
-            gradients, logits = jacobian(parameters, some_x)
-            gram = _gram(list(gradients.values()))
+            (gradients, deltas), (logits, inputs) = jacobian(parameters, shifts, some_x)
+            gram = x.new_zeros(())
+            for gradient in gradients.values():
+                gram = gram + gradient.flatten(2) @ gradient.flatten(2).mT
+            for name, delta in deltas.items():
+                # The weight's gradient is the outer product of delta and input, the bias's delta.
+                square = inputs[name].square().flatten(1).sum(1) + (layers[name].bias is not None)
+                gram = gram + delta @ delta.mT * square[:, None, None]
             p = logits.softmax(1)
-            for_each = torch.eye(p.shape[1], dtype=p.dtype, device=p.device) - p.unsqueeze(1)
-            weights = for_each[:, :, 1:]  # (samples, classes, differences)
+            of_labels = torch.eye(p.shape[1], dtype=p.dtype, device=p.device) - p.unsqueeze(1)
+            weights = of_labels[:, :, 1:]  # (samples, classes, differences)
             squared_norms = torch.einsum("sck,skl,scl->sc", weights, gram, weights)
-            empirical.append(squared_norms.gather(1, some_y.unsqueeze(1)).sum())
-            true.append((p * squared_norms).sum())
-    return float(sum(empirical)) / len(x), float(sum(true)) / len(x)
-
-
-def _gram(gradients: list[Tensor]) -> Tensor:
-    """Return inner products over all parameters: ``(samples, k, ...)`` to ``(samples, k, k)``."""
-    return sum((g.flatten(2) @ g.flatten(2).mT for g in gradients), start=torch.zeros(()))
+            empirical += float(squared_norms.gather(1, some_y.unsqueeze(1)).sum())
+            true += float((p * squared_norms).sum())
+    return empirical / len(x), true / len(x)
 
 
 @dataclass(frozen=True)
