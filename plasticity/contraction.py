@@ -25,7 +25,7 @@ from plasticity.constants import cached_constants, is_transformed
 from plasticity.gates import gate_matrices
 from plasticity.planning import Plan, Transposition
 
-HISTORY_BYTES = 24 * 2**20
+HISTORY_BYTES = 20 * 2**20
 """Bytes of intermediate states that a backward pass may keep. Older ones are recomputed from newer
 ones by the inverse blocks, so memory stops growing with depth."""
 
