@@ -102,6 +102,7 @@ class Arm:
 
 Config = TypeVar("Config", bound=Setting)
 Preset = TypeVar("Preset", bound=str)
+Parsed = TypeVar("Parsed")
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,16 @@ def parse(experiment: Experiment[Config], arguments: Sequence[str]) -> tuple[str
     if preset not in presets:
         raise UsageError(f"--preset {preset}: must be one of {', '.join(presets)}")
     default = Command(preset, Options(networks=tuple(experiment.networks)), presets[preset])
-    command = _tyro(experiment, default, arguments)
+    # The presets' names and the config's own class are known here only.
+    kind: Any = Command[Literal[tuple(presets)], type(default.config)]  # type: ignore
+    command: Command[str, Config] = in_one_line(
+        tyro.cli,
+        kind,
+        prog=f"python -m experiments.{experiment.name}",
+        description=experiment.about,
+        args=arguments,
+        default=default,
+    )
     if not command.options.networks:
         raise UsageError("--networks: name at least one")
     for network in command.options.networks:
@@ -192,28 +202,20 @@ def parse(experiment: Experiment[Config], arguments: Sequence[str]) -> tuple[str
     return preset, command.options, command.config
 
 
-def _tyro(
-    experiment: Experiment[Config], default: Command[str, Config], arguments: Sequence[str]
-) -> Command[str, Config]:
-    """Parse, and turn tyro's box of an error message into a line."""
-    command: Any = Command[Literal[tuple(experiment.presets)], type(default.config)]  # type: ignore
-    parsed: Command[str, Config]
+def in_one_line(parse: Callable[..., Parsed], *arguments: Any, **options: Any) -> Parsed:
+    """Call ``tyro.cli``, and turn its box of an error message into a line.
+
+    Raises:
+        UsageError: With that line.
+        SystemExit: With status 0, after ``--help``.
+    """
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            parsed = tyro.cli(
-                command,
-                prog=f"python -m experiments.{experiment.name}",
-                description=experiment.about,
-                args=arguments,
-                default=default,
-            )
-            return parsed
+            return parse(*arguments, **options)
     except SystemExit as stop:
         if not stop.code:
             raise
-    except UsageError:  # from a config's own check of its values
-        raise
     lines = [line.strip("│ ") for line in complaint.getvalue().splitlines()]
     lines = [line for line in lines if line and not re.match(r"[╭╰]", line)]
     # What is wrong, on a line or more, stands above the first rule.

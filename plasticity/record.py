@@ -355,7 +355,7 @@ def _settle_config(
             versions[name] = None
     provenance = {
         "command": list(sys.orig_argv if command is None else command),
-        "commit": _commit(),
+        "commit": git_commit(),
         "versions": versions,
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if on_gpu else platform.machine(),
@@ -367,7 +367,7 @@ def _settle_config(
     _replace(file, text)
 
 
-def _commit() -> str | None:
+def git_commit() -> str | None:
     """Return the commit of the checkout that this file is tracked in, if any."""
     here = Path(__file__).absolute()
     git = ["git", "--no-optional-locks", "-C", str(here.parent)]

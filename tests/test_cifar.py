@@ -48,7 +48,7 @@ def write_npz(path: Path, images: Images, **changes: Any) -> Path:
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(record, "_commit", lambda: None)  # two processes each time
+    monkeypatch.setattr(record, "git_commit", lambda: None)  # two processes each time
 
 
 @pytest.fixture

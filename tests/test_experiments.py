@@ -60,7 +60,7 @@ def write_npz(path: Path, **changes: np.ndarray) -> Path:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Work in an empty folder, for nothing says where a wrong program would write."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(record, "_commit", lambda: None)  # two processes each time
+    monkeypatch.setattr(record, "git_commit", lambda: None)  # two processes each time
     threads = torch.get_num_threads()
     yield tmp_path
     torch.set_num_threads(threads)

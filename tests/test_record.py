@@ -65,14 +65,14 @@ def run_script(body: str, *arguments: object) -> str:
     return done.stdout
 
 
-commit_of_checkout = record._commit
+commit_of_checkout = record.git_commit
 
 
 @pytest.fixture(autouse=True, scope="module")
 def without_git() -> Iterator[None]:
     """Spare every run two processes; one test asks for the commit."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(record, "_commit", lambda: None)
+        patch.setattr(record, "git_commit", lambda: None)
         yield
 
 
@@ -330,7 +330,7 @@ def killed(limit, results):
         os._exit(0)
     return os.waitpid(child, 0)[1] == signal.SIGKILL
 
-record._commit = lambda: None   # it has a test of its own, and starts processes
+record.git_commit = lambda: None   # it has a test of its own, and starts processes
 scenario(sys.argv[1] + "/0", 2, 1)
 limit = 1
 while killed(limit, f"{sys.argv[1]}/{limit}"):
