@@ -145,32 +145,38 @@ class _Evaluate:
                 return readout((signs @ parts).unflatten(0, (-1, 2)).sum(1))
             return readout(_squared_modulus(states[:outcomes]).T)
         count = outcomes if carry == "rows" and outcomes else x.shape[1]
-        matrix = self._matrix(carry, plan, angles, count)
-        probabilities = _squared_modulus(_product(x * (1 / norm), matrix[: x.shape[1], :outcomes]))
+        parts = self._matrix(carry, plan, angles, count)
+        amplitudes = _product(x * (1 / norm), parts[: x.shape[1], :, :outcomes])
+        probabilities = amplitudes.square().sum(1)
         if readout.qubit is None:
             return readout(probabilities)
         signs = _signs(num_qubits, readout.qubit, x.device)[0].to(angles.dtype)
         return readout(probabilities @ signs)
 
     def _matrix(self, carry: Carry, plan: Plan, angles: Tensor, count: int) -> Tensor:
-        """Return the transpose of some rows of U, or of some columns, as inputs meet it."""
+        """Return how features make amplitudes, from ``count`` rows or columns of U.
+
+        Returns:
+            ``(features, 2, outcomes)``, real and imaginary parts.
+        """
         may_keep = not torch.is_grad_enabled() and not is_transformed(angles)
         if may_keep and self._kept is not None:
             kept_carry, kept_angles, kept = self._kept
             same_kind = angles.dtype == kept_angles.dtype and angles.device == kept_angles.device
-            enough = kept.shape[1 if carry == "rows" else 0] >= count
+            enough = kept.shape[2 if carry == "rows" else 0] >= count
             if kept_carry == carry and enough and same_kind and torch.equal(angles, kept_angles):
                 return kept
         states = torch.eye(
             2**plan.num_qubits, count, dtype=angles.dtype.to_complex(), device=angles.device
         )
         if carry == "rows":
-            matrix = sweep(reversed_plan(plan), angles, states)
+            parts = torch.view_as_real(sweep(reversed_plan(plan), angles, states)).movedim(2, 1)
         else:
-            matrix = sweep(plan, angles, states).T.contiguous()
+            parts = torch.view_as_real(sweep(plan, angles, states)).permute(1, 2, 0)
+        parts = parts.contiguous()
         if may_keep:
-            self._kept = carry, angles.detach().clone(), matrix
-        return matrix
+            self._kept = carry, angles.detach().clone(), parts
+        return parts
 
 
 def _checked(x: Tensor, num_qubits: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -213,12 +219,16 @@ def _final_states(plan: Plan, angles: Tensor, x: Tensor) -> Tensor:
     return sweep(plan, angles, padded.T.contiguous().to(angles.dtype.to_complex()))
 
 
-def _product(x: Tensor, matrix: Tensor) -> Tensor:
-    """Return x @ matrix for a complex matrix; for real x as one real product of twice the width."""
-    if x.is_complex():
-        return x @ matrix
-    parts = torch.view_as_real(matrix.contiguous())  # (features, outputs, 2)
-    return torch.view_as_complex((x @ parts.flatten(1)).unflatten(1, parts.shape[1:]))
+def _product(x: Tensor, parts: Tensor) -> Tensor:
+    """Return x M as real and imaginary parts, ``(batch, 2, outcomes)``, in real products only."""
+    matrix, shape = parts.flatten(1), (2, parts.shape[2])
+    if not x.is_complex():
+        return (x @ matrix).unflatten(1, shape)
+    real, imaginary = (
+        (part @ matrix).unflatten(1, shape) for part in torch.view_as_real(x).unbind(2)
+    )
+    turned = torch.stack([-imaginary[:, 1], imaginary[:, 0]], 1)  # i times
+    return real + turned
 
 
 def _squared_modulus(amplitudes: Tensor) -> Tensor:
