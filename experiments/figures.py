@@ -18,7 +18,8 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from plasticity.plots import COLOURS, plot_curve
 from plasticity.record import RecordError, read_rows
 
-EXPERIMENTS = ("mnist", "cifar")
+EXPERIMENTS = ("cifar", "mnist")
+"""Those with more columns first."""
 
 Rows = Sequence[Mapping[str, float]]
 
@@ -78,18 +79,19 @@ def main(arguments: Sequence[str]) -> int:
     target = Path(arguments[1]) if len(arguments) == 2 else Path(f"{folder.resolve().name}.png")
     if not target.suffix:
         target = target.with_suffix(".png")
-    name = folder.resolve().name.partition("-")[0]
+    experiments = [importlib.import_module(f"experiments.{n}").EXPERIMENT for n in EXPERIMENTS]
     try:
-        if name not in EXPERIMENTS:
-            raise RecordError(f"{folder} is not the run folder of any of: {', '.join(EXPERIMENTS)}")
-        experiment = importlib.import_module(f"experiments.{name}").EXPERIMENT
-        networks = [network for network in experiment.networks if (folder / network).is_dir()]
-        rows = {network: read_rows(folder / network) for network in networks}
+        networks = {n: label for e in experiments for n, label in e.networks.items()}
+        rows = {n: read_rows(folder / n) for n in networks if (folder / n).is_dir()}
         rows = {network: of_network for network, of_network in rows.items() if of_network}
         if not rows:
             raise RecordError(f"{folder} holds no rows: it is not a run folder, or has just begun.")
+        # The columns tell whose rows these are; a folder may have been renamed.
+        first = next(iter(rows.values()))[0]
+        drawable = (e for e in experiments if all(p.column in first for p in e.panels))
+        panels = next(drawable, experiments[-1]).panels
         title = folder.resolve().name
-        learning_curves(rows, experiment.networks, experiment.panels, title).savefig(target)
+        learning_curves(rows, networks, panels, title).savefig(target)
     except KeyError as error:
         print(f"error: rows of {folder} have no {error}: they were edited", file=sys.stderr)
         return 1
