@@ -96,14 +96,15 @@ MATCHED = dataclasses.replace(
     qnn=dataclasses.replace(RELEASED.qnn, epochs=1, permute_padding=False),
 )
 # Chosen to finish within a minute offline: 1,437 images of 64 pixels, batches small enough that a
-# task has as many updates as needed to learn something, and the MLP's rate raised for the same end.
+# task has as many updates as needed to learn something, the MLP's rate raised for the same end and
+# the QNN's lowered, since at 0.03 on batches of 32 a task now and then ends below chance.
 QUICK = dataclasses.replace(
     RELEASED,
     dataset="digits",
     num_tasks=40,
     batch_size=32,
     mlp=dataclasses.replace(RELEASED.mlp, epochs=5, learning_rate=1e-2),
-    qnn=dataclasses.replace(RELEASED.qnn, epochs=2),
+    qnn=dataclasses.replace(RELEASED.qnn, epochs=3, learning_rate=1e-2),
 )
 
 
