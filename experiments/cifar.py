@@ -12,12 +12,12 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
 
 from experiments import cli
+from experiments.cli import identify
 from experiments.figures import Panel
 from plasticity.circuits import Brickwork
 from plasticity.data import Images, load_images
@@ -98,11 +98,6 @@ def load(config: Config, data_root: Path) -> Images:
     images.require_nonzero()
     ClassPairs(images, num_tasks=1, seed=0)  # raises if classes or images are too few
     return images
-
-
-def identify(config: Config, images: Images) -> dict[str, Any]:
-    """Return the config as JSON, with the data set's content in place of its name."""
-    return dataclasses.asdict(config) | {"dataset": f"sha256:{images.digest}"}
 
 
 def build(config: Config, images: Images, network: str) -> cli.Arm:

@@ -20,7 +20,7 @@ import tyro
 from tqdm import tqdm
 
 from experiments.figures import Panel, learning_curves
-from plasticity.data import DataError
+from plasticity.data import DataError, Images
 from plasticity.learners import Learner
 from plasticity.loop import Diverged, train_on_stream
 from plasticity.metrics import Metric
@@ -130,6 +130,11 @@ class Experiment(Generic[Config]):
     build: Callable[[Config, Any, str], Arm]
     exports: Mapping[str, tuple[str, Mapping[str, str]]]
     panels: Sequence[Panel]
+
+
+def identify(config: Setting, images: Images) -> dict[str, Any]:
+    """Return a config as JSON, with the content of its ``dataset`` in place of the name."""
+    return dataclasses.asdict(config) | {"dataset": f"sha256:{images.digest}"}
 
 
 def main(experiment: Experiment[Any], arguments: Sequence[str] | None = None) -> int:

@@ -12,12 +12,13 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch.nn.functional import cross_entropy
 
 from experiments import cli
+from experiments.cli import identify
 from experiments.figures import Panel
 from plasticity.circuits import Brickwork
 from plasticity.data import Images, load_images
@@ -113,11 +114,6 @@ def load(config: Config, data_root: Path) -> Images:
     images = load_images(config.dataset, data_root)
     images.require_nonzero()
     return images
-
-
-def identify(config: Config, images: Images) -> dict[str, Any]:
-    """Return the config as JSON, with the data set's content in place of its name."""
-    return dataclasses.asdict(config) | {"dataset": f"sha256:{images.digest}"}
 
 
 def build(config: Config, images: Images, network: str) -> cli.Arm:

@@ -1,5 +1,6 @@
 """Every contraction, forced one by one, against dense matrices, loops and finite differences."""
 
+import copy
 import math
 
 import numpy as np
@@ -21,7 +22,13 @@ from plasticity.planning import (
     reversed_plan,
 )
 from plasticity.qnn import QNN, LogOdds, PauliZ, Probabilities, SignedPauliZ
-from tests.oracle import dense_gate, dense_probabilities, dense_unitary, dense_z
+from tests.oracle import (
+    dense_gate,
+    dense_probabilities,
+    dense_unitary,
+    dense_z,
+    tensorcircuit,
+)
 
 CARRIES = ["rows", "columns", "states"]
 
@@ -206,8 +213,6 @@ def test_each_contraction_gives_the_same_values(
 @pytest.mark.parametrize("depth", [1, 3, 12])
 @pytest.mark.parametrize("single", [False, True])
 def test_contractions_agree_with_tensorcircuit_at_size(carry, num_qubits, depth, single) -> None:
-    from tests.oracle import tensorcircuit
-
     torch.manual_seed(num_qubits + depth)
     ansatz = (Brickwork, Staircase, Ring)[depth % 3](num_qubits, depth)
     classes = min(3, 2**num_qubits)
@@ -403,8 +408,6 @@ def test_a_kept_matrix_never_goes_stale(change, carry) -> None:
 
 
 def test_a_kept_matrix_is_not_pickled_or_copied() -> None:
-    import copy
-
     net = forced(QNN(Ring(4, 2), Probabilities()), "columns")
     with torch.no_grad():
         net(torch.rand(3, 9))
