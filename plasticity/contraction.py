@@ -16,18 +16,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from plasticity.constants import cached_constants, is_transformed
-from plasticity.gates import gate_matrices
+from plasticity.gates import exponentials, gate_matrices, pull_to_angles
 from plasticity.planning import Plan, Transposition
-
-HISTORY_BYTES = 20 * 2**20
-"""Bytes of intermediate states that a backward pass may keep. Older ones are recomputed from newer
-ones by the inverse blocks, so memory stops growing with depth."""
+from plasticity.program import Lease
 
 
 # ---------------------------------------------------------------------------------------- blocks
@@ -73,22 +70,17 @@ class _Blocks(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(plan: Plan, kept: list[Any], gates: Tensor) -> Tensor:
-        factors = _factors(plan, gates)
-        kept += factors
-        _, layers, products = factors
-        return layers[-1] @ products[-1] if products else layers[0]
+    def forward(plan: Plan, gates: Tensor) -> Tensor:
+        return _product_of_layers(*_factors(plan, gates)[1:])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.plan, ctx.kept, gates = inputs
+        ctx.plan, gates = inputs
         ctx.save_for_backward(gates)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        if not ctx.kept or torch.is_grad_enabled() or is_transformed(grad):
-            return None, None, _BlocksBackward.apply(ctx.plan, None, grad, *ctx.saved_tensors)
-        return None, None, _pull_to_gates(ctx.plan, None, grad, *ctx.kept)
+        return None, _BlocksBackward.apply(ctx.plan, None, grad, *ctx.saved_tensors)
 
 
 class _BlocksBackward(torch.autograd.Function):
@@ -178,6 +170,10 @@ def _factors(plan: Plan, gates: Tensor) -> tuple[Tensor, list[Tensor], list[Tens
     return spread, layers, products
 
 
+def _product_of_layers(layers: list[Tensor], products: list[Tensor]) -> Tensor:
+    return layers[-1] @ products[-1] if products else layers[0]
+
+
 def _spread(plan: Plan, gates: Tensor) -> Tensor:
     """Return each slot's factor of each entry of each block, ``(slots, blocks, size**2)``."""
     index, _, factors, _, _ = _tables(plan, gates.device, gates.dtype)
@@ -196,6 +192,15 @@ def _layer_matrices(plan: Plan, spread: Tensor) -> list[Tensor]:
     return layers
 
 
+def _flipped(plan: Plan, gates: Tensor) -> Tensor:
+    """Exchange the qubits of those gates whose first qubit comes second in the window."""
+    if not any(plan.flipped):
+        return gates
+    swap = [0, 2, 1, 3]
+    flipped = _acting(plan, gates.device)[1]
+    return torch.where(flipped[:, None, None], gates[:, swap][:, :, swap], gates)
+
+
 def block_matrices(plan: Plan, angles: Tensor, dtype: torch.dtype) -> Tensor:
     """Multiply the gates of each block into one matrix.
 
@@ -207,14 +212,8 @@ def block_matrices(plan: Plan, angles: Tensor, dtype: torch.dtype) -> Tensor:
     Returns:
         ``(blocks, 2**width, 2**width)``.
     """
-    acting, flipped = _acting(plan, angles.device)
-    if len(plan.gates) < len(angles):
-        angles = angles[acting]
-    gates = gate_matrices(angles).to(dtype)
-    if any(plan.flipped):
-        swap = [0, 2, 1, 3]
-        gates = torch.where(flipped[:, None, None], gates[:, swap][:, :, swap], gates)
-    return _Blocks.apply(plan, [], gates)
+    gates = gate_matrices(angles[_acting(plan, angles.device)[0]])
+    return _Blocks.apply(plan, _flipped(plan, gates.to(dtype)))
 
 
 # ----------------------------------------------------------------------------------------- sweep
@@ -224,104 +223,43 @@ def _transposed(state: Tensor, transposition: Transposition | None) -> Tensor:
     return transposition.view(state.contiguous()).reshape(state.shape)
 
 
-def _transposed_into(out: Tensor, state: Tensor, transposition: Transposition) -> Tensor:
-    source = transposition.view(state)
-    out.view(source.shape).copy_(source)
-    return out
-
-
-class _Workspace:
-    """Memory for intermediate states, used again by the next step of training.
-
-    Fresh pages cost as much as the matrix products that fill them; the C library hands large blocks
-    back to the system as soon as they are free. On other devices torch's allocator keeps them.
-    """
-
-    _free: ClassVar[list[Tensor]] = []
-
-    def __init__(self, count: int, like: Tensor) -> None:
-        self._bytes = torch.empty(0, dtype=torch.uint8, device=like.device)
-        size = count * like.numel() * like.itemsize
-        if like.device.type == "cpu" and self._free:
-            self._bytes = self._free.pop()
-        if self._bytes.numel() < size:
-            self._bytes = torch.empty(size, dtype=torch.uint8, device=like.device)
-        self.rows = self._bytes[:size].view(like.dtype).view(count, *like.shape)
-
-    def __del__(self) -> None:
-        if self._bytes.device.type == "cpu" and len(self._free) < 2:
-            self._free.append(self._bytes)
-
-
 class _Sweep(torch.autograd.Function):
-    """Multiply blocks onto states; the hand-written backward pass keeps little and copies nothing.
+    """Multiply blocks onto states, for ``torch.func`` and higher derivatives.
 
-    Backward needs the state before each block. The newest of them are kept in ``history``; the
-    others are recomputed from the state after the block, by the block's inverse, its conjugate
-    transpose. When a second derivative is asked for, and under ``torch.func``, all are recomputed.
+    Only the final states are saved; backward, those before are recomputed from those after a block,
+    by the block's inverse, its conjugate transpose.
     """
 
     @staticmethod
-    def forward(plan: Plan, kept: int, history: list[Any], state: Tensor, blocks: Tensor) -> Tensor:
-        state = state.contiguous()
-        table = (blocks.mT.contiguous() if plan.transposed else blocks).unbind()
-        total = len(plan.steps)
-        first = total - kept
-        # Rows 0 and 1 in turn, 2 before a transposition, then one for each state that is kept.
-        workspace = _Workspace(3 + kept, state)
-        rows = workspace.rows
-        before = []
-
-        def row(step: int) -> Tensor:
-            if step == total:
-                return torch.empty_like(state)
-            return rows[3 + step - first] if step >= first else rows[step % 2]
-
-        for k, step in enumerate(plan.steps):
-            if step.before is not None:
-                state = _transposed_into(row(k), state, step.before)
-            if k >= first:
-                before.append(state)
-            following = plan.after if k + 1 == total else plan.steps[k + 1].before
-            state = _multiply(
-                table[step.block], state, step.left, row(k + 1) if following is None else rows[2]
-            )
-        if kept:
-            history += [workspace, before]
+    def forward(plan: Plan, state: Tensor, blocks: Tensor) -> Tensor:
+        table = (blocks.mT if plan.transposed else blocks).unbind()
+        for step in plan.steps:
+            state = _multiply(table[step.block], _transposed(state, step.before), step.left)
         return _transposed(state, plan.after)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.plan, _, ctx.history, _, blocks = inputs
-        ctx.save_for_backward(blocks, output)
+        ctx.plan, _, blocks = inputs
+        ctx.save_for_backward(output, blocks)
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: Any, plan: Plan, kept: int, history: Any, state: Tensor, blocks: Tensor
+        info: Any, in_dims: Any, plan: Plan, state: Tensor, blocks: Tensor
     ) -> tuple[Tensor, int]:
-        *_, state_dim, blocks_dim = in_dims
+        _, state_dim, blocks_dim = in_dims
         if blocks_dim is None:
             together = state.movedim(state_dim, -1)
-            result = _Sweep.apply(plan, 0, [], together.flatten(1), blocks)
+            result = _Sweep.apply(plan, together.flatten(1), blocks)
             return result.unflatten(1, together.shape[1:]), 2
         each = [
-            _Sweep.apply(
-                plan, 0, [], state if state_dim is None else state.select(state_dim, k), block
-            )
+            _Sweep.apply(plan, state if state_dim is None else state.select(state_dim, k), block)
             for k, block in enumerate(blocks.movedim(blocks_dim, 0))
         ]
         return torch.stack(each), 0
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        blocks, state = ctx.saved_tensors
-        if torch.is_grad_enabled() or is_transformed(grad):
-            grad_state, grad_blocks = _SweepBackward.apply(ctx.plan, None, grad, state, blocks)
-        else:
-            grad_state, grad_blocks = _pull_back(
-                ctx.plan, grad, state, blocks, ctx.history, to_start=ctx.needs_input_grad[3]
-            )
-        return None, None, None, grad_state, grad_blocks
+        return None, *_SweepBackward.apply(ctx.plan, None, grad, *ctx.saved_tensors)
 
 
 class _SweepBackward(torch.autograd.Function):
@@ -335,11 +273,7 @@ class _SweepBackward(torch.autograd.Function):
     def forward(
         plan: Plan, samples: int | None, grad: Tensor, state: Tensor, blocks: Tensor
     ) -> tuple[Tensor, Tensor]:
-        grad_state, grad_blocks = _pull_back(
-            plan, grad, state, blocks, [], to_start=True, samples=samples
-        )
-        assert grad_state is not None
-        return grad_state, grad_blocks
+        return _pull_back(plan, samples, grad, state, blocks)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -405,14 +339,10 @@ class _SweepBackward(torch.autograd.Function):
         return None, None, *torch.func.vjp(plainly, *ctx.saved_tensors)[1](grads)
 
 
-def _multiply(matrix: Tensor, state: Tensor, left: int, out: Tensor) -> Tensor:
-    """Multiply a block onto its window of the state, into ``out``."""
-    if left == 1:
-        torch.mm(matrix, state.view(len(matrix), -1), out=out.view(len(matrix), -1))
-        return out
-    shape = left, len(matrix), -1
-    torch.bmm(matrix.expand(left, -1, -1), state.view(shape), out=out.view(shape))
-    return out
+def _multiply(matrix: Tensor, state: Tensor, left: int) -> Tensor:
+    """Multiply a block onto its window of the state."""
+    windows = state.reshape(left, len(matrix), state.numel() // (left * len(matrix)))
+    return (matrix @ windows).view(state.shape)
 
 
 def _pull_back_plainly(
@@ -437,72 +367,123 @@ def _pull_back_plainly(
 
 
 def _pull_back(
-    plan: Plan,
-    grad: Tensor,
-    state: Tensor,
-    blocks: Tensor,
-    history: list[Any],
-    *,
-    to_start: bool,
-    samples: int | None = None,
-) -> tuple[Tensor | None, Tensor]:
-    """Do the same in place, with the states that were kept; to the initial state only if asked.
-
-    The gradient is carried conjugated: then neither the products that carry it (by transposes of
-    the blocks) nor those with the states (its transpose) need a conjugated copy of a large array.
+    plan: Plan, samples: int | None, grad: Tensor, state: Tensor, blocks: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Do the same with fewer copies: the gradient is carried conjugated, as in ``program``.
 
     With ``samples``, vectors come in that many interleaved samples (the sample is the last index),
     and the blocks' gradients are returned for each: ``(blocks, samples, size, size)``.
     """
     transposes = (blocks if plan.transposed else blocks.mT).contiguous()
     inverses = transposes.conj().resolve_conj().unbind()
-    before = list(history[1]) if history else []
-    workspace = _Workspace(5, grad)  # gives its memory back when it is deleted
-    rows = workspace.rows  # two in turn for the state, two for the gradient, one for its transpose
+    size = 2**plan.width
     back = plan.after.inverse if plan.after else None
     state = _transposed(state, back)
-    grad = torch.conj_physical(_transposed(grad, back), out=rows[4])
+    grad = _transposed(grad, back).conj().resolve_conj()
     grads = [grad] * len(plan.steps)
-    for k in reversed(range(len(plan.steps))):
-        step = plan.steps[k]
-        back = step.before.inverse if step.before else None
-        shape = step.left, 2**plan.width, -1
-        if before:
-            state = before.pop()
-        else:
-            state = _multiply(inverses[step.block], state, step.left, rows[k % 2])
-        if samples is not None:
-            by_sample = (
-                a.view(*shape, samples).permute(3, 1, 0, 2).flatten(2) for a in (grad, state)
+    for step in reversed(plan.steps):
+        state = _multiply(inverses[step.block], state, step.left)
+        shape = step.left, size, grad.numel() // (step.left * size * (samples or 1)), samples or 1
+        by_sample = (
+            a.reshape(shape).permute(3, 1, 0, 2).reshape(samples or 1, size, -1)
+            for a in (grad, state)
+        )
+        of_block = next(by_sample) @ next(by_sample).mT
+        grads[step.block] = of_block if samples is not None else of_block[0]
+        grad = _multiply(transposes[step.block], grad, step.left)
+        if step.before is not None:
+            grad, state = (_transposed(a, step.before.inverse) for a in (grad, state))
+    grad_blocks = torch.stack(grads).conj().resolve_conj()
+    return grad.conj().resolve_conj(), grad_blocks.mT if plan.transposed else grad_blocks
+
+
+def _in_words(plan: Plan, angles: Tensor, states: Tensor | int) -> Tensor:
+    """Do what ``sweep`` says in functions that ``torch.func`` and higher derivatives can take."""
+    dtype, amplitudes = angles.dtype.to_complex(), 2**plan.num_qubits
+    if isinstance(states, int):
+        states = torch.eye(amplitudes, states, dtype=dtype, device=angles.device)
+    else:
+        padding = 0, 0, 0, amplitudes - len(states)
+        states = torch.nn.functional.pad(states, padding).to(dtype)
+    if plan.gates:
+        states = _Sweep.apply(plan, states, block_matrices(plan, angles, dtype))
+    else:
+        states = states + 0 * angles.sum()  # a qubit that no gate touches
+    if plan.observed is None:
+        return states
+    return states.unflatten(0, (2**plan.observed, 2, -1))[:, 0].flatten(0, 1)
+
+
+# ------------------------------------------------------------------------------- in one function
+class _Contraction(torch.autograd.Function):
+    """Gates, blocks and sweep in one function, with the arithmetic of those above: for training.
+
+    When a second derivative is asked for, those above take over.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, plan: Plan, angles: Tensor, states: Tensor | int) -> Tensor:
+        dtype, given = angles.dtype.to_complex(), isinstance(states, Tensor)
+        acting = angles
+        if len(plan.gates) < len(angles):
+            acting = angles[_acting(plan, angles.device)[0]]
+        gates, levels, vectors = exponentials(acting)
+        factors = _factors(plan, _flipped(plan, gates.to(dtype)))
+        grad = any(ctx.needs_input_grad)
+        lease = Lease(
+            plan,
+            states.shape[1] if given else states,
+            basis=not given,
+            grad=grad,
+            dtype=dtype,
+            device=angles.device,
+        )
+        if grad:
+            ctx.plan, ctx.lease = plan, lease
+            ctx.kept = levels, vectors, factors
+            ctx.count = None if given else states
+            ctx.save_for_backward(angles, *([states] if given else []))
+        blocks = _product_of_layers(*factors[1:])
+        return lease.program.run(blocks, states if given else None)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        plan, count = ctx.plan, ctx.count
+        angles, *given = ctx.saved_tensors
+        if torch.is_grad_enabled() or is_transformed(grad):
+            _, pull_back = torch.func.vjp(
+                lambda angles, *given: _in_words(plan, angles, *given or [count]), angles, *given
             )
-            grads[step.block] = next(by_sample) @ next(by_sample).mT
-        elif step.left == 1:
-            grads[step.block] = grad.view(shape[1:]) @ state.view(shape[1:]).mT
-        else:
-            grads[step.block] = torch.bmm(grad.view(shape), state.view(shape).mT).sum(0)
-        if k > 0 or to_start:
-            grad = _multiply(transposes[step.block], grad, step.left, rows[2 + k % 2])
-            if back is not None:
-                grad = _transposed_into(rows[4], grad, back)
-        if back is not None and not before and k > 0:
-            state = _transposed(state, back)
-    start = grad.conj().resolve_conj() if to_start else None
-    grad_blocks = torch.stack(grads).conj()
-    return start, grad_blocks.mT if plan.transposed else grad_blocks
+            return None, *pull_back(grad), *([] if given else [None])
+        levels, vectors, factors = ctx.kept
+        grad_blocks, grad_start = ctx.lease.program.pull_back(
+            grad, to_start=ctx.needs_input_grad[2]
+        )
+        grad_gates = _flipped(plan, _pull_to_gates(plan, None, grad_blocks, *factors))
+        grad_angles = pull_to_angles(grad_gates.to(vectors.dtype), levels, vectors)
+        grad_angles = grad_angles.to(angles.dtype)
+        if len(plan.gates) < len(angles):
+            acting = _acting(plan, angles.device)[0]
+            grad_angles = torch.zeros_like(angles).index_copy_(0, acting, grad_angles)
+        if grad_start is not None:
+            grad_start = grad_start[: len(given[0])]
+            grad_start = grad_start if given[0].is_complex() else grad_start.real
+        return None, grad_angles, grad_start
 
 
-def sweep(plan: Plan, angles: Tensor, states: Tensor) -> Tensor:
+def sweep(plan: Plan, angles: Tensor, states: Tensor | int) -> Tensor:
     """Return U S for the plan's matrix U.
 
     Args:
         plan: The gates that act, fused; ``reversed_plan`` of it for the transpose of U.
-        angles: ``(num_gates, 15)`` of the whole ansatz.
-        states: ``(2**num_qubits, vectors)`` complex; its dtype is the one computed in.
+        angles: ``(num_gates, 15)`` of the whole ansatz. Their dtype is the one computed in.
+        states: S: ``(features, vectors)``, real or complex, the leading amplitudes, the others are
+            zero; or a number, for that many leading basis states.
+
+    Returns:
+        ``(2**num_qubits, vectors)``, complex; half as many rows for an expectation value (see
+        ``Plan.observed``).
     """
-    if not plan.gates:
-        return states + 0 * angles.sum()  # a qubit that no gate touches
-    blocks = block_matrices(plan, angles, states.dtype)
-    kept = 0
-    if torch.is_grad_enabled() and (blocks.requires_grad or states.requires_grad):
-        kept = min(len(plan.steps), HISTORY_BYTES // max(1, states.numel() * states.itemsize))
-    return _Sweep.apply(plan, kept, [], states, blocks)
+    if not plan.gates or torch._C._are_functorch_transforms_active():
+        return _in_words(plan, angles, states)
+    return _Contraction.apply(plan, angles, states)

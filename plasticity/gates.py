@@ -31,27 +31,45 @@ def _pauli_basis(device: torch.device) -> tuple[Tensor]:
     return (torch.view_as_real(words).reshape(15, 32).to(device),)
 
 
-class _GateExponential(torch.autograd.Function):
-    """exp(-i sum_k angles_k P_k), by ``eigh`` with the Daleckii-Krein derivative.
+def exponentials(angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return exp(-iH) with the eigenvalues and eigenvectors of H = sum_k angles_k P_k.
+
+    Computed in complex128 whatever the angles' dtype: at 4x4 it costs the same.
+    """
+    hamiltonian = _hamiltonian(angles)
+    try:
+        levels, vectors = torch.linalg.eigh(hamiltonian)
+    except torch.linalg.LinAlgError:  # angles that are not finite give NaN, as any layer would
+        levels = torch.full_like(hamiltonian[..., 0].real, math.nan)
+        vectors = torch.full_like(hamiltonian, math.nan)
+    phases = torch.polar(torch.ones_like(levels), -levels)
+    return (vectors * phases.unsqueeze(-2)) @ vectors.mH, levels, vectors
+
+
+def pull_to_angles(grad: Tensor, levels: Tensor, vectors: Tensor) -> Tensor:
+    """Return the gradient of the angles from that of the gates, float64 (Daleckii-Krein).
 
     With H = V diag(l) V*, the derivative of exp(-iH) in direction E is V (F o (V* E V)) V*, where
     F_jk = (exp(-i l_j) - exp(-i l_k)) / (l_j - l_k) = -i exp(-i (l_j + l_k)/2) sinc((l_j - l_k)/2),
     which is smooth at equal eigenvalues (Higham, Functions of Matrices, theorem 3.11).
-    Computed in complex128 whatever the angles' dtype: at 4x4 it costs the same.
     """
+    half = levels / 2
+    mean = half.unsqueeze(-1) + half.unsqueeze(-2)
+    gap = half.unsqueeze(-1) - half.unsqueeze(-2)
+    # The conjugate of F: i exp(i mean) sinc(gap); torch's sinc has a factor pi.
+    quotient = torch.polar(torch.sinc(gap / math.pi), mean + math.pi / 2)
+    adjoint = vectors.mH
+    return _along_paulis(vectors @ (quotient * (adjoint @ grad @ vectors)) @ adjoint)
+
+
+class _GateExponential(torch.autograd.Function):
+    """The gates and their derivatives, for ``torch.func`` and higher derivatives."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        hamiltonian = _hamiltonian(angles)
-        try:
-            levels, vectors = torch.linalg.eigh(hamiltonian)
-        except torch.linalg.LinAlgError:  # angles that are not finite give NaN, as any layer would
-            levels = torch.full_like(hamiltonian[..., 0].real, math.nan)
-            vectors = torch.full_like(hamiltonian, math.nan)
-        phases = torch.polar(torch.ones_like(levels), -levels)
-        return (vectors * phases.unsqueeze(-2)) @ vectors.mH, levels, vectors
+        return exponentials(angles)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -71,12 +89,7 @@ class _GateExponentialBackward(torch.autograd.Function):
 
     @staticmethod
     def forward(grad: Tensor, angles: Tensor, levels: Tensor, vectors: Tensor) -> Tensor:
-        mean = (levels.unsqueeze(-1) + levels.unsqueeze(-2)) / 2
-        gap = levels.unsqueeze(-1) - levels.unsqueeze(-2)
-        # The conjugate of F: i exp(i mean) sinc(gap/2); torch's sinc has a factor pi.
-        quotient = torch.polar(torch.sinc(gap / (2 * math.pi)), mean + math.pi / 2)
-        inner = vectors.mH @ grad @ vectors
-        return _along_paulis(vectors @ (quotient * inner) @ vectors.mH, angles)
+        return pull_to_angles(grad, levels, vectors).to(angles.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -93,14 +106,15 @@ class _GateExponentialBackward(torch.autograd.Function):
             both = torch.cat(
                 [torch.cat([adjoint, grad_gates], -1), torch.cat([blank, adjoint], -1)], -2
             )
-            return _along_paulis(1j * torch.linalg.matrix_exp(both)[..., :4, 4:], angles)
+            inner = 1j * torch.linalg.matrix_exp(both)[..., :4, 4:]
+            return _along_paulis(inner).to(angles.dtype)
 
         return *torch.func.vjp(by_matrix_exponential, *ctx.saved_tensors)[1](grad), None, None
 
 
-def _along_paulis(grad_hamiltonian: Tensor, angles: Tensor) -> Tensor:
+def _along_paulis(grad_hamiltonian: Tensor) -> Tensor:
     parts = torch.view_as_real(grad_hamiltonian.resolve_conj()).flatten(-3)
-    return (parts @ _pauli_basis(angles.device)[0].T).to(angles.dtype)
+    return parts @ _pauli_basis(grad_hamiltonian.device)[0].T
 
 
 def _hamiltonian(angles: Tensor) -> Tensor:

@@ -73,6 +73,8 @@ class Plan:
         steps: One a block.
         transposed: Multiply by the blocks' transposes.
         after: Transposition of the qubit axes after the last step.
+        observed: For an expectation value, where its qubit is after the last step: only the
+            amplitudes of states in which it is 0 are made, in whatever order they are then.
     """
 
     num_qubits: int
@@ -82,6 +84,7 @@ class Plan:
     layers: tuple[tuple[Slot, ...], ...]
     steps: tuple[Step, ...]
     after: Transposition | None
+    observed: int | None = None
     transposed: bool = False
 
 
@@ -119,12 +122,15 @@ def make_plan(ansatz: Ansatz, qubit: int | None = None, width: int = BLOCK_QUBIT
             for q in pairs[gate]:
                 heads[q] += 1
         blocks.append((window, content))
-    steps, after = _steps(n, [window for window, _ in blocks])
+    steps, order = _steps(n, [window for window, _ in blocks])
+    after = Transposition.between(order, tuple(range(n))) if qubit is None else None
+    observed = None if qubit is None else order.index(qubit)
     flipped = [False] * len(gates)
     for window, content in blocks:
         for gate, position in content:
             flipped[gate] = window[position] != pairs[gate][0]
-    return Plan(n, width, gates, tuple(flipped), _layers(blocks, len(gates)), steps, after)
+    layers = _layers(blocks, len(gates))
+    return Plan(n, width, gates, tuple(flipped), layers, steps, after, observed)
 
 
 def _windows(n: int, width: int, pairs: list[tuple[int, int]]) -> list[tuple[int, ...]]:
@@ -183,8 +189,14 @@ def _layers(
     )
 
 
-def _steps(n: int, windows: list[tuple[int, ...]]) -> tuple[tuple[Step, ...], Transposition | None]:
-    """Lay the qubits so that each window is contiguous, and as rarely as possible anew."""
+def _steps(
+    n: int, windows: list[tuple[int, ...]]
+) -> tuple[tuple[Step, ...], tuple[int, ...]]:
+    """Lay the qubits so that each window is contiguous, and as rarely as possible anew.
+
+    Returns:
+        The steps, and the order of the qubits after the last.
+    """
 
     def place(order: tuple[int, ...], window: tuple[int, ...]) -> int | None:
         start = order.index(window[0])
@@ -208,12 +220,18 @@ def _steps(n: int, windows: list[tuple[int, ...]]) -> tuple[tuple[Step, ...], Tr
         start = place(order, window)
         assert start is not None
         steps.append(Step(before, 2**start, k))
-    return tuple(steps), Transposition.between(order, natural)
+    return tuple(steps), order
 
 
 @lru_cache
 def reversed_plan(plan: Plan) -> Plan:
-    """Return the plan of the transposed matrix: the blocks' transposes in the opposite order."""
+    """Return the plan of the transposed matrix: the blocks' transposes in the opposite order.
+
+    Raises:
+        ValueError: The plan is of an expectation value, which has no few rows.
+    """
+    if plan.observed is not None:
+        raise ValueError("an expectation value depends on all rows: carry columns or states")
     # Backwards, the inverse of what comes before a step comes after it: before the next one.
     moves = [*(step.before for step in plan.steps), plan.after]
     inverses = [move and move.inverse for move in moves]
@@ -222,6 +240,82 @@ def reversed_plan(plan: Plan) -> Plan:
         for k in reversed(range(len(plan.steps)))
     )
     return replace(plan, steps=steps, after=inverses[0], transposed=not plan.transposed)
+
+
+@dataclass(frozen=True)
+class Product:
+    """The part of a block that a step multiplies, and onto what.
+
+    Attributes:
+        left: Amplitudes to the left of the window.
+        right: Amplitudes to the right of it, of each vector.
+        width: Qubits of the window.
+        absent: Places in the window whose qubit is still in |0>: their other columns act on zeros.
+        observed: Place in the window whose qubit is read as 0: the other rows are not read.
+    """
+
+    left: int
+    right: int
+    width: int
+    absent: tuple[int, ...]
+    observed: int | None
+
+    @property
+    def columns(self) -> int:
+        """Count the columns of the part."""
+        return int(2 ** (self.width - len(self.absent)))
+
+    @property
+    def rows(self) -> int:
+        """Count the rows of the part."""
+        return int(2 ** (self.width - (self.observed is not None)))
+
+    @property
+    def is_whole(self) -> bool:
+        """Tell whether the part is the block."""
+        return not self.absent and self.observed is None
+
+    def select(self, matrix: Tensor) -> Tensor:
+        """Return the part of a ``(2**width, 2**width)`` matrix, a view with an axis for each bit."""
+        rows = [0 if place == self.observed else slice(None) for place in range(self.width)]
+        columns = [0 if place in self.absent else slice(None) for place in range(self.width)]
+        return matrix.view((2,) * (2 * self.width))[(*rows, *columns)]
+
+
+@lru_cache
+def products(plan: Plan, count: int | None = None) -> tuple[Product, ...]:
+    """List what each step multiplies.
+
+    With ``count``, the initial states are the leading ``count`` basis states, in which all but the
+    last few qubits are in |0>; a qubit enters with the first block that acts on it.
+    """
+    n, width = plan.num_qubits, plan.width
+    present = [count is None or q >= n - (count - 1).bit_length() for q in range(n)]
+    if not _all_enter(plan, present):
+        present = [True] * n
+    result = []
+    for k, step in enumerate(plan.steps):
+        start = step.left.bit_length() - 1
+        end = start + width
+        absent = tuple(place for place in range(width) if not present[start + place])
+        observed = None
+        if plan.observed is not None and k == len(plan.steps) - 1:
+            observed = plan.observed - start
+        left, right = 2 ** sum(present[:start]), 2 ** sum(present[end:])
+        result.append(Product(left, right, width, absent, observed))
+        present[start:end] = [True] * width
+    return tuple(result)
+
+
+def _all_enter(plan: Plan, present: list[bool]) -> bool:
+    """Tell whether blocks act on all absent qubits before any qubits are transposed."""
+    entered = {q for q, is_present in enumerate(present) if is_present}
+    for step in plan.steps:
+        if step.before is not None:
+            break
+        start = step.left.bit_length() - 1
+        entered |= set(range(start, start + plan.width))
+    return len(entered) == plan.num_qubits
 
 
 # ------------------------------------------------------------------------------------ cost model
@@ -262,6 +356,7 @@ def floating_point_operations(
     return sweep_vector * vectors / (1 if grad else REUSE) + product
 
 
+@lru_cache(maxsize=1024)
 def cheapest(plan: Plan, *, batch: int, features: int, outcomes: int | None, grad: bool) -> Carry:
     """Choose what to carry through the gates (arguments: ``floating_point_operations``)."""
     choices: tuple[Carry, ...] = ("rows", "columns", "states")

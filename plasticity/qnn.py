@@ -13,7 +13,7 @@ from tensorcircuit.torchnn import TorchLayer
 from torch import Tensor
 
 from plasticity.circuits import Ansatz
-from plasticity.constants import cached_constants, is_transformed
+from plasticity.constants import is_transformed
 from plasticity.contraction import sweep
 from plasticity.planning import Carry, Plan, cheapest, make_plan, reversed_plan
 
@@ -47,8 +47,7 @@ class LogOdds:
 
     def __call__(self, probabilities: Tensor) -> Tensor:
         """Map ``(batch, num_classes)`` probabilities to logits."""
-        clipped = probabilities.clamp(1e-7, 1 - 1e-7)
-        return clipped.log() - torch.log1p(-clipped) + 1e-9
+        return torch.logit(probabilities, eps=1e-7) + 1e-9
 
 
 @dataclass(frozen=True)
@@ -129,6 +128,7 @@ class _Evaluate:
     def __call__(self, x: Tensor, angles: Tensor) -> Tensor:
         num_qubits, readout, plan = self.ansatz.num_qubits, self.readout, self._plan
         x, norm = _checked(x, num_qubits, angles.dtype)
+        scale = 1 / norm
         outcomes = readout.num_outcomes(num_qubits)
         carry = self.carry or cheapest(
             plan,
@@ -138,45 +138,47 @@ class _Evaluate:
             grad=torch.is_grad_enabled() and angles.requires_grad,
         )
         if carry == "states":
-            states = _final_states(plan, angles, x * (1 / norm))
-            if readout.qubit is not None:
-                signs = _signs(num_qubits, readout.qubit, x.device)[0].to(angles.dtype)
-                parts = torch.view_as_real(states).square().flatten(1)
-                return readout((signs @ parts).unflatten(0, (-1, 2)).sum(1))
-            return readout(_squared_modulus(states[:outcomes]).T)
+            amplitudes = sweep(plan, angles, (x * scale).T)[:outcomes]
+            squares = torch.view_as_real(amplitudes).square()
+            if readout.qubit is None:
+                return readout(squares.sum(2).T)
+            return readout(2 * squares.sum((0, 2)) - 1)  # the probability of 0 less that of 1
+        # Real and imaginary parts are the last axis of a row, but the second of columns: so a row
+        # need not be copied, and of columns, whose outcomes are many, long runs are added.
+        axis = 2 if carry == "rows" else 1
         count = outcomes if carry == "rows" and outcomes else x.shape[1]
-        parts = self._matrix(carry, plan, angles, count)
-        amplitudes = _product(x * (1 / norm), parts[: x.shape[1], :, :outcomes])
-        probabilities = amplitudes.square().sum(1)
+        matrix = self._matrix(carry, plan, angles, count)[: x.shape[1]]
+        matrix = matrix.narrow(3 - axis, 0, outcomes) if outcomes else matrix
+        if matrix[0].numel() < x.shape[1]:  # the fewer numbers are scaled
+            amplitudes = _product(x, matrix, axis) * scale.unsqueeze(2)
+        else:
+            amplitudes = _product(x * scale, matrix, axis)
+        probabilities = amplitudes.square().sum(axis)
         if readout.qubit is None:
             return readout(probabilities)
-        signs = _signs(num_qubits, readout.qubit, x.device)[0].to(angles.dtype)
-        return readout(probabilities @ signs)
+        return readout(2 * probabilities.sum(1) - 1)
 
     def _matrix(self, carry: Carry, plan: Plan, angles: Tensor, count: int) -> Tensor:
         """Return how features make amplitudes, from ``count`` rows or columns of U.
 
         Returns:
-            ``(features, 2, outcomes)``, real and imaginary parts.
+            Real and imaginary parts: ``(features, outcomes, 2)`` from rows, ``(features, 2,
+            outcomes)`` from columns.
         """
         may_keep = not torch.is_grad_enabled() and not is_transformed(angles)
         if may_keep and self._kept is not None:
             kept_carry, kept_angles, kept = self._kept
             same_kind = angles.dtype == kept_angles.dtype and angles.device == kept_angles.device
-            enough = kept.shape[2 if carry == "rows" else 0] >= count
+            enough = kept.shape[1 if carry == "rows" else 0] >= count
             if kept_carry == carry and enough and same_kind and torch.equal(angles, kept_angles):
                 return kept
-        states = torch.eye(
-            2**plan.num_qubits, count, dtype=angles.dtype.to_complex(), device=angles.device
-        )
         if carry == "rows":
-            parts = torch.view_as_real(sweep(reversed_plan(plan), angles, states)).movedim(2, 1)
+            matrix = torch.view_as_real(sweep(reversed_plan(plan), angles, count))
         else:
-            parts = torch.view_as_real(sweep(plan, angles, states)).permute(1, 2, 0)
-        parts = parts.contiguous()
+            matrix = torch.view_as_real(sweep(plan, angles, count)).permute(1, 2, 0).contiguous()
         if may_keep:
-            self._kept = carry, angles.detach().clone(), parts
-        return parts
+            self._kept = carry, angles.detach().clone(), matrix
+        return matrix
 
 
 def _checked(x: Tensor, num_qubits: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -189,16 +191,13 @@ def _checked(x: Tensor, num_qubits: int, dtype: torch.dtype) -> tuple[Tensor, Te
             "amplitudes"
         )
     x = x.to(dtype.to_complex() if x.is_complex() else dtype)
-    # Of real numbers: torch's norm of complex ones takes twenty times as long.
     parts = torch.view_as_real(x).flatten(1) if x.is_complex() else x
-    norm = torch.linalg.vector_norm(parts, dim=1, keepdim=True)
-    if x.device.type == "cpu":
-        try:
-            wrong = (~((norm > 0) & norm.isfinite())).flatten().nonzero().tolist()
-        except RuntimeError:  # under torch.func.vmap values cannot be looked at
-            wrong = []
-        if wrong:
-            sample = wrong[0][0]
+    # Five times as fast as torch's norm, where features are the first axis in memory.
+    norm = parts.square().sum(1, keepdim=True).sqrt()
+    if x.device.type == "cpu" and not is_transformed(norm) and len(x):
+        smallest, largest = (bound.item() for bound in norm.detach().aminmax())
+        if not (smallest > 0 and largest < math.inf):  # NaN is neither
+            sample = int((~((norm > 0) & norm.isfinite())).flatten().nonzero()[0])
             what = "is zero" if norm[sample] == 0 else "has a non-finite value"
             raise ValueError(
                 f"sample {sample} {what} (norm {norm[sample].item()}): it has no state"
@@ -206,34 +205,14 @@ def _checked(x: Tensor, num_qubits: int, dtype: torch.dtype) -> tuple[Tensor, Te
     return x, norm
 
 
-@cached_constants
-def _signs(num_qubits: int, qubit: int, device: torch.device) -> tuple[Tensor]:
-    """Return Z's eigenvalue on each basis state, ``(2**num_qubits,)``."""
-    bits = torch.arange(2**num_qubits, device=device) >> (num_qubits - 1 - qubit) & 1
-    return (1 - 2 * bits,)
-
-
-def _final_states(plan: Plan, angles: Tensor, x: Tensor) -> Tensor:
-    """Return the final states as columns, ``(2**num_qubits, batch)``."""
-    padded = torch.nn.functional.pad(x, (0, 2**plan.num_qubits - x.shape[1]))
-    return sweep(plan, angles, padded.T.contiguous().to(angles.dtype.to_complex()))
-
-
-def _product(x: Tensor, parts: Tensor) -> Tensor:
-    """Return x M as real and imaginary parts, ``(batch, 2, outcomes)``, in real products only."""
-    matrix, shape = parts.flatten(1), (2, parts.shape[2])
+def _product(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
+    """Return x M in real products only; parts of M and of the result along ``axis``."""
+    flat, shape = matrix.flatten(1), matrix.shape[1:]
     if not x.is_complex():
-        return (x @ matrix).unflatten(1, shape)
-    real, imaginary = (
-        (part @ matrix).unflatten(1, shape) for part in torch.view_as_real(x).unbind(2)
-    )
-    turned = torch.stack([-imaginary[:, 1], imaginary[:, 0]], 1)  # i times
+        return (x @ flat).unflatten(1, shape)
+    real, imaginary = ((part @ flat).unflatten(1, shape) for part in (x.real, x.imag))
+    turned = torch.stack([-imaginary.select(axis, 1), imaginary.select(axis, 0)], axis)  # i times
     return real + turned
-
-
-def _squared_modulus(amplitudes: Tensor) -> Tensor:
-    # Not abs().square(): its derivative at zero is 0/0, and it takes roots in vain.
-    return torch.view_as_real(amplitudes).square().sum(-1)
 
 
 # ---------------------------------------------------------------------------------------- layer

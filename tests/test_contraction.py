@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.func import functional_call, grad, jacrev, vmap
 
-from plasticity import contraction
+from plasticity import contraction, program
 from plasticity.circuits import Ansatz, Brickwork, Ring, Staircase
 from plasticity.contraction import sweep
 from plasticity.gates import gate_matrices
@@ -136,7 +136,7 @@ def test_sweep_matches_dense_matrices_forwards_and_backwards(
     states, cotangent = torch.randn(2, size, 3, generator=generator, dtype=torch.complex128)
     states.requires_grad_()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contraction, "HISTORY_BYTES", history_bytes)
+        patch.setattr(program, "HISTORY_BYTES", history_bytes)
         result = sweep(reversed_plan(plan) if backwards else plan, angles, states)
         result.backward(cotangent)
     unitary = torch.from_numpy(dense_unitary(ansatz, angles))
