@@ -233,8 +233,10 @@ class _Sweep(torch.autograd.Function):
     @staticmethod
     def forward(plan: Plan, state: Tensor, blocks: Tensor) -> Tensor:
         table = (blocks.mT if plan.transposed else blocks).unbind()
+        state = state.contiguous()
         for step in plan.steps:
-            state = _multiply(table[step.block], _transposed(state, step.before), step.left)
+            state = _transposed(state, step.before)
+            state = _multiply(table[step.block], state, step.left, torch.empty_like(state))
         return _transposed(state, plan.after)
 
     @staticmethod
@@ -339,10 +341,11 @@ class _SweepBackward(torch.autograd.Function):
         return None, None, *torch.func.vjp(plainly, *ctx.saved_tensors)[1](grads)
 
 
-def _multiply(matrix: Tensor, state: Tensor, left: int) -> Tensor:
-    """Multiply a block onto its window of the state."""
-    windows = state.reshape(left, len(matrix), state.numel() // (left * len(matrix)))
-    return (matrix @ windows).view(state.shape)
+def _multiply(matrix: Tensor, state: Tensor, left: int, out: Tensor) -> Tensor:
+    """Multiply a block onto its window of the state, into ``out``."""
+    shape = left, len(matrix), state.numel() // (left * len(matrix))
+    torch.bmm(matrix.expand(left, -1, -1), state.reshape(shape), out=out.view(shape))
+    return out
 
 
 def _pull_back_plainly(
@@ -381,8 +384,9 @@ def _pull_back(
     state = _transposed(state, back)
     grad = _transposed(grad, back).conj().resolve_conj()
     grads = [grad] * len(plan.steps)
-    for step in reversed(plan.steps):
-        state = _multiply(inverses[step.block], state, step.left)
+    rows = torch.empty(2, 2, *grad.shape, dtype=grad.dtype, device=grad.device)
+    for k, step in enumerate(reversed(plan.steps)):
+        state = _multiply(inverses[step.block], state, step.left, rows[0, k % 2])
         shape = step.left, size, grad.numel() // (step.left * size * (samples or 1)), samples or 1
         by_sample = (
             a.reshape(shape).permute(3, 1, 0, 2).reshape(samples or 1, size, -1)
@@ -390,7 +394,7 @@ def _pull_back(
         )
         of_block = next(by_sample) @ next(by_sample).mT
         grads[step.block] = of_block if samples is not None else of_block[0]
-        grad = _multiply(transposes[step.block], grad, step.left)
+        grad = _multiply(transposes[step.block], grad, step.left, rows[1, k % 2])
         if step.before is not None:
             grad, state = (_transposed(a, step.before.inverse) for a in (grad, state))
     grad_blocks = torch.stack(grads).conj().resolve_conj()

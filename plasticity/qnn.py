@@ -142,7 +142,8 @@ class _Evaluate:
             squares = torch.view_as_real(amplitudes).square()
             if readout.qubit is None:
                 return readout(squares.sum(2).T)
-            return readout(2 * squares.sum((0, 2)) - 1)  # the probability of 0 less that of 1
+            probabilities = squares.sum(0)  # of 0, of the real and of the imaginary parts
+            return readout(2 * probabilities.sum(1) - 1)
         # Real and imaginary parts are the last axis of a row, but the second of columns: so a row
         # need not be copied, and of columns, whose outcomes are many, long runs are added.
         axis = 2 if carry == "rows" else 1
@@ -156,7 +157,7 @@ class _Evaluate:
         probabilities = amplitudes.square().sum(axis)
         if readout.qubit is None:
             return readout(probabilities)
-        return readout(2 * probabilities.sum(1) - 1)
+        return readout(2 * probabilities.sum(1) - 1)  # the probability of 0 less that of 1
 
     def _matrix(self, carry: Carry, plan: Plan, angles: Tensor, count: int) -> Tensor:
         """Return how features make amplitudes, from ``count`` rows or columns of U.
