@@ -38,15 +38,20 @@ def _acting(plan: Plan, device: torch.device) -> tuple[Tensor, Tensor]:
 def _tables(plan: Plan, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
     """Return what spreads gates over the matrices of layers, and gathers gradients back.
 
+    A layer has as many slots as the fullest one has; a slot that is not there holds ones.
+
     Returns:
-        The gate in each slot ``(slots, blocks)``; the slot, counted through, of each gate; for each
-        slot which of a gate's 16 numbers each entry of a block's matrix has as a factor, ``(slots,
-        1, size**2)`` and as a matrix of zeros and ones ``(slots, size**2, 16)``; for each layer
-        where the qubits that no slot touches agree, ``(layers, size**2)``.
+        The identity and ones ``(2, 16)``; the gate in each slot, or one of those behind the gates,
+        ``(layers * slots, blocks)``; the slot, counted through blocks, of each gate; which of a
+        gate's 16 numbers each entry of a block's matrix has as a factor, ``(layers * slots, 1,
+        size**2)``, and as zeros and ones ``(layers, slots, size**2, 16)``; where the qubits that no
+        slot of a layer touches agree, ``(layers, 1, size**2)``.
     """
-    n = plan.width
-    slots = [slot for layer in plan.layers for slot in layer]
-    index = torch.tensor([gates for _, gates in slots], device=device)
+    n, blocks = plan.width, len(plan.steps)
+    slots = max(len(layer) for layer in plan.layers)
+    missing = (0, (len(plan.gates) + 1,) * blocks)
+    padded = [slot for layer in plan.layers for slot in (*layer, *[missing] * slots)[:slots]]
+    index = torch.tensor([gates for _, gates in padded], device=device)
     where = index.flatten().argsort(stable=True)[: len(plan.gates)]
     row = torch.arange(2**n, device=device).unsqueeze(1)
     column = row.T
@@ -54,14 +59,15 @@ def _tables(plan: Plan, device: torch.device, dtype: torch.dtype) -> tuple[Tenso
     def two_bits(k: Tensor, position: int) -> Tensor:
         return k >> (n - 2 - position) & 3
 
-    factors = [4 * two_bits(row, p) + two_bits(column, p) for p, _ in slots]
+    spread = torch.stack([4 * two_bits(row, p) + two_bits(column, p) for p, _ in padded]).flatten(1)
     agreeing = []
     for layer in plan.layers:
         touched = sum(3 << (n - 2 - position) for position, _ in layer)
         agreeing.append(((row ^ column) & ~touched) == 0)
-    spread = torch.stack(factors).flatten(1)
-    gather = torch.nn.functional.one_hot(spread, 16).to(dtype)
-    return index, where, spread[:, None], gather, torch.stack(agreeing).flatten(1).to(dtype)
+    gather = torch.nn.functional.one_hot(spread, 16).to(dtype).unflatten(0, (-1, slots))
+    others = torch.stack([torch.eye(4), torch.ones(4, 4)]).flatten(1).to(device, dtype)
+    agree = torch.stack(agreeing).flatten(1).unsqueeze(1).to(dtype)
+    return others, index, where, spread.unsqueeze(1), gather, agree
 
 
 class _Blocks(torch.autograd.Function):
@@ -133,63 +139,52 @@ def _pull_to_gates(
     samples: int | None,
     grad: Tensor,
     spread: Tensor,
-    layers: list[Tensor],
+    layers: tuple[Tensor, ...],
     products: list[Tensor],
 ) -> Tensor:
     num_blocks, size = grad.shape[:2]
     # Conjugated gradients, as in the sweep. Products from the left see columns and samples as one
     # long row, those from the right samples and rows as one long column.
     grad = grad.conj().resolve_conj().reshape(num_blocks, size, -1)
-    grads, slot = [], spread.shape[0]
-    _, where, _, gather, agreeing = _tables(plan, spread.device, spread.dtype)
+    _, _, where, _, gather, agree = _tables(plan, spread.device, spread.dtype)
+    of_layers = []
     for k in reversed(range(len(layers))):
-        slots = range(slot - len(plan.layers[k]), slot)
-        slot = slots.start
         of_layer = grad.unflatten(2, (size, -1)).movedim(3, 1)
         if k > 0:
             of_layer = of_layer.reshape(num_blocks, -1, size) @ products[k - 1].mT
             grad = layers[k].mT @ grad
-        masked = of_layer.reshape(num_blocks, -1, size**2) * agreeing[k]
-        for j in reversed(slots):
-            others = [spread[i].unsqueeze(1) for i in slots if i != j]
-            grads.append(math.prod(others, start=masked) @ gather[j])
-    of_slots = torch.stack(grads[::-1]).flatten(0, 1)[where].conj()  # (gates, samples, 16)
+        of_layers.append(of_layer.reshape(num_blocks, -1, size**2))
+    # For each slot, the product of what its gates' numbers are multiplied with.
+    others = agree.unsqueeze(1).expand(-1, spread.shape[1], -1, -1)
+    for shift in range(1, spread.shape[1]):
+        others = others * spread.roll(shift, 1)
+    of_slots = torch.stack(of_layers[::-1]).unsqueeze(1) * others.unsqueeze(3)
+    of_slots = of_slots.flatten(2, 3) @ gather  # (layers, slots, blocks * samples, 16)
+    of_gates = of_slots.reshape(-1, samples or 1, 16)[where].conj()
     if samples is None:
-        return of_slots.reshape(-1, 4, 4)
-    return of_slots.movedim(1, 2).unflatten(1, (4, 4))
+        return of_gates.reshape(-1, 4, 4)
+    return of_gates.movedim(1, 2).unflatten(1, (4, 4))
 
 
-def _factors(plan: Plan, gates: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Return the slots spread over matrices, each layer's matrices, and the products before each.
+def _factors(plan: Plan, gates: Tensor) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]]:
+    """Return the slots' factors, each layer's matrices, and the products before each.
 
-    The products are those of layers 0..k, for all layers but the last.
+    The factors of each entry of each block's matrix, ``(layers, slots, blocks, size**2)``; a layer
+    is their product, the Kronecker product of gates and identities. The products are those of
+    layers 0..k, for all layers but the last.
     """
-    spread = _spread(plan, gates)
-    layers = _layer_matrices(plan, spread)
+    others, index, _, factors, gather, agree = _tables(plan, gates.device, gates.dtype)
+    table = torch.cat([gates.flatten(1), others])[index]
+    spread = table.gather(2, factors.expand(-1, index.shape[1], -1))
+    spread = spread.unflatten(0, gather.shape[:2])
+    size = 2**plan.width
+    layers = math.prod(spread.unbind(1), start=agree).unflatten(2, (size, size)).unbind()
     products = list(itertools.accumulate(layers[:-1], lambda before, layer: layer @ before))
     return spread, layers, products
 
 
-def _product_of_layers(layers: list[Tensor], products: list[Tensor]) -> Tensor:
+def _product_of_layers(layers: tuple[Tensor, ...], products: list[Tensor]) -> Tensor:
     return layers[-1] @ products[-1] if products else layers[0]
-
-
-def _spread(plan: Plan, gates: Tensor) -> Tensor:
-    """Return each slot's factor of each entry of each block, ``(slots, blocks, size**2)``."""
-    index, _, factors, _, _ = _tables(plan, gates.device, gates.dtype)
-    identity = torch.eye(4, dtype=gates.dtype, device=gates.device)
-    table = torch.cat([gates, identity[None]]).flatten(1)[index]
-    return table.gather(2, factors.expand(-1, index.shape[1], -1))
-
-
-def _layer_matrices(plan: Plan, spread: Tensor) -> list[Tensor]:
-    """Multiply the factors of each layer: the Kronecker products of gates and identities."""
-    size, slot, layers = 2**plan.width, 0, []
-    for layer, same in zip(plan.layers, _tables(plan, spread.device, spread.dtype)[4], strict=True):
-        entries = math.prod(spread[slot : slot + len(layer)].unbind(), start=same)
-        layers.append(entries.reshape(-1, size, size))
-        slot += len(layer)
-    return layers
 
 
 def _flipped(plan: Plan, gates: Tensor) -> Tensor:
