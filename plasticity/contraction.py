@@ -400,17 +400,17 @@ def _in_words(plan: Plan, angles: Tensor, states: Tensor | int) -> Tensor:
     """Do what ``sweep`` says in functions that ``torch.func`` and higher derivatives can take."""
     dtype, amplitudes = angles.dtype.to_complex(), 2**plan.num_qubits
     if isinstance(states, int):
-        states = torch.eye(amplitudes, states, dtype=dtype, device=angles.device)
+        start = torch.eye(amplitudes, states, dtype=dtype, device=angles.device)
     else:
         padding = 0, 0, 0, amplitudes - len(states)
-        states = torch.nn.functional.pad(states, padding).to(dtype)
+        start = torch.nn.functional.pad(states, padding).to(dtype)
     if plan.gates:
-        states = _Sweep.apply(plan, states, block_matrices(plan, angles, dtype))
+        final = _Sweep.apply(plan, start, block_matrices(plan, angles, dtype))
     else:
-        states = states + 0 * angles.sum()  # a qubit that no gate touches
+        final = start + 0 * angles.sum()  # a qubit that no gate touches
     if plan.observed is None:
-        return states
-    return states.unflatten(0, (2**plan.observed, 2, -1))[:, 0].flatten(0, 1)
+        return final
+    return final.unflatten(0, (2**plan.observed, 2, -1))[:, 0].flatten(0, 1)
 
 
 # ------------------------------------------------------------------------------- in one function
@@ -421,39 +421,32 @@ class _Contraction(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, plan: Plan, angles: Tensor, states: Tensor | int) -> Tensor:
-        dtype, given = angles.dtype.to_complex(), isinstance(states, Tensor)
+    def forward(ctx: Any, plan: Plan, angles: Tensor, states: Tensor | None, count: int) -> Tensor:
+        dtype, grad = angles.dtype.to_complex(), any(ctx.needs_input_grad)
         acting = angles
         if len(plan.gates) < len(angles):
             acting = angles[_acting(plan, angles.device)[0]]
         gates, levels, vectors = exponentials(acting)
         factors = _factors(plan, _flipped(plan, gates.to(dtype)))
-        grad = any(ctx.needs_input_grad)
         lease = Lease(
-            plan,
-            states.shape[1] if given else states,
-            basis=not given,
-            grad=grad,
-            dtype=dtype,
-            device=angles.device,
+            plan, count, basis=states is None, grad=grad, dtype=dtype, device=angles.device
         )
         if grad:
-            ctx.plan, ctx.lease = plan, lease
+            ctx.plan, ctx.count, ctx.lease = plan, count, lease
             ctx.kept = levels, vectors, factors
-            ctx.count = None if given else states
-            ctx.save_for_backward(angles, *([states] if given else []))
-        blocks = _product_of_layers(*factors[1:])
-        return lease.program.run(blocks, states if given else None)
+            ctx.save_for_backward(angles, states)
+        return lease.program.run(_product_of_layers(*factors[1:]), states)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         plan, count = ctx.plan, ctx.count
-        angles, *given = ctx.saved_tensors
+        angles, states = ctx.saved_tensors
         if torch.is_grad_enabled() or is_transformed(grad):
-            _, pull_back = torch.func.vjp(
+            given = [] if states is None else [states]
+            pull_back = torch.func.vjp(
                 lambda angles, *given: _in_words(plan, angles, *given or [count]), angles, *given
-            )
-            return None, *pull_back(grad), *([] if given else [None])
+            )[1]
+            return None, *pull_back(grad), *([None] if given else [None, None])
         levels, vectors, factors = ctx.kept
         grad_blocks, grad_start = ctx.lease.program.pull_back(
             grad, to_start=ctx.needs_input_grad[2]
@@ -465,9 +458,9 @@ class _Contraction(torch.autograd.Function):
             acting = _acting(plan, angles.device)[0]
             grad_angles = torch.zeros_like(angles).index_copy_(0, acting, grad_angles)
         if grad_start is not None:
-            grad_start = grad_start[: len(given[0])]
-            grad_start = grad_start if given[0].is_complex() else grad_start.real
-        return None, grad_angles, grad_start
+            grad_start = grad_start[: len(states)]
+            grad_start = grad_start if states.is_complex() else grad_start.real
+        return None, grad_angles, grad_start, None
 
 
 def sweep(plan: Plan, angles: Tensor, states: Tensor | int) -> Tensor:
@@ -485,4 +478,6 @@ def sweep(plan: Plan, angles: Tensor, states: Tensor | int) -> Tensor:
     """
     if not plan.gates or torch._C._are_functorch_transforms_active():
         return _in_words(plan, angles, states)
-    return _Contraction.apply(plan, angles, states)
+    if isinstance(states, int):
+        return _Contraction.apply(plan, angles, None, states)
+    return _Contraction.apply(plan, angles, states, states.shape[1])

@@ -189,9 +189,7 @@ def _layers(
     )
 
 
-def _steps(
-    n: int, windows: list[tuple[int, ...]]
-) -> tuple[tuple[Step, ...], tuple[int, ...]]:
+def _steps(n: int, windows: list[tuple[int, ...]]) -> tuple[tuple[Step, ...], tuple[int, ...]]:
     """Lay the qubits so that each window is contiguous, and as rarely as possible anew.
 
     Returns:
@@ -276,7 +274,7 @@ class Product:
         return not self.absent and self.observed is None
 
     def select(self, matrix: Tensor) -> Tensor:
-        """Return the part of a ``(2**width, 2**width)`` matrix, a view with an axis for each bit."""
+        """View the part of a ``(2**width, 2**width)`` matrix, with an axis for each bit."""
         rows = [0 if place == self.observed else slice(None) for place in range(self.width)]
         columns = [0 if place in self.absent else slice(None) for place in range(self.width)]
         return matrix.view((2,) * (2 * self.width))[(*rows, *columns)]
@@ -331,11 +329,11 @@ def floating_point_operations(
     """Estimate the work of one evaluation, with its backward pass if ``grad``.
 
     A sweep multiplies a 2**width square matrix onto every window: 8 real operations for each of
-    2**width x 2**n x vectors complex products a block, where the vectors are the outcomes (rows),
-    the features (columns) or the batch (states); backward does it twice more. Rows and columns are
-    then multiplied with the batch of real inputs: 4 operations for each of batch x features x
-    (outcomes or 2**n), and once more backward. Where weights stand still, a matrix serves ``REUSE``
-    batches.
+    2**width x 2**n x vectors complex products a block (fewer at both ends: ``products``), where the
+    vectors are the outcomes (rows), the features (columns) or the batch (states); backward does it
+    twice more. Rows and columns are then multiplied with the batch of real inputs: 4 operations for
+    each of batch x features x (outcomes or amplitudes), and once more backward. Where weights stand
+    still, a matrix serves ``REUSE`` batches.
 
     Args:
         carry: What is carried through the gates.
@@ -345,15 +343,21 @@ def floating_point_operations(
         outcomes: Leading basis states that are read, or None for an expectation value.
         grad: Whether a backward pass follows.
     """
-    amplitudes = 2**plan.num_qubits
-    sweep_vector = 8 * 2**plan.width * amplitudes * len(plan.steps) * (3 if grad else 1)
+    if carry == "rows":
+        if outcomes is None:
+            return float("inf")  # an expectation value has no few rows
+        plan, vectors, width = reversed_plan(plan), outcomes, outcomes
+    elif carry == "columns":
+        amplitudes = 2**plan.num_qubits // (1 if plan.observed is None else 2)
+        vectors, width = features, outcomes or amplitudes
+    else:
+        vectors, width = batch, 0
+    parts = products(plan, None if carry == "states" else vectors)
+    sweep = 8 * vectors * sum(part.left * part.right * part.rows * part.columns for part in parts)
+    sweep *= 3 if grad else 1
     if carry == "states":
-        return sweep_vector * batch
-    vectors, width = (outcomes, outcomes) if carry == "rows" else (features, amplitudes)
-    if vectors is None or width is None:
-        return float("inf")  # an expectation value has no few rows
-    product = 4 * batch * features * width * (2 if grad else 1)
-    return sweep_vector * vectors / (1 if grad else REUSE) + product
+        return sweep
+    return sweep / (1 if grad else REUSE) + 4 * batch * features * width * (2 if grad else 1)
 
 
 @lru_cache(maxsize=1024)

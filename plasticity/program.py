@@ -123,9 +123,7 @@ class Program:
         inverses = self._inverses if plan.transposed else self._inverses.mT
         self._backward: list[Call] = []
         if self._oldest:
-            self._backward.append(
-                partial(torch.conj_physical, self._blocks, out=self._inverses)
-            )
+            self._backward.append(partial(torch.conj_physical, self._blocks, out=self._inverses))
         for k in reversed(range(total)):
             step, product = plan.steps[k], self._products[k]
             left, right = product.left, product.right * self._vectors
@@ -139,14 +137,10 @@ class Program:
                 )
             grad = in_turn[(k + 1) % 2][: left * product.rows * right]
             self._backward += self._gradient_of_matrix(k, grad)
-            carrying = []
             operand = in_turn[k % 2][: left * product.columns * right]
             move = step.before
-            carrying.append(
-                _multiplication(
-                    self._parts[k].mT, grad, operand if move is None else self._spare, left, right
-                )
-            )
+            out = self._spare if move else operand
+            carrying = [_multiplication(self._parts[k].mT, grad, out, left, right)]
             if move is not None:
                 carrying.append(_transposing(move.inverse, self._spare, operand))
             if k > 0:
@@ -162,7 +156,7 @@ class Program:
         target = self._grads[self._plan.steps[k].block]
         part = target if product.is_whole else self._new(product.rows, product.columns)
         if left == 1:
-            calls = [partial(torch.mm, grad[0], operand[0], out=part)]
+            calls: list[Call] = [partial(torch.mm, grad[0], operand[0], out=part)]
         else:
             each = self._new(left, product.rows, product.columns)
             calls = [
@@ -219,8 +213,8 @@ class Program:
             for call in self._to_start:
                 call()
             start = self._start_grad.view(self._start.shape).conj().resolve_conj()
-        grads = self._grads.conj().resolve_conj()
-        return grads.mT if self._plan.transposed else grads, start
+        grads = self._grads.mT if self._plan.transposed else self._grads
+        return grads.conj(), start  # not in memory: what comes next needs it conjugated again
 
 
 def _multiplication(matrix: Tensor, source: Tensor, out: Tensor, left: int, right: int) -> Call:

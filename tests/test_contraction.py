@@ -342,8 +342,13 @@ def test_cost_model_counts_the_operations_of_a_small_case() -> None:
     count = floating_point_operations
     assert count("states", plan, **size, grad=False) == 8 * product * 3
     assert count("states", plan, **size, grad=True) == 3 * 8 * product * 3
-    assert count("rows", plan, **size, grad=True) == 3 * 8 * product * 2 + 2 * 4 * 3 * 5 * 2
-    assert count("columns", plan, **size, grad=True) == 3 * 8 * product * 5 + 2 * 4 * 3 * 5 * 16
+    # Two basis states differ in the last qubit only, five in the last three: 2 and 8 columns.
+    assert count("rows", plan, **size, grad=True) == 3 * 8 * 16 * 2 * 2 + 2 * 4 * 3 * 5 * 2
+    assert count("columns", plan, **size, grad=True) == 3 * 8 * 16 * 8 * 5 + 2 * 4 * 3 * 5 * 2
+    # An observed qubit: half of the block's rows.
+    plan, size = make_plan(Brickwork(4, 1), 0), size | {"outcomes": None}
+    assert count("states", plan, **size, grad=False) == 8 * 8 * 16 * 3
+    assert count("columns", plan, **size, grad=True) == 3 * 8 * 8 * 8 * 5 + 2 * 4 * 3 * 5 * 8
     assert count("rows", plan, **(size | {"outcomes": None}), grad=True) == math.inf
 
 
