@@ -17,7 +17,7 @@ from torch import Tensor
 
 from plasticity.planning import Plan, Transposition, products
 
-HISTORY_BYTES = 20 * 2**20
+HISTORY_BYTES = 17 * 2**20
 """Bytes of intermediate states that a backward pass may keep. Older ones are recomputed from newer
 ones by the inverse blocks, so memory stops growing with depth."""
 
@@ -58,22 +58,20 @@ class Program:
         self._dtype, self._device = dtype, device
         total, size = len(plan.steps), 2**plan.width
         whole = 2**plan.num_qubits * vectors
-        kept = 0
-        if grad:
-            kept = max(1, min(total, HISTORY_BYTES // max(1, whole * dtype.itemsize)))
-        self._oldest = total - kept  # the first step whose operand is kept
+        kept = HISTORY_BYTES // max(1, whole * dtype.itemsize) if grad else 0
+        kept = min(total, max(2, kept))
+        self._oldest = total - kept  # the first step whose operand is there at the end
         # To recompute a state takes a block that has an inverse, so whole blocks.
-        self._products = products(plan, vectors if basis and kept in (0, total) else None)
+        self._products = products(plan, vectors if basis and not (grad and self._oldest) else None)
 
         self._blocks = self._new(total, size, size)
         self._matrices = self._blocks.mT if plan.transposed else self._blocks
         moves = plan.after is not None or any(step.before for step in plan.steps)
         self._spare = self._new(whole if moves else 0)
-        in_turn = [self._new(whole if self._oldest > 0 else 0) for _ in range(2)]
-        self._operands = []
-        for k, product in enumerate(self._products):
-            count = product.left * product.columns * product.right * vectors
-            self._operands.append(in_turn[k % 2][:count] if k < self._oldest else self._new(count))
+        # Step k's operand takes the place of step k - kept's. Backward, it gives the place back.
+        counts = [p.left * p.columns * p.right * vectors for p in self._products]
+        rows = [self._new(max(counts[k::kept])) for k in range(kept)]
+        self._operands = [rows[k % kept][:count] for k, count in enumerate(counts)]
         first, move = self._products[0], plan.steps[0].before
         start = self._spare if move else self._operands[0]
         self._start = start.view(first.left * first.columns * first.right, vectors)
@@ -118,6 +116,7 @@ class Program:
         plan, total = self._plan, len(self._plan.steps)
         in_turn = [self._new(whole) for _ in range(2)]
         self._grads = self._new(*self._blocks.shape).zero_()  # zero outside the parts
+        self._windows = self._new(max(p.left * p.rows * p.columns for p in self._products))
         self._final_grad = in_turn[total % 2]
         self._inverses = self._new(*(self._blocks.shape if self._oldest else (0, 1, 1)))
         inverses = self._inverses if plan.transposed else self._inverses.mT
@@ -158,7 +157,8 @@ class Program:
         if left == 1:
             calls: list[Call] = [partial(torch.mm, grad[0], operand[0], out=part)]
         else:
-            each = self._new(left, product.rows, product.columns)
+            count = left * product.rows * product.columns
+            each = self._windows[:count].view(left, product.rows, product.columns)
             calls = [
                 partial(torch.bmm, grad, operand, out=each),
                 partial(torch.sum, each, 0, out=part),
