@@ -158,7 +158,9 @@ def _pull_to_gates(
     others = agree.unsqueeze(1).expand(-1, spread.shape[1], -1, -1)
     for shift in range(1, spread.shape[1]):
         others = others * spread.roll(shift, 1)
-    of_slots = torch.stack(of_layers[::-1]).unsqueeze(1) * others.unsqueeze(3)
+    stacked = torch.stack(of_layers[::-1]).unsqueeze(1)
+    of_layers.clear()  # deep circuits have large ones
+    of_slots = stacked * others.unsqueeze(3)
     of_slots = of_slots.flatten(2, 3) @ gather  # (layers, slots, blocks * samples, 16)
     of_gates = of_slots.reshape(-1, samples or 1, 16)[where].conj()
     if samples is None:
