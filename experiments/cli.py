@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ import tyro
 from tqdm import tqdm
 
 from experiments.figures import Panel, learning_curves
-from plasticity.data import DataError, Images
+from plasticity.data import DataError
 from plasticity.learners import Learner
 from plasticity.loop import Diverged, train_on_stream
 from plasticity.metrics import Metric
@@ -39,7 +39,7 @@ class Options:
     networks: tuple[str, ...]
     """Which arms to train, in this order."""
     data_root: Path = Path("~/.cache/plasticity")
-    """Folder that data sets are downloaded to, once."""
+    """Folder that data sets are downloaded or computed into, once."""
     results: Path = Path("results")
     """Folder that gets a run folder for each config."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -98,6 +98,8 @@ class Arm:
     epochs: int
     batch_size: int
     metrics: Sequence[Metric]
+    remark: str = ""
+    """Printed before training."""
 
 
 Config = TypeVar("Config", bound=Setting)
@@ -117,7 +119,8 @@ class Experiment(Generic[Config]):
         load: From config and data folder to the data.
         identify: From config and data to all that decides the numbers, as JSON.
         build: From config, data and network to an arm.
-        exports: For each network the file, and which column goes into which of its arrays.
+        exports: For each network the file and which column goes into which of its arrays, or into
+            the only one of an .npy file.
         panels: Of the figure.
     """
 
@@ -128,13 +131,21 @@ class Experiment(Generic[Config]):
     load: Callable[[Config, Path], Any]
     identify: Callable[[Config, Any], dict[str, Any]]
     build: Callable[[Config, Any, str], Arm]
-    exports: Mapping[str, tuple[str, Mapping[str, str]]]
+    exports: Mapping[str, tuple[str, Mapping[str, str] | str]]
     panels: Sequence[Panel]
 
 
-def identify(config: Setting, images: Images) -> dict[str, Any]:
+class Digested(Protocol):
+    """Data that knows the hash of its content."""
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 of the content, hexadecimal."""
+
+
+def identify(config: Setting, data: Digested) -> dict[str, Any]:
     """Return a config as JSON, with the content of its ``dataset`` in place of the name."""
-    return dataclasses.asdict(config) | {"dataset": f"sha256:{images.digest}"}
+    return dataclasses.asdict(config) | {"dataset": f"sha256:{data.digest}"}
 
 
 def main(experiment: Experiment[Any], arguments: Sequence[str] | None = None) -> int:
@@ -166,8 +177,8 @@ class Command(Generic[Preset, Config]):
 
     preset: Preset
     """Protocol that the options not given are taken from: released has the numbers of the authors'
-    program, deep its deepest circuit, matched treats the arms alike, quick needs no download and
-    little time."""
+    program, deep its deepest circuit, matched treats the arms alike, resolved has levels that mean
+    the same at every anisotropy, quick needs no download and little time."""
     options: Annotated[Options, tyro.conf.arg(name="")]
     config: Annotated[Config, tyro.conf.arg(name="")]
 
@@ -275,8 +286,11 @@ def export(
     folder.save_figure("figure.png", figure)
     for network, rows in complete.items():
         file, columns = experiment.exports[network]
-        arrays = {array: np.array([row[c] for row in rows]) for array, c in columns.items()}
-        folder.save_npz(file, **arrays)
+        if isinstance(columns, str):
+            folder.save_npy(file, np.array([row[columns] for row in rows]))
+        else:
+            arrays = {array: np.array([row[c] for row in rows]) for array, c in columns.items()}
+            folder.save_npz(file, **arrays)
 
 
 def train(record: ArmRecord, arm: Arm, network: str, seed: int) -> None:
@@ -289,6 +303,8 @@ def train(record: ArmRecord, arm: Arm, network: str, seed: int) -> None:
     if state is not None:
         arm.learner.load_state_dict(state)
         print(f"{network}: going on after {done} of {total} tasks")
+    if arm.remark:
+        print(f"{network}: {arm.remark}")
     began = time.perf_counter()
     bar = tqdm(
         total=total, initial=done, desc=network, unit="task", dynamic_ncols=True,

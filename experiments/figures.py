@@ -18,7 +18,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from plasticity.plots import COLOURS, plot_curve
 from plasticity.record import RecordError, read_rows
 
-EXPERIMENTS = ("cifar", "mnist")
+EXPERIMENTS = ("cifar", "qdata", "mnist")
 """Those with more columns first."""
 
 Rows = Sequence[Mapping[str, float]]

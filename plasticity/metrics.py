@@ -74,10 +74,23 @@ def _batches(samples: Samples) -> Iterator[tuple[Tensor, Tensor]]:
         yield samples.batch(slice(start, start + EVALUATION_BATCH))
 
 
+def class_logits(outputs: Tensor) -> Tensor:
+    """Return a logit a class: a single output is that of class 1, beside 0 for class 0.
+
+    Args:
+        outputs: Of a network, ``(..., classes)`` or ``(..., 1)``, whose sigmoid is p(1 | x).
+    """
+    if outputs.shape[-1] > 1:
+        return outputs
+    return torch.cat([torch.zeros_like(outputs), outputs], -1)
+
+
 def test_accuracy(learner: Learner, task: Task) -> float:
     """Return the fraction of the task's test samples whose largest logit is the label's."""
     with torch.no_grad(), _evaluating(learner.network):
-        right = [(learner.network(x).argmax(1) == y).sum() for x, y in _batches(task.test)]
+        right = [
+            (class_logits(learner.network(x)).argmax(1) == y).sum() for x, y in _batches(task.test)
+        ]
     return int(torch.stack(right).sum()) / len(task.test)
 
 
@@ -185,8 +198,7 @@ def fisher_traces(network: nn.Module, x: Tensor, y: Tensor) -> tuple[float, floa
         finally:
             for hook in hooks:
                 hook.remove()
-        if len(logits) == 1:
-            logits = torch.cat([torch.zeros_like(logits), logits])
+        logits = class_logits(logits)
         return logits[1:] - logits[0], (logits.detach(), inputs)
 
     jacobian = torch.func.vmap(
@@ -270,7 +282,7 @@ def logit_statistics(learner: Learner, task: Task) -> dict[str, float]:
     with torch.no_grad(), _evaluating(learner.network):
         for x, y in _batches(task.test):
             logits = learner.network(x)
-            p = logits.softmax(1).gather(1, y.unsqueeze(1))
+            p = class_logits(logits).softmax(1).gather(1, y.unsqueeze(1))
             spread += float((p * (1 - p)).sum())
             magnitude += float(logits.abs().sum())
             outputs += logits.numel()

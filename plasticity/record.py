@@ -1,4 +1,4 @@
-"""Run folders: the only code of the library that writes.
+"""Run folders: the only code of the library that writes results.
 
 A folder holds all that is kept of one run. It is named after its config, which decides the numbers
 and nothing else does::
@@ -81,7 +81,7 @@ def open_run(
     """
     path = Path(results).absolute() / run_name(prefix, config)
     with _disk_errors(path):
-        _make_folder(path)
+        make_folder(path)
         # thread_local=False: another thread than the one that opened it may close a run.
         run = RunFolder(path, config, filelock.FileLock(path / "lock", thread_local=False))
         try:
@@ -168,7 +168,7 @@ class RunFolder:
         self._check_open()
         path = self.path / _checked_name(name if name.endswith(suffix) else name + suffix)
         with _disk_errors(path):
-            _replace(path, buffer.getbuffer())
+            replace_file(path, buffer.getbuffer())
         return path
 
     def _check_open(self) -> None:
@@ -195,7 +195,7 @@ class ArmRecord:
             self.rows = _parse(kept, path / "rows.jsonl")
             self._sha256 = hashlib.sha256(kept)
             # Only from here on, with all in order, is anything changed.
-            _make_folder(path)
+            make_folder(path)
             _remove_asides(path)
             if extra:
                 with open(path / "rows.jsonl", "r+b") as file:
@@ -250,7 +250,7 @@ class ArmRecord:
                 file.write(line)
                 file.flush()
                 os.fsync(file.fileno())
-            _replace(self.path / "checkpoint.pt", buffer.getbuffer())
+            replace_file(self.path / "checkpoint.pt", buffer.getbuffer())
         self.rows.append(json.loads(line))
         self._sha256 = sha256
         self._unfinished = False
@@ -363,8 +363,8 @@ def _settle_config(
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     # The config last: where it is, provenance.json is too.
-    _replace(path / "provenance.json", json.dumps(provenance, indent=2).encode() + b"\n")
-    _replace(file, text)
+    replace_file(path / "provenance.json", json.dumps(provenance, indent=2).encode() + b"\n")
+    replace_file(file, text)
 
 
 def git_commit() -> str | None:
@@ -396,7 +396,7 @@ def _disk_errors(path: Path) -> Iterator[None]:
         raise RecordError(f"{error.filename or path}: {what}.\n{way_out}") from error
 
 
-def _replace(path: Path, data: bytes | memoryview) -> None:
+def replace_file(path: Path, data: bytes | memoryview) -> None:
     """Write a file aside, then put it in its place in one step."""
     aside = path.with_name(path.name + ".tmp")
     try:
@@ -421,9 +421,10 @@ def _sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def _make_folder(path: Path) -> None:
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, so that they outlive a power cut."""
     if not path.is_dir():
-        _make_folder(path.parent)
+        make_folder(path.parent)
         path.mkdir(exist_ok=True)
         _sync_folder(path.parent)
 

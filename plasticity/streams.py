@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from plasticity.data import DataError, Images
+from plasticity.levels import SpinLevels
 from plasticity.seeding import generator_for
 
 
@@ -219,3 +220,73 @@ class ClassPairs(Sequence[Task]):
         labels = torch.arange(2).repeat_interleave(torch.tensor([len(w) for w in where]))
         norm = torch.linalg.vector_norm(pixels, dim=1, keepdim=True)
         return ArraySamples(pixels / norm, labels.to(self.device))
+
+
+class SpinChainLevels(Sequence[Task]):
+    """Tell two levels of a spin chain apart by their eigenstates at all anisotropies.
+
+    Another random ordered pair of distinct levels in every task; the pair's first level gets label
+    0, its second label 1. Which samples are held out, a fifth, is the same in all tasks. Source:
+    protocol "XXZ eigenstates".
+
+    Args:
+        levels: The eigenstates, real.
+        num_tasks: Number of tasks.
+        seed: Decides the pairs and what is held out.
+        imaginary: Append the imaginary parts, all zero, as the released program's MLP gets them.
+        fix_sign: Make each state's largest amplitude positive: an eigenstate's sign is arbitrary.
+        device: Where batches are made.
+
+    Raises:
+        DataError: There is only one level.
+    """
+
+    TRAIN = 0.8
+
+    def __init__(
+        self,
+        levels: SpinLevels,
+        *,
+        num_tasks: int,
+        seed: int,
+        imaginary: bool = False,
+        fix_sign: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if levels.num_levels < 2:
+            raise DataError(
+                f"{levels.name}: a pair needs two levels, there is one; take more sites"
+            )
+        self.levels = levels
+        self.num_tasks = num_tasks
+        self.seed = seed
+        self.imaginary = imaginary
+        self.fix_sign = fix_sign
+        self.device = torch.device(device)
+        order = torch.randperm(2 * len(levels.deltas), generator=generator_for(seed, "split"))
+        self._train, self._test = order.tensor_split([int(self.TRAIN * len(order))])
+
+    def __len__(self) -> int:
+        return self.num_tasks
+
+    def pair(self, index: int) -> tuple[int, int]:
+        """Return the levels of task ``index``: label 0's, label 1's."""
+        generator = generator_for(self.seed, "pair", index)
+        first, second = torch.randperm(self.levels.num_levels, generator=generator)[:2].tolist()
+        return first, second
+
+    def __getitem__(self, index: int) -> Task:  # type: ignore[override]
+        if not 0 <= index < self.num_tasks:
+            raise IndexError(f"task {index} is not one of 0..{self.num_tasks - 1}")
+        states = [torch.from_numpy(self.levels.states(level)) for level in self.pair(index)]
+        x = torch.cat(states)
+        if self.fix_sign:
+            x = x * x.gather(1, x.abs().argmax(1, keepdim=True)).sign()
+        if self.imaginary:
+            x = torch.cat([x, torch.zeros_like(x)], 1)
+        y = torch.arange(2).repeat_interleave(len(self.levels.deltas))
+        train, test = (
+            ArraySamples(x[part].to(self.device), y[part].to(self.device))
+            for part in (self._train, self._test)
+        )
+        return Task(index, train, test)

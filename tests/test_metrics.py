@@ -341,6 +341,28 @@ def test_logit_statistics_match_a_loop(arm: str) -> None:
     assert logit_statistics(learner, task) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["mlp", "qnn"])
+def test_a_single_output_is_the_logit_of_class_1(kind: str) -> None:
+    network = (
+        QNN(Staircase(NUM_QUBITS, 2), PauliZ(0), lambda shape: torch.rand(shape))
+        if kind == "qnn"
+        else mlp((NUM_INPUTS, 4, 1), generator_for(0, "initial weights"))
+    )
+    learner, images = Learner(network, make_adam, cross_entropy), tiny_images(num_test=17)
+    images.y_test[:] %= 2
+    task = tiny_stream(images)[1]
+    right, spread, magnitude = 0, [], []
+    for x, y in zip(*task.test.batch(slice(None)), strict=True):
+        logit = network(x[None]).item()
+        p = 1 / (1 + math.exp(-logit))  # of class 1
+        right += (p > 0.5) == bool(y)
+        spread.append(p * (1 - p))
+        magnitude.append(abs(logit))
+    assert test_accuracy(learner, task) == right / 17
+    expected = {"label_variance": mean_of(spread), "magnitude": mean_of(magnitude)}
+    assert logit_statistics(learner, task) == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_metric_of_several_numbers_makes_several_columns() -> None:
     metric = Metric("a", lambda learner, task: {"b": 1.0, "c": 2.0})
     assert metric.columns(None, None) == {"a_b": 1.0, "a_c": 2.0}

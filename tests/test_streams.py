@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from plasticity.data import DataError, Images, load_digits
 from plasticity.seeding import generator_for
-from plasticity.streams import ClassPairs, PermutedPixels
+from plasticity.streams import ClassPairs, PermutedPixels, SpinChainLevels
 from tests.tiny import NUM_INPUTS, NUM_PIXELS, random_states, same, tiny_images, tiny_stream
 
 
@@ -202,3 +203,74 @@ def test_tasks_are_made_when_they_are_asked_for() -> None:
 def test_too_few_classes_or_images_are_named(images: Images, message: str) -> None:
     with pytest.raises(DataError, match=message):
         ClassPairs(images, num_tasks=1, seed=0)
+
+
+# ------------------------------------------------------------------------------ spin-chain levels
+class FewLevels:
+    """Six levels at ten anisotropies of a chain whose states tell their level and anisotropy."""
+
+    num_levels = 6
+    deltas = tuple(range(10))
+
+    def states(self, level: int) -> np.ndarray:
+        states = np.zeros((10, 8), dtype=np.float32)
+        states[:, 0], states[:, 1] = level + 1, -100 - np.arange(10)
+        return states
+
+
+def spin_chain(**options: Any) -> SpinChainLevels:
+    arguments: dict[str, Any] = {"num_tasks": 300, "seed": 0} | options
+    return SpinChainLevels(FewLevels(), **arguments)  # type: ignore[arg-type]
+
+
+def test_pairs_of_levels_are_distinct_and_all_come_up_in_both_orders() -> None:
+    stream = spin_chain()
+    pairs = [stream.pair(k) for k in range(300)]
+    assert all(first != second for first, second in pairs)
+    assert set(pairs) == {(a, b) for a in range(6) for b in range(6) if a != b}
+    assert pairs == [spin_chain().pair(k) for k in range(300)]
+    assert pairs != [spin_chain(seed=1).pair(k) for k in range(300)]
+
+
+def test_states_have_the_label_of_their_level_and_a_fifth_is_held_out() -> None:
+    stream = spin_chain()
+    held_out = set()
+    for index in range(20):
+        task = stream[index]
+        (x_train, y_train), (x_test, y_test) = (
+            samples.batch(slice(None)) for samples in (task.train, task.test)
+        )
+        assert (len(x_train), len(x_test)) == (16, 4)
+        x, y = torch.cat([x_train, x_test]), torch.cat([y_train, y_test])
+        pair = torch.tensor(stream.pair(index))
+        assert torch.equal(x[:, 0], pair[y] + 1.0)
+        samples = set(zip(y.tolist(), x[:, 1].tolist(), strict=True))
+        assert samples == {(label, -100.0 - k) for label in (0, 1) for k in range(10)}
+        held_out.add(tuple(zip(y_test.tolist(), x_test[:, 1].tolist(), strict=True)))
+    assert len(held_out) == 1  # the same anisotropies in every task
+    assert y_train.dtype == torch.int64
+
+
+def test_imaginary_parts_are_zeros_behind_the_real_ones() -> None:
+    x, _ = spin_chain(imaginary=True)[3].train.batch(slice(None))
+    plain, _ = spin_chain()[3].train.batch(slice(None))
+    assert torch.equal(x, torch.cat([plain, torch.zeros_like(plain)], 1))
+
+
+def test_fixed_sign_makes_the_largest_amplitude_positive_and_changes_nothing_else() -> None:
+    x, _ = spin_chain(fix_sign=True)[3].train.batch(slice(None))
+    plain, _ = spin_chain()[3].train.batch(slice(None))
+    assert torch.equal(x, -plain)  # the second amplitude, -100 and beyond, is the largest
+
+
+def test_a_chain_with_one_level_is_refused() -> None:
+    levels = FewLevels()
+    levels.num_levels, levels.name = 1, "short chain"
+    with pytest.raises(DataError, match="short chain: a pair needs two levels"):
+        SpinChainLevels(levels, num_tasks=1, seed=0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("index", [-1, 300])
+def test_tasks_beyond_the_stream_of_levels_are_an_error(index: int) -> None:
+    with pytest.raises(IndexError, match=f"task {index} is not one of"):
+        spin_chain()[index]
