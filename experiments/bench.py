@@ -107,8 +107,8 @@ def time_in_turn(
     """Time steps turn by turn; return the timings and the rate of a complex matrix product.
 
     Slow ones get fewer turns, 3 to 200, spread evenly over the whole time. A step under 50 ms runs
-    untimed for 10 ms, at least once, before it is timed: as in a training loop, it then finds its
-    own data in the cache, not its rivals'.
+    untimed for 10 ms, once to ten times, before it is timed: as in a training loop, it then finds
+    its own data in the cache, not its rivals'.
     The rate, in floating point operations a second, is of a product that takes turns with them.
     """
 
@@ -128,7 +128,7 @@ def time_in_turn(
         once(step)
         expected = min(once(step), once(step))
         if expected < 0.05:
-            untimed[name] = math.ceil(0.01 / expected)
+            untimed[name] = min(10, math.ceil(0.01 / expected))
         rounds = int(seconds / (expected * (1 + untimed[name])))
         rounds = min(max(rounds, 3), 200)
         turns += [((k + 0.5) / rounds, name) for k in range(rounds)]
