@@ -294,7 +294,8 @@ class _Cache:
             total=len(DELTAS), initial=len(done), desc=f"XXZ chain, {self.num_sites} sites",
             unit="delta", dynamic_ncols=True, mininterval=0.1 if sys.stderr.isatty() else 30,
         )  # fmt: skip
-        pool = ThreadPoolExecutor(num_workers)
+        # OpenMP counts threads for each thread anew, so every worker has to say it again.
+        pool = ThreadPoolExecutor(num_workers, initializer=torch.set_num_threads, initargs=(1,))
         missing = sorted({*range(len(DELTAS))} - {*done})
         try:
             with bar, open(self.journal, "a", buffering=1) as journal:

@@ -151,6 +151,18 @@ def test_content_does_not_depend_on_workers_or_threads_and_threads_are_put_back(
     torch.set_num_threads(before)
 
 
+def test_content_does_not_depend_on_the_threads_of_the_environment(tmp_path, monkeypatch):
+    # A thread of a pool has OpenMP's own default, whatever torch was told in the main thread.
+    contents = []
+    for threads in ("1", "2"):
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        process = start(LOAD, 6, "all", tmp_path / threads)
+        _, said = process.communicate()
+        assert process.returncode == 0, said
+        contents.append(content(tmp_path / threads))
+    assert contents[0] == contents[1]
+
+
 # --- stopped ------------------------------------------------------------------------------------
 
 
