@@ -255,9 +255,13 @@ class Lease:
         device: torch.device,
     ) -> None:
         self._key = plan, vectors, basis, grad, dtype, device, HISTORY_BYTES
-        for k in reversed(range(len(self._waiting))):
-            if self._waiting[k][0] == self._key:
-                self.program = self._waiting.pop(k)[1]
+        for entry in reversed(self._waiting.copy()):
+            if entry[0] == self._key:
+                try:
+                    self._waiting.remove(entry)
+                except ValueError:  # another thread was faster
+                    continue
+                self.program = entry[1]
                 return
         with torch.inference_mode(False):
             self.program = Program(

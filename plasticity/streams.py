@@ -148,6 +148,13 @@ class ArraySamples:
         return self.x[index], self.y[index]
 
 
+def _random_pair(count: int, seed: int, index: int) -> tuple[int, int]:
+    """Draw an ordered pair of distinct numbers below ``count`` for task ``index``."""
+    generator = generator_for(seed, "pair", index)
+    first, second = torch.randperm(count, generator=generator)[:2].tolist()
+    return first, second
+
+
 class ClassPairs(Sequence[Task]):
     """Tell two classes apart, another random ordered pair of distinct ones in every task.
 
@@ -201,9 +208,7 @@ class ClassPairs(Sequence[Task]):
 
     def pair(self, index: int) -> tuple[int, int]:
         """Return the classes of task ``index``: label 0's, label 1's."""
-        generator = generator_for(self.seed, "pair", index)
-        first, second = torch.randperm(self.images.num_classes, generator=generator)[:2].tolist()
-        return first, second
+        return _random_pair(self.images.num_classes, self.seed, index)
 
     def __getitem__(self, index: int) -> Task:  # type: ignore[override]
         if not 0 <= index < self.num_tasks:
@@ -271,9 +276,7 @@ class SpinChainLevels(Sequence[Task]):
 
     def pair(self, index: int) -> tuple[int, int]:
         """Return the levels of task ``index``: label 0's, label 1's."""
-        generator = generator_for(self.seed, "pair", index)
-        first, second = torch.randperm(self.levels.num_levels, generator=generator)[:2].tolist()
-        return first, second
+        return _random_pair(self.levels.num_levels, self.seed, index)
 
     def __getitem__(self, index: int) -> Task:  # type: ignore[override]
         if not 0 <= index < self.num_tasks:

@@ -18,9 +18,9 @@ import pytest
 import torch
 
 from plasticity import levels
-from plasticity.data import DataError
 from plasticity.levels import load_levels
 from plasticity.spinchain import DELTAS, eigensystem, resolved_levels
+from tests.test_data import message_of
 
 FILES = {"states.npy", "energies.npy", "manifest.json"}
 LOAD = "load_levels(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))"
@@ -57,15 +57,6 @@ def wait_for_journal(root, num_lines):
                 return journal
         time.sleep(0.01)
     raise AssertionError("the build does not begin")
-
-
-def message_of(function, *arguments):
-    """Return the message of the DataError that the call raises; it has at most two lines."""
-    with pytest.raises(DataError) as caught:
-        function(*arguments)
-    message = str(caught.value)
-    assert message.count("\n") <= 1
-    return message
 
 
 @pytest.fixture(scope="module", params=["all", "resolved"])
