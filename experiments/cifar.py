@@ -11,12 +11,12 @@ import functools
 import math
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch.nn.functional import cross_entropy
 
 from experiments import cli
+from experiments.arms import Supervised
 from experiments.cli import identify
 from experiments.figures import Panel
 from plasticity.circuits import Brickwork
@@ -49,7 +49,7 @@ class Mlp:
 
 
 @dataclass(frozen=True)
-class Config(cli.Setting):
+class Config(cli.TaskSetting):
     """What decides the numbers. No default is a matter of taste: see PRESETS."""
 
     dataset: str = "cifar100"
@@ -92,15 +92,15 @@ QUICK = dataclasses.replace(
 )
 
 
-def load(config: Config, data_root: Path) -> Images:
+def load(config: Config, options: cli.DataOptions) -> Images:
     """Read the images; a blank one has no direction, so nothing to encode as a state."""
-    images = load_images(config.dataset, data_root)
+    images = load_images(config.dataset, options.data_root.expanduser())
     images.require_nonzero()
     ClassPairs(images, num_tasks=1, seed=0)  # raises if classes or images are too few
     return images
 
 
-def build(config: Config, images: Images, network: str) -> cli.Arm:
+def build(config: Config, images: Images, network: str) -> Supervised:
     """Make an arm: the circuit has as many qubits as the pixels need, Z is read on the last."""
     generator = generator_for(config.seed, "initial weights")
     if network == "mlp":
@@ -126,7 +126,7 @@ def build(config: Config, images: Images, network: str) -> cli.Arm:
         Metric("logit", logit_statistics),
     )
     learner = Learner(model, adam, cross_entropy)
-    return cli.Arm(learner, stream, config.epochs, config.batch_size, metrics)
+    return Supervised(learner, stream, config.epochs, config.batch_size, config.seed, metrics)
 
 
 COLUMNS = {"accuracies": "test_accuracy", "fim_traces": "fisher_empirical_task0"}
@@ -139,8 +139,8 @@ EXPERIMENT = cli.Experiment(
     identify=identify,
     build=build,
     exports={
-        "mlp": ("classical_cifar100_results.npz", COLUMNS),
-        "qnn": ("quantum_cifar100_results.npz", COLUMNS),
+        "mlp": {"classical_cifar100_results.npz": COLUMNS},
+        "qnn": {"quantum_cifar100_results.npz": COLUMNS},
     },
     panels=(
         Panel("test_accuracy", "test accuracy after the task"),

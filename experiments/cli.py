@@ -19,17 +19,19 @@ import torch
 import tyro
 from tqdm import tqdm
 
+from experiments.arms import Arm, Row
 from experiments.figures import Panel, learning_curves
 from plasticity.data import DataError
-from plasticity.learners import Learner
-from plasticity.loop import Diverged, train_on_stream
-from plasticity.metrics import Metric
-from plasticity.record import ArmRecord, RecordError, RunFolder, open_run
-from plasticity.streams import TaskStream
+from plasticity.loop import Diverged
+from plasticity.record import RecordError, RunFolder, open_run
 
 
 class UsageError(Exception):
     """Wrong use of the command line; the message says what would be right."""
+
+
+class Failure(Exception):
+    """What cannot be done here; the message says why, and the way out."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,18 @@ class Options:
 
     networks: tuple[str, ...]
     """Which arms to train, in this order."""
-    data_root: Path = Path("~/.cache/plasticity")
-    """Folder that data sets are downloaded or computed into, once."""
     results: Path = Path("results")
     """Folder that gets a run folder for each config."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """Delete what an earlier run of the same config left, and start afresh."""
+
+
+@dataclass(frozen=True)
+class DataOptions(Options):
+    """Those of experiments that learn from a data set."""
+
+    data_root: Path = Path("~/.cache/plasticity")
+    """Folder that data sets are downloaded or computed into, once."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +64,6 @@ class Setting:
     """Torch device: cpu, cuda, cuda:1, ..."""
     threads: int = 1
     """Threads of torch on the CPU (they decide the order of summation, hence the last bits)."""
-    num_tasks: int = 1
-    """Number of tasks learned in turn."""
 
     def __post_init__(self) -> None:
         _check_numbers(self)
@@ -69,6 +75,14 @@ class Setting:
             raise UsageError(f"--device {self.device}: networks train on cpu or cuda")
         if device.type == "cuda" and not torch.cuda.is_available():
             raise UsageError(f"--device {self.device}: this torch finds no CUDA device")
+
+
+@dataclass(frozen=True)
+class TaskSetting(Setting):
+    """What the config of a stream of tasks has."""
+
+    num_tasks: int = 1
+    """Number of tasks learned in turn."""
 
 
 def _check_numbers(config: Any, prefix: str = "") -> None:
@@ -89,22 +103,32 @@ def _check_numbers(config: Any, prefix: str = "") -> None:
                 raise UsageError(f"{option} {value}: must be positive and at most {limit}")
 
 
-@dataclass(frozen=True)
-class Arm:
-    """One network of an experiment, ready to train."""
-
-    learner: Learner
-    stream: TaskStream
-    epochs: int
-    batch_size: int
-    metrics: Sequence[Metric]
-    remark: str = ""
-    """Printed before training."""
-
-
 Config = TypeVar("Config", bound=Setting)
 Preset = TypeVar("Preset", bound=str)
+Chosen = TypeVar("Chosen", bound=Options)
 Parsed = TypeVar("Parsed")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run is made of.
+
+    Attributes:
+        unit: In words.
+        total: How many a config asks for.
+        done: How many are behind after a row.
+        shown: The column that the progress bar shows.
+    """
+
+    unit: str
+    total: Callable[[Any], int]
+    done: Callable[[Row], int]
+    shown: str
+
+
+TASKS = Progress(
+    "task", lambda config: config.num_tasks, lambda row: row["task"] + 1, "test_accuracy"
+)
 
 
 @dataclass(frozen=True)
@@ -116,23 +140,29 @@ class Experiment(Generic[Config]):
         about: What ``--help`` says first.
         presets: Configs by name; the first is the default.
         networks: What each arm is called in figures, by the name it has on the command line.
-        load: From config and data folder to the data.
+        load: From config and options to the data.
         identify: From config and data to all that decides the numbers, as JSON.
         build: From config, data and network to an arm.
-        exports: For each network the file and which column goes into which of its arrays, or into
-            the only one of an .npy file.
+        exports: For each network its files: which columns are the rows of an .npy file's array (or
+            which column is the array), or which column is which array of an .npz file.
         panels: Of the figure.
+        options: What can be said beside the config.
+        progress: What a run is made of.
+        score: The column that tells how well a network does, and its name in words.
     """
 
     name: str
     about: str
     presets: Mapping[str, Config]
     networks: Mapping[str, str]
-    load: Callable[[Config, Path], Any]
+    load: Callable[[Config, Any], Any]
     identify: Callable[[Config, Any], dict[str, Any]]
     build: Callable[[Config, Any, str], Arm]
-    exports: Mapping[str, tuple[str, Mapping[str, str] | str]]
+    exports: Mapping[str, Mapping[str, str | tuple[str, ...] | Mapping[str, str]]]
     panels: Sequence[Panel]
+    options: type[Options] = DataOptions
+    progress: Progress = TASKS
+    score: tuple[str, str] = ("test_accuracy", "test accuracy")
 
 
 class Digested(Protocol):
@@ -149,37 +179,41 @@ def identify(config: Setting, data: Digested) -> dict[str, Any]:
 
 
 def main(experiment: Experiment[Any], arguments: Sequence[str] | None = None) -> int:
-    """Run an experiment from the command line and return the exit status.
+    """Run an experiment from the command line and return the exit status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    return status_of(lambda: run(experiment, *parse(experiment, arguments)))
+
+
+def status_of(command: Callable[[], object]) -> int:
+    """Do what a command asks for and return the exit status.
 
     0 for success, 2 for wrong use, 1 for a failure, 130 for Ctrl-C; what a user can cause ends in
     one or two lines on standard error.
     """
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        preset, options, config = parse(experiment, arguments)
-        run(experiment, preset, options, config)
+        command()
     except UsageError as error:
         print(f"error: {error} (see --help)", file=sys.stderr)
         return 2
-    except (DataError, RecordError, Diverged) as error:
+    except (Failure, DataError, RecordError, Diverged) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped: finished tasks are kept; the same command goes on.", file=sys.stderr)
+        print("stopped: what is finished is kept; the same command goes on.", file=sys.stderr)
         return 130
     return 0
 
 
 # -------------------------------------------------------------------------------- command line
 @dataclass(frozen=True)
-class Command(Generic[Preset, Config]):
+class Command(Generic[Preset, Chosen, Config]):
     """All that can be said on the command line."""
 
     preset: Preset
     """Protocol that the options not given are taken from: released has the numbers of the authors'
     program, deep its deepest circuit, matched treats the arms alike, resolved has levels that mean
     the same at every anisotropy, quick needs no download and little time."""
-    options: Annotated[Options, tyro.conf.arg(name="")]
+    options: Annotated[Chosen, tyro.conf.arg(name="")]
     config: Annotated[Config, tyro.conf.arg(name="")]
 
 
@@ -198,10 +232,11 @@ def parse(experiment: Experiment[Config], arguments: Sequence[str]) -> tuple[str
             preset = value if equals else following
     if preset not in presets:
         raise UsageError(f"--preset {preset}: must be one of {', '.join(presets)}")
-    default = Command(preset, Options(networks=tuple(experiment.networks)), presets[preset])
-    # The presets' names and the config's own class are known here only.
-    kind: Any = Command[Literal[tuple(presets)], type(default.config)]  # type: ignore
-    command: Command[str, Config] = in_one_line(
+    options = experiment.options(networks=tuple(experiment.networks))
+    default = Command(preset, options, presets[preset])
+    # The presets' names and the own classes of options and config are known here only.
+    kind: Any = Command[Literal[tuple(presets)], type(options), type(default.config)]  # type: ignore
+    command: Command[str, Any, Config] = in_one_line(
         tyro.cli,
         kind,
         prog=f"python -m experiments.{experiment.name}",
@@ -245,7 +280,7 @@ def in_one_line(parse: Callable[..., Parsed], *arguments: Any, **options: Any) -
 def run(experiment: Experiment[Config], preset: str, options: Options, config: Config) -> Path:
     """Train the arms that are not finished, write exports and figure, and return the run folder."""
     torch.set_num_threads(config.threads)
-    data = experiment.load(config, options.data_root.expanduser())
+    data = experiment.load(config, options)
     with open_run(
         options.results.expanduser(),
         f"{experiment.name}-{preset}-seed{config.seed}",
@@ -261,73 +296,98 @@ def run(experiment: Experiment[Config], preset: str, options: Options, config: C
             if network in options.networks or (folder.path / network).exists()
         }
         for network in options.networks:
-            arm = experiment.build(config, data, network)
-            train(records[network], arm, network, config.seed)
-        complete = {n: r.rows for n, r in records.items() if len(r.rows) == config.num_tasks}
+            if is_complete(experiment, config, records[network].rows):
+                count = f"{experiment.progress.total(config)} {experiment.progress.unit}s"
+                print(f"{network}: all {count} are recorded, nothing to do")
+                continue
+            with contextlib.closing(experiment.build(config, data, network)) as arm:
+                train(experiment, config, folder, network, arm)
+        complete = {
+            n: r.rows for n, r in records.items() if is_complete(experiment, config, r.rows)
+        }
         export(experiment, folder, complete)
         summarise(experiment, complete)
         print(f"figure: {folder.path / 'figure.png'}")
     return folder.path
 
 
+def is_complete(experiment: Experiment[Config], config: Config, rows: Sequence[Row]) -> bool:
+    """Tell whether an arm has all its rows."""
+    progress = experiment.progress
+    return bool(rows) and progress.done(rows[-1]) >= progress.total(config)
+
+
 def export(
-    experiment: Experiment[Config],
-    folder: RunFolder,
-    complete: Mapping[str, list[dict[str, float]]],
+    experiment: Experiment[Config], folder: RunFolder, complete: Mapping[str, list[Row]]
 ) -> None:
-    """Write the figure, then an archive for each arm, unless they are there."""
-    # An arm's rows decide its archive, but the figure has all arms: it goes first, so that where
-    # the archives are, the figure has their arms, wherever an earlier command was stopped.
-    files = ["figure.png", *(experiment.exports[network][0] for network in complete)]
-    if all((folder.path / file).exists() for file in files):
+    """Write the figure, then the arrays of each arm, unless they are there."""
+    # An arm's rows decide its arrays, but the figure has all arms: it goes first, so that where
+    # the arrays are, the figure has their arms, wherever an earlier command was stopped.
+    files = {file: network for network in complete for file in experiment.exports[network]}
+    if all((folder.path / file).exists() for file in ["figure.png", *files]):
         return
     labels = {network: experiment.networks[network] for network in complete}
-    figure = learning_curves(complete, labels, experiment.panels, folder.path.name)
+    figure = learning_curves(
+        complete, labels, experiment.panels, folder.path.name, experiment.progress.unit
+    )
     folder.save_figure("figure.png", figure)
-    for network, rows in complete.items():
-        file, columns = experiment.exports[network]
+    for file, network in files.items():
+        columns, rows = experiment.exports[network][file], complete[network]
         if isinstance(columns, str):
-            folder.save_npy(file, np.array([row[columns] for row in rows]))
+            folder.save_npy(file, column(rows, columns))
+        elif isinstance(columns, tuple):
+            folder.save_npy(file, np.stack([column(rows, name) for name in columns]))
         else:
-            arrays = {array: np.array([row[c] for row in rows]) for array, c in columns.items()}
+            arrays = {array: column(rows, name) for array, name in columns.items()}
             folder.save_npz(file, **arrays)
 
 
-def train(record: ArmRecord, arm: Arm, network: str, seed: int) -> None:
+def column(rows: Sequence[Row], name: str) -> np.ndarray:
+    """Collect what the rows hold under a name: a number, a list of numbers, or nothing."""
+    return np.hstack([row[name] for row in rows if name in row])
+
+
+def train(
+    experiment: Experiment[Config], config: Config, folder: RunFolder, network: str, arm: Arm
+) -> None:
     """Train an arm from where its record ends, with a progress bar."""
-    done, total = len(record.rows), len(arm.stream)
-    if done == total:
-        print(f"{network}: all {total} tasks are recorded, nothing to do")
-        return
+    progress, record = experiment.progress, folder.arm(network)
+    total, done = progress.total(config), progress.done(record.rows[-1]) if record.rows else 0
     state = record.load_state()
     if state is not None:
-        arm.learner.load_state_dict(state)
-        print(f"{network}: going on after {done} of {total} tasks")
+        arm.load_state_dict(state)
+        print(f"{network}: going on after {done} of {total} {progress.unit}s")
     if arm.remark:
         print(f"{network}: {arm.remark}")
-    began = time.perf_counter()
+    began, start = time.perf_counter(), done
     bar = tqdm(
-        total=total, initial=done, desc=network, unit="task", dynamic_ncols=True,
+        total=total, initial=done, desc=network, unit=progress.unit, dynamic_ncols=True,
+        unit_scale=total > 99_999,
         mininterval=0.1 if sys.stderr.isatty() else 30,
     )  # fmt: skip
     with bar:
-        for row in train_on_stream(
-            arm.learner, arm.stream, epochs=arm.epochs, batch_size=arm.batch_size,
-            seed=seed, metrics=arm.metrics, start=done,
-        ):  # fmt: skip
-            record.append(row, arm.learner.state_dict())
-            bar.set_postfix(accuracy=f"{row['test_accuracy']:.3f}", refresh=False)
-            bar.update()
-    seconds = (time.perf_counter() - began) / (total - done)
-    print(f"{network}: {seconds:.3g} s per task")
+        for row in arm.rows(len(record.rows), bar.update):
+            for name, content in arm.files(row).items():
+                folder.save_bytes(name, content)
+            record.append(row, arm.state_dict())
+            done = progress.done(row)
+            if progress.shown in row:
+                name = progress.shown.rpartition("_")[2]
+                bar.set_postfix({name: f"{row[progress.shown]:.4g}"}, refresh=False)
+    seconds = time.perf_counter() - began
+    # The rate that is a number above one is the one to read.
+    unit, rate = progress.unit, (done - start) / seconds
+    pace = f"{rate:.3g} {unit}s per s" if rate > 1 else f"{1 / rate:.3g} s per {unit}"
+    print(f"{network}: {pace}")
 
 
-def summarise(experiment: Experiment[Config], rows: Mapping[str, list[dict[str, float]]]) -> None:
-    """Print how each arm did on the first and the last tenth of the tasks."""
-    print(f"\n{'test accuracy':16}{'first tenth':>12}{'last tenth':>12}{'drop':>9}   exported to")
-    for network, of_network in rows.items():
-        accuracy = np.array([row["test_accuracy"] for row in of_network])
-        tenth = max(1, len(accuracy) // 10)
-        early, late = accuracy[:tenth].mean(), accuracy[-tenth:].mean()
-        file, _ = experiment.exports[network]
-        print(f"{network:16}{early:12.4f}{late:12.4f}{early - late:9.4f}   {file}")
+def summarise(experiment: Experiment[Config], complete: Mapping[str, list[Row]]) -> None:
+    """Print how each arm did in the first and the last tenth of the rows that have a score."""
+    name, words = experiment.score
+    print(f"\n{words:18}{'first tenth':>12}{'last tenth':>12}{'change':>9}   exported to")
+    for network, rows in complete.items():
+        scores = column(rows, name)
+        tenth = max(1, len(scores) // 10)
+        early, late = scores[:tenth].mean(), scores[-tenth:].mean()
+        files = ", ".join(experiment.exports[network])
+        print(f"{network:18}{early:12.5g}{late:12.5g}{late - early:9.4g}   {files}")

@@ -10,61 +10,94 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+from scipy.stats import t
 
 from plasticity.plots import COLOURS, plot_curve
 from plasticity.record import RecordError, read_rows
 
-EXPERIMENTS = ("cifar", "qdata", "mnist")
+EXPERIMENTS = ("ant", "cifar", "qdata", "mnist")
 """Those with more columns first."""
 
-Rows = Sequence[Mapping[str, float]]
+Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes: a column of the rows over the tasks."""
+    """One pair of axes: a column of the rows over the tasks, or over the steps.
+
+    Attributes:
+        column: Drawn.
+        label: Of the ordinate.
+        logarithmic: Where the values span more than a factor 3.
+        samples: The column of lists that ``column`` has the means of; the 95 % interval of the mean
+            (Student's t) is shaded, and the curve is not smoothed.
+    """
 
     column: str
     label: str
     logarithmic: bool = False
+    samples: str = ""
 
 
 def learning_curves(
-    rows: Mapping[str, Rows], labels: Mapping[str, str], panels: Sequence[Panel], title: str
+    rows: Mapping[str, Rows],
+    labels: Mapping[str, str],
+    panels: Sequence[Panel],
+    title: str,
+    unit: str = "task",
 ) -> Figure:
-    """Draw columns of the rows over the tasks, one curve a network.
+    """Draw columns of the rows over the tasks or steps, one curve a network.
 
     Args:
-        rows: Of each network, one a task.
+        rows: Of each network; a curve leaves out those without its column.
         labels: What each network is called.
-        panels: The columns; an axis that spans more than a factor 3 may be logarithmic.
+        panels: The columns.
         title: Above all panels.
+        unit: The column of the rows that is the abscissa, in the singular.
     """
     longest = max(len(of_network) for of_network in rows.values())
     window = max(1, longest // 10)
     figure = Figure(figsize=(4 * len(panels), 3.6), dpi=150, layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for colour, (network, of_network) in zip(COLOURS, rows.items(), strict=False):
-            tasks = np.array([row["task"] for row in of_network])
-            values = np.array([row[panel.column] for row in of_network])
-            plot_curve(axes, tasks, values, label=labels[network], colour=colour, window=window)
+            drawn = [row for row in of_network if panel.column in row]
+            x = np.array([row[unit] for row in drawn])
+            y = np.array([row[panel.column] for row in drawn])
+            smoothing = 1 if panel.samples else window
+            plot_curve(axes, x, y, label=labels[network], colour=colour, window=smoothing)
+            if panel.samples:
+                halves = [half_interval(row[panel.samples]) for row in drawn]
+                axes.fill_between(x, y - halves, y + halves, color=colour, alpha=0.2, linewidth=0)
         if panel.logarithmic:
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.set(xlabel="task", ylabel=panel.label)
+        if unit != "task":
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.set(xlabel=unit, ylabel=panel.label)
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
-    smoothing = f"; lines: running mean of {window} tasks" if window > 1 else ""
-    figure.suptitle(f"{title} (n = 1 seed; points: one task each{smoothing})", fontsize=9)
+    notes = ["n = 1 seed", f"points: one {'task' if unit == 'task' else 'update'} each"]
+    if window > 1:
+        notes.append(f"lines: running mean of {window} {'tasks' if unit == 'task' else 'updates'}")
+    if any(panel.samples for panel in panels):
+        notes.append("shaded: 95 % interval of an evaluation's mean")
+    figure.suptitle(f"{title} ({'; '.join(notes)})", fontsize=9)
     return figure
+
+
+def half_interval(samples: Sequence[float]) -> float:
+    """Return half the width of the mean's 95 % interval by Student's t, 0 for a single sample."""
+    n = len(samples)
+    return float(t.ppf(0.975, n - 1) * np.std(samples, ddof=1) / np.sqrt(n)) if n > 1 else 0.0
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -89,9 +122,9 @@ def main(arguments: Sequence[str]) -> int:
         # The columns tell whose rows these are; a folder may have been renamed.
         first = next(iter(rows.values()))[0]
         drawable = (e for e in experiments if all(p.column in first for p in e.panels))
-        panels = next(drawable, experiments[-1]).panels
-        title = folder.resolve().name
-        learning_curves(rows, networks, panels, title).savefig(target)
+        drawn = next(drawable, experiments[-1])
+        title, unit = folder.resolve().name, drawn.progress.unit
+        learning_curves(rows, networks, drawn.panels, title, unit).savefig(target)
     except KeyError as error:
         print(f"error: rows of {folder} have no {error}: they were edited", file=sys.stderr)
         return 1

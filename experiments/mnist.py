@@ -11,13 +11,13 @@ import functools
 import math
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch.nn.functional import cross_entropy
 
 from experiments import cli
+from experiments.arms import Supervised
 from experiments.cli import identify
 from experiments.figures import Panel
 from plasticity.circuits import Brickwork
@@ -63,7 +63,7 @@ class Qnn:
 
 
 @dataclass(frozen=True)
-class Config(cli.Setting):
+class Config(cli.TaskSetting):
     """What decides the numbers. No default is a matter of taste: see PRESETS."""
 
     dataset: str = "mnist"
@@ -109,14 +109,14 @@ QUICK = dataclasses.replace(
 )
 
 
-def load(config: Config, data_root: Path) -> Images:
+def load(config: Config, options: cli.DataOptions) -> Images:
     """Read the images; a blank one has no direction, so nothing to encode as a state."""
-    images = load_images(config.dataset, data_root)
+    images = load_images(config.dataset, options.data_root.expanduser())
     images.require_nonzero()
     return images
 
 
-def build(config: Config, images: Images, network: str) -> cli.Arm:
+def build(config: Config, images: Images, network: str) -> Supervised:
     """Make an arm: the circuit has as many qubits as pixels and classes need."""
     num_qubits = max(2, math.ceil(math.log2(max(images.num_pixels, images.num_classes))))
     generator = generator_for(config.seed, "initial weights")
@@ -146,7 +146,7 @@ def build(config: Config, images: Images, network: str) -> cli.Arm:
     reset = config.reset_optimizer in (network, "both")
     interventions = [reset_optimizer] if reset else []
     learner = Learner(model.to(config.device), adam, cross_entropy, interventions)
-    return cli.Arm(learner, stream, chosen.epochs, config.batch_size, METRICS)
+    return Supervised(learner, stream, chosen.epochs, config.batch_size, config.seed, METRICS)
 
 
 METRICS = (
@@ -168,8 +168,8 @@ EXPERIMENT = cli.Experiment(
     identify=identify,
     build=build,
     exports={
-        "mlp": ("classical_model_results.npz", COLUMNS),
-        "qnn": ("quantum_model_results.npz", COLUMNS),
+        "mlp": {"classical_model_results.npz": COLUMNS},
+        "qnn": {"quantum_model_results.npz": COLUMNS},
     },
     panels=(
         Panel("test_accuracy", "test accuracy after the task"),

@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from experiments import cli
+from experiments.arms import Supervised
 from experiments.cli import identify
 from experiments.figures import Panel
 from plasticity.circuits import Staircase
@@ -47,7 +47,7 @@ class Mlp:
 
 
 @dataclass(frozen=True)
-class Config(cli.Setting):
+class Config(cli.TaskSetting):
     """What decides the numbers. No default is a matter of taste: see PRESETS."""
 
     num_sites: int = 10
@@ -93,9 +93,9 @@ RESOLVED = dataclasses.replace(RELEASED, levels="resolved")
 QUICK = dataclasses.replace(RELEASED, num_sites=6, num_tasks=20, learning_rate=1e-2)
 
 
-def load(config: Config, data_root: Path) -> SpinLevels:
+def load(config: Config, options: cli.DataOptions) -> SpinLevels:
     """Read the eigenstates, or compute them."""
-    levels = load_levels(config.num_sites, config.levels, data_root)
+    levels = load_levels(config.num_sites, config.levels, options.data_root.expanduser())
     SpinChainLevels(levels, num_tasks=1, seed=0)  # raises if there is no pair
     return levels
 
@@ -105,7 +105,7 @@ def loss(outputs: Tensor, labels: Tensor) -> Tensor:
     return binary_cross_entropy_with_logits(outputs.squeeze(1), labels.to(outputs.dtype))
 
 
-def build(config: Config, levels: SpinLevels, network: str) -> cli.Arm:
+def build(config: Config, levels: SpinLevels, network: str) -> Supervised:
     """Make an arm: the circuit has a qubit a site, Z is read on the first."""
     generator = generator_for(config.seed, "initial weights")
     classical, remark = network == "mlp", ""
@@ -137,7 +137,9 @@ def build(config: Config, levels: SpinLevels, network: str) -> cli.Arm:
         device=config.device,
     )
     learner = Learner(model, adam, loss)
-    return cli.Arm(learner, stream, config.epochs, config.batch_size, METRICS, remark)
+    return Supervised(
+        learner, stream, config.epochs, config.batch_size, config.seed, METRICS, remark
+    )
 
 
 METRICS = (
@@ -155,8 +157,8 @@ EXPERIMENT = cli.Experiment(
     identify=identify,
     build=build,
     exports={
-        "mlp": ("classical_validation_accuracies.npy", "test_accuracy"),
-        "qnn": ("quantum_validation_accuracies.npy", "test_accuracy"),
+        "mlp": {"classical_validation_accuracies.npy": "test_accuracy"},
+        "qnn": {"quantum_validation_accuracies.npy": "test_accuracy"},
     },
     panels=(
         Panel("test_accuracy", "validation accuracy after the task"),

@@ -53,13 +53,9 @@ class Slippery(gymnasium.Wrapper):
     """
 
     def __init__(self, env: gymnasium.Env, period: int, seed: int) -> None:
-        model = getattr(env.unwrapped, "model", None)
-        if not isinstance(model, mujoco.MjModel):
-            raise TypeError(f"Slippery needs an environment with a MuJoCo model; {env} has none")
         if period < 1:
             raise ValueError(f"period must be at least 1 step, not {period}")
         super().__init__(env)
-        self._model = model
         self.period = period
         self.seed = seed
         self.steps = 0
@@ -81,7 +77,19 @@ class Slippery(gymnasium.Wrapper):
 
     def _set_friction(self) -> None:
         self.current_friction = self.friction(self.steps // self.period)
-        self._model.geom_friction[:, 0] = self.current_friction
+        set_friction(self, self.current_friction)
+
+
+def set_friction(env: gymnasium.Env, friction: float) -> None:
+    """Set the sliding friction of all geoms, a dimensionless coefficient.
+
+    Raises:
+        TypeError: ``env`` has no MuJoCo model.
+    """
+    model = getattr(env.unwrapped, "model", None)
+    if not isinstance(model, mujoco.MjModel):
+        raise TypeError(f"friction needs an environment with a MuJoCo model; {env} has none")
+    model.geom_friction[:, 0] = friction
 
 
 class Resumable(gymnasium.Wrapper):

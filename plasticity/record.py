@@ -164,6 +164,10 @@ class RunFolder:
         figure.savefig(buffer, format=suffix[1:], metadata={date: None} if date else None)
         return self._save(name, suffix, buffer)
 
+    def save_bytes(self, name: str, content: bytes) -> Path:
+        """Write a file of any kind."""
+        return self._save(name, "", io.BytesIO(content))
+
     def _save(self, name: str, suffix: str, buffer: io.BytesIO) -> Path:
         self._check_open()
         path = self.path / _checked_name(name if name.endswith(suffix) else name + suffix)

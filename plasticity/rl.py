@@ -1,8 +1,10 @@
-"""The quantum layer as a features extractor of stable-baselines3's policies."""
+"""Features extractors of stable-baselines3's policies: the quantum layer and its counterpart."""
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -77,7 +79,13 @@ class QuantumFeatures(BaseFeaturesExtractor):
         ring = Ring(num_qubits, depth)
         if not 0 < scale < math.inf:
             raise ValueError(f"scale must be above 0 and finite, not {scale}")
-        size = _num_observations(observation_space, num_qubits)
+        size = _num_observations(observation_space, "QuantumFeatures")
+        if not 1 <= size <= 2**num_qubits:
+            way_out = f": num_qubits must be at least {(size - 1).bit_length()}" if size else ""
+            raise ValueError(
+                f"{size} observations do not fit: {num_qubits} qubits have 1 to {2**num_qubits} "
+                f"amplitudes{way_out}"
+            )
         super().__init__(observation_space, features_dim=2**num_qubits)
         self.scale = scale
         self.qnn = QNN(ring, Probabilities(), initializer=torch.randn)
@@ -96,12 +104,9 @@ class QuantumFeatures(BaseFeaturesExtractor):
             ``(batch, 2**num_qubits)``, of the dtype of ``qnn.angles``.
         """
         angles = self.qnn.angles
-        x = observations.reshape(len(observations), self._size).to(angles.dtype)
-        # Beside the largest number no square is lost to underflow or overflow.
-        largest = x.abs().amax(1, keepdim=True)
-        _check_finite(x, largest)
-        is_zero = largest == 0
-        x = x / largest.clamp(min=torch.finfo(x.dtype).tiny)
+        x, is_zero = _over_largest(
+            observations.reshape(len(observations), self._size), angles.dtype
+        )
         x = torch.where(is_zero, 1.0, x)  # any direction: its probabilities are replaced below
         learning = torch.is_grad_enabled() and (angles.requires_grad or x.requires_grad)
         if learning:
@@ -113,26 +118,67 @@ class QuantumFeatures(BaseFeaturesExtractor):
         return torch.tanh(self.scale * probabilities)
 
 
-def _num_observations(space: spaces.Space, num_qubits: int) -> int:
-    """Count the numbers in an observation, or raise where they are not amplitudes."""
+class MlpFeatures(BaseFeaturesExtractor):
+    """Extract features by layers of tanh units from an observation's direction.
+
+    What ``QuantumFeatures`` is compared with when all else is to be alike: it too is shared by
+    policy and value, and an observation is flattened and scaled to unit norm; zero stays zero.
+
+    Args:
+        observation_space: A ``Box``, not an image.
+        hidden: Units of each layer, at least one layer; the last are the features.
+
+    Raises:
+        TypeError: ``observation_space`` is not a ``Box``, or it is an image.
+        ValueError: The space has no number, or a layer no unit; on calling, an observation is not
+            finite.
+    """
+
+    def __init__(
+        self, observation_space: spaces.Space, hidden: Sequence[int] = (1024, 256)
+    ) -> None:
+        if not hidden or min(hidden) < 1:
+            raise ValueError(f"hidden {tuple(hidden)}: at least one layer, of at least one unit")
+        size = _num_observations(observation_space, "MlpFeatures")
+        if not size:
+            raise ValueError(f"no features of {observation_space}: it holds no observations")
+        super().__init__(observation_space, features_dim=hidden[-1])
+        self._size = size
+        self.layers = torch.nn.Sequential()
+        for width, following in itertools.pairwise((size, *hidden)):
+            self.layers.extend([torch.nn.Linear(width, following), torch.nn.Tanh()])
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Map observations, ``(batch, *observation_space.shape)``, to ``(batch, hidden[-1])``."""
+        x = observations.reshape(len(observations), self._size)
+        x, _ = _over_largest(x, next(self.parameters()).dtype)
+        return self.layers(torch.nn.functional.normalize(x))
+
+
+def _over_largest(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Divide each row by its largest absolute value; also tell which rows are zero.
+
+    Beside the largest number no square is lost to underflow or overflow.
+    """
+    x = x.to(dtype)
+    largest = x.abs().amax(1, keepdim=True)
+    _check_finite(x, largest)
+    return x / largest.clamp(min=torch.finfo(dtype).tiny), largest == 0
+
+
+def _num_observations(space: spaces.Space, accepting: str) -> int:
+    """Count the numbers in an observation, or raise where they are not features' input."""
     if not isinstance(space, spaces.Box):
         raise TypeError(
-            f"QuantumFeatures accepts a Box of observations, not {space}: wrap the environment in "
+            f"{accepting} accepts a Box of observations, not {space}: wrap the environment in "
             "gymnasium.wrappers.FlattenObservation"
         )
     if is_image_space(space):
         raise TypeError(
-            f"QuantumFeatures accepts a Box of observations, not an image, {space.shape} of "
+            f"{accepting} accepts a Box of observations, not an image, {space.shape} of "
             f"{space.dtype}: extract features from it before"
         )
-    size = math.prod(space.shape)
-    if not 1 <= size <= 2**num_qubits:
-        way_out = f": num_qubits must be at least {(size - 1).bit_length()}" if size else ""
-        raise ValueError(
-            f"{size} observations do not fit: {num_qubits} qubits have 1 to {2**num_qubits} "
-            f"amplitudes{way_out}"
-        )
-    return size
+    return math.prod(space.shape)
 
 
 def _check_finite(x: Tensor, largest: Tensor) -> None:

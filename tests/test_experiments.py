@@ -402,7 +402,7 @@ def test_run_says_where_the_results_are(
 ) -> None:
     folder = finish(tiny)
     printed, bars = capsys.readouterr()
-    for part in (str(folder), "first tenth", "last tenth", "drop", *EXPORTS.values()):
+    for part in (str(folder), "first tenth", "last tenth", "change", *EXPORTS.values()):
         assert part in printed
     for network in EXPORTS:
         assert f"{network}: 100%" in bars
