@@ -9,7 +9,7 @@ import itertools
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
@@ -23,7 +23,7 @@ from experiments.arms import Arm, Row
 from experiments.figures import Panel, learning_curves
 from plasticity.data import DataError
 from plasticity.loop import Diverged
-from plasticity.record import RecordError, RunFolder, open_run
+from plasticity.record import ArmRecord, RecordError, RunFolder, open_run
 
 
 class UsageError(Exception):
@@ -44,6 +44,8 @@ class Options:
     """Folder that gets a run folder for each config."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """Delete what an earlier run of the same config left, and start afresh."""
+    tensorboard: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Write the rows' numbers for TensorBoard too, into the run folder."""
 
 
 @dataclass(frozen=True)
@@ -300,8 +302,14 @@ def run(experiment: Experiment[Config], preset: str, options: Options, config: C
                 count = f"{experiment.progress.total(config)} {experiment.progress.unit}s"
                 print(f"{network}: all {count} are recorded, nothing to do")
                 continue
-            with contextlib.closing(experiment.build(config, data, network)) as arm:
-                train(experiment, config, folder, network, arm)
+            with contextlib.ExitStack() as stack:
+                trackers = []
+                if options.tensorboard:
+                    trackers.append(stack.enter_context(tensorboard(experiment, records[network])))
+                arm = stack.enter_context(
+                    contextlib.closing(experiment.build(config, data, network))
+                )
+                train(experiment, config, folder, network, arm, trackers)
         complete = {
             n: r.rows for n, r in records.items() if is_complete(experiment, config, r.rows)
         }
@@ -344,13 +352,19 @@ def export(
 
 def column(rows: Sequence[Row], name: str) -> np.ndarray:
     """Collect what the rows hold under a name: a number, a list of numbers, or nothing."""
-    return np.hstack([row[name] for row in rows if name in row])
+    values = [row[name] for row in rows if name in row]
+    return np.hstack(values) if values else np.array([])
 
 
 def train(
-    experiment: Experiment[Config], config: Config, folder: RunFolder, network: str, arm: Arm
+    experiment: Experiment[Config],
+    config: Config,
+    folder: RunFolder,
+    network: str,
+    arm: Arm,
+    trackers: Sequence[Callable[[Row], object]] = (),
 ) -> None:
-    """Train an arm from where its record ends, with a progress bar."""
+    """Train an arm from where its record ends, with a progress bar; trackers see recorded rows."""
     progress, record = experiment.progress, folder.arm(network)
     total, done = progress.total(config), progress.done(record.rows[-1]) if record.rows else 0
     state = record.load_state()
@@ -360,16 +374,15 @@ def train(
     if arm.remark:
         print(f"{network}: {arm.remark}")
     began, start = time.perf_counter(), done
-    bar = tqdm(
-        total=total, initial=done, desc=network, unit=progress.unit, dynamic_ncols=True,
-        unit_scale=total > 99_999,
-        mininterval=0.1 if sys.stderr.isatty() else 30,
-    )  # fmt: skip
-    with bar:
+    with progress_bar(
+        total=total, initial=done, desc=network, unit=progress.unit, unit_scale=total > 99_999
+    ) as bar:
         for row in arm.rows(len(record.rows), bar.update):
             for name, content in arm.files(row).items():
                 folder.save_bytes(name, content)
             record.append(row, arm.state_dict())
+            for track in trackers:
+                track(row)
             done = progress.done(row)
             if progress.shown in row:
                 name = progress.shown.rpartition("_")[2]
@@ -379,6 +392,82 @@ def train(
     unit, rate = progress.unit, (done - start) / seconds
     pace = f"{rate:.3g} {unit}s per s" if rate > 1 else f"{1 / rate:.3g} s per {unit}"
     print(f"{network}: {pace}")
+
+
+@contextlib.contextmanager
+def tensorboard(experiment: Experiment[Any], record: ArmRecord) -> Iterator[Callable[[Row], None]]:
+    """Open an arm's log for TensorBoard, and give what writes a row into it."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise Failure(f"--tensorboard: {error}: pip install tensorboard") from error
+    done = experiment.progress.done
+    # A row that was logged, but is not in the record, comes again.
+    first = done(record.rows[-1]) + 1 if record.rows else 0
+    with SummaryWriter(str(record.path / "tensorboard"), purge_step=first) as writer:
+
+        def write(row: Row) -> None:
+            for name, value in row.items():
+                if isinstance(value, int | float):
+                    writer.add_scalar(name, value, done(row))
+            writer.flush()
+
+        yield write
+
+
+def progress_bar(**options: Any) -> tqdm[Any]:
+    """Make a progress bar, which writes to a file less often than to a terminal.
+
+    Its rate and the time left are those of the mean since the start: rollouts and updates, tasks
+    with and without measurements take turns.
+    """
+    interval = 0.1 if sys.stderr.isatty() else 30
+    return tqdm(dynamic_ncols=True, mininterval=interval, smoothing=0, **options)
+
+
+def summarise(experiment: Experiment[Config], complete: Mapping[str, list[Row]]) -> None:
+    """Print how each arm did in the first and the last tenth of the rows that have a score."""
+    name, words = experiment.score
+    print(f"\n{words:18}{'first tenth':>12}{'last tenth':>12}{'change':>9}   exported to")
+    for network, rows in complete.items():
+        scores, files = column(rows, name), ", ".join(experiment.exports[network])
+        if not len(scores):
+            print(f"{network:18}{'none':>33}   {files}")
+            continue
+        tenth = max(1, len(scores) // 10)
+        early, late = scores[:tenth].mean(), scores[-tenth:].mean()
+        print(f"{network:18}{early:12.5g}{late:12.5g}{late - early:9.4g}   {files}")
+
+
+@contextlib.contextmanager
+def tensorboard(experiment: Experiment[Any], record: ArmRecord) -> Iterator[Callable[[Row], None]]:
+    """Open an arm's log for TensorBoard, and give what writes a row into it."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise Failure(f"--tensorboard: {error}: pip install tensorboard") from error
+    done = experiment.progress.done
+    # A row that was logged, but is not in the record, comes again.
+    first = done(record.rows[-1]) + 1 if record.rows else 0
+    with SummaryWriter(str(record.path / "tensorboard"), purge_step=first) as writer:
+
+        def write(row: Row) -> None:
+            for name, value in row.items():
+                if isinstance(value, int | float):
+                    writer.add_scalar(name, value, done(row))
+            writer.flush()
+
+        yield write
+
+
+def progress_bar(**options: Any) -> tqdm[Any]:
+    """Make a progress bar, which writes to a file less often than to a terminal.
+
+    Its rate and the time left are those of the mean since the start: rollouts and updates, tasks
+    with and without measurements take turns.
+    """
+    interval = 0.1 if sys.stderr.isatty() else 30
+    return tqdm(dynamic_ncols=True, mininterval=interval, smoothing=0, **options)
 
 
 def summarise(experiment: Experiment[Config], complete: Mapping[str, list[Row]]) -> None:

@@ -66,6 +66,8 @@ def learning_curves(
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for colour, (network, of_network) in zip(COLOURS, rows.items(), strict=False):
             drawn = [row for row in of_network if panel.column in row]
+            if not drawn:  # no episode has ended yet
+                continue
             x = np.array([row[unit] for row in drawn])
             y = np.array([row[panel.column] for row in drawn])
             smoothing = 1 if panel.samples else window
@@ -80,7 +82,7 @@ def learning_curves(
             axes.yaxis.set_minor_formatter(NullFormatter())
         if unit != "task":
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.set(xlabel=unit, ylabel=panel.label)
+        axes.set(xlabel="task" if unit == "task" else "environment step", ylabel=panel.label)
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     handles, names = figure.axes[0].get_legend_handles_labels()
@@ -120,13 +122,19 @@ def main(arguments: Sequence[str]) -> int:
         if not rows:
             raise RecordError(f"{folder} holds no rows: it is not a run folder, or has just begun.")
         # The columns tell whose rows these are; a folder may have been renamed.
-        first = next(iter(rows.values()))[0]
-        drawable = (e for e in experiments if all(p.column in first for p in e.panels))
+        columns = {column for of_network in rows.values() for row in of_network for column in row}
+        drawable = (e for e in experiments if all(p.column in columns for p in e.panels))
         drawn = next(drawable, experiments[-1])
+        for panel in drawn.panels:
+            if panel.column not in columns:
+                raise KeyError(panel.column)
         title, unit = folder.resolve().name, drawn.progress.unit
         learning_curves(rows, networks, drawn.panels, title, unit).savefig(target)
     except KeyError as error:
-        print(f"error: rows of {folder} have no {error}: they were edited", file=sys.stderr)
+        print(
+            f"error: rows of {folder} have no {error}: the run has just begun, or they were edited",
+            file=sys.stderr,
+        )
         return 1
     except (RecordError, OSError, ValueError) as error:  # ValueError: a format that is none
         print(f"error: {error}", file=sys.stderr)

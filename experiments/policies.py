@@ -24,7 +24,7 @@ from plasticity.environments import Resumable, Slippery, check_resumable, set_fr
 from plasticity.ppo import get_state, set_state, train_ppo
 from plasticity.rl import MlpFeatures, QuantumFeatures
 from plasticity.seeding import generator_for
-from plasticity.workers import Workers
+from plasticity.workers import WorkerError, Workers
 
 if TYPE_CHECKING:
     from experiments.ant import Config
@@ -185,13 +185,16 @@ class PolicyArm(Arm):
 
     def rows(self, start: int, advance: Callable[[int], object]) -> Iterator[Row]:  # noqa: D102
         config = self._config
-        for row in train_ppo(
-            self.model, self.evaluate, total_steps=config.total_steps,
-            evaluation_every=config.evaluation_every, start=start, advance=advance,
-        ):  # fmt: skip
-            if config.friction_period is not None:
-                row["friction"] = self._friction()
-            yield row
+        try:
+            for row in train_ppo(
+                self.model, self.evaluate, total_steps=config.total_steps,
+                evaluation_every=config.evaluation_every, start=start, advance=advance,
+            ):  # fmt: skip
+                if config.friction_period is not None:
+                    row["friction"] = self._friction()
+                yield row
+        except WorkerError as error:
+            raise Failure(f"{error}\nThe same command goes on after the last update.") from error
 
     def evaluate(self, model: PPO, update: int) -> tuple[list[float], list[int]]:
         """Return returns and lengths of episodes, on the floor as it is in training."""

@@ -12,10 +12,9 @@ import numpy as np
 import tyro
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import DummyVecEnv
-from tqdm import tqdm
 
 from experiments.ant import Classical, Config, Quantum
-from experiments.cli import Failure, UsageError, in_one_line
+from experiments.cli import Failure, UsageError, in_one_line, progress_bar
 from experiments.policies import make_evaluation_environment, make_gymnasium, make_model, seed_for
 from plasticity.environments import set_friction
 from plasticity.record import read_rows
@@ -103,7 +102,7 @@ def play(
         ) from error
     frames, total, over = [], 0.0, False
     limit = env.spec.max_episode_steps if env.spec else None
-    with tqdm(total=limit, unit="frame", desc="rendering") as bar:
+    with progress_bar(total=limit, unit="frame", desc="rendering") as bar:
         while not over:
             action, _ = model.predict(observation, deterministic=True)
             observation, reward, terminated, truncated, _ = env.step(action)
@@ -122,8 +121,10 @@ def write_video(file: Path, frames: list[np.ndarray], rate: float) -> None:
     try:
         import imageio.v3
 
-        plugin = "FFMPEG" if file.suffix == ".mp4" else "pillow"
-        imageio.v3.imwrite(file, np.stack(frames), fps=rate, plugin=plugin)
+        if file.suffix == ".mp4":
+            imageio.v3.imwrite(file, np.stack(frames), plugin="FFMPEG", fps=rate)
+        else:
+            imageio.v3.imwrite(file, np.stack(frames), plugin="pillow", duration=1000 / rate)
     except ImportError as error:
         raise Failure(f"{file}: {error}: pip install 'quantum-plasticity[rl]'") from error
     except OSError as error:

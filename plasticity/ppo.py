@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from collections import deque
@@ -48,11 +49,12 @@ def train_ppo(
     """Train with stable-baselines3's own rollouts and updates, and yield a row after each update.
 
     Row k describes the policy after k updates, row 0 the untrained one. Training ends with the
-    first update after ``total_steps``. A policy that acts at a step divisible by
+    first update at or after ``total_steps``. A policy that acts at a step divisible by
     ``evaluation_every`` is evaluated, and so is the last.
 
     Args:
-        model: Its environments' episodes are recorded by ``Monitor``. Trained in place.
+        model: Its environments' episodes are recorded by ``Monitor``; its learning rate and clip
+            ranges are constants. Trained in place.
         evaluate: From the model and the number of updates to the returns and the lengths of
             episodes.
         total_steps: Steps of all environments together.
@@ -75,10 +77,16 @@ def train_ppo(
         ``largest_change`` (of a parameter, absolute).
 
     Raises:
-        Diverged: A loss or a parameter is not finite.
+        Diverged: A loss or a parameter is not finite, or the policy's standard deviation is 0 or
+            infinite.
+        ValueError: The learning rate or a clip range is a schedule.
     """
     env = model.get_env()
     assert env is not None
+    for schedule in (model.lr_schedule, model.clip_range, model.clip_range_vf):
+        # ``learn`` is called for one update at a time, at the end of which a schedule has run out
+        if callable(schedule) and schedule(0.0) != schedule(1.0):
+            raise ValueError("the learning rate and the clip ranges must be constants")
     if model._last_obs is None:
         model._last_obs = env.reset()  # type: ignore[assignment]
         model._last_episode_starts = np.ones(env.num_envs, dtype=bool)
@@ -91,7 +99,18 @@ def train_ppo(
             row: Row = {"update": update}
             if update:
                 before = [p.detach().clone() for p in model.policy.parameters()]
-                model.learn(steps_per_update, tracker, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
+                try:
+                    model.learn(
+                        steps_per_update,
+                        tracker,
+                        log_interval=None,  # type: ignore[arg-type]
+                        reset_num_timesteps=False,
+                    )
+                except ValueError as error:  # of distributions and features, which check
+                    if _is_sound(model):
+                        raise
+                    text = "a parameter is not finite, or a standard deviation 0 or not finite"
+                    raise Diverged(f"in update {update} of PPO {text}") from error
                 row |= tracker.columns() | _logged(model) | gradients.columns()
                 row["largest_change"] = _largest_change(before, model)
             row["step"] = model.num_timesteps
@@ -125,8 +144,8 @@ def get_state(model: PPO) -> dict[str, Any]:
     assert env is not None
     kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
     return {
-        "policy": model.policy.state_dict(),
-        "optimizer": model.policy.optimizer.state_dict(),
+        "policy": copy.deepcopy(model.policy.state_dict()),
+        "optimizer": copy.deepcopy(model.policy.optimizer.state_dict()),
         "counters": {name: getattr(model, name) for name in _COUNTERS},
         "episodes": list(model.ep_info_buffer or ()),
         "successes": list(model.ep_success_buffer or ()),
@@ -155,7 +174,7 @@ def set_state(model: PPO, state: dict[str, Any]) -> None:
             f"the state is of {len(state['environments'])} environments, not of {env.num_envs}"
         )
     model.policy.load_state_dict(state["policy"])
-    model.policy.optimizer.load_state_dict(state["optimizer"])
+    model.policy.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # keeps tensors
     for name, value in state["counters"].items():
         setattr(model, name, value)
     model.ep_info_buffer = deque(state["episodes"], maxlen=model._stats_window_size)
@@ -247,6 +266,14 @@ def _logged(model: PPO) -> Row:
     if math.isnan(row["explained_variance"]):  # the returns have no variance to explain
         del row["explained_variance"]
     return row
+
+
+def _is_sound(model: PPO) -> bool:
+    """Tell whether parameters are finite and standard deviations neither 0 nor infinite."""
+    numbers = [p.detach() for p in model.policy.parameters()]
+    if hasattr(model.policy, "log_std"):
+        numbers.append(model.policy.log_std.detach().exp().log())
+    return all(bool(t.isfinite().all()) for t in numbers)
 
 
 def _largest_change(before: list[Tensor], model: PPO) -> float:

@@ -27,9 +27,11 @@ class QuantumFeatures(BaseFeaturesExtractor):
     """Extract tanh(scale * p_k) from the probabilities p_k of a quantum circuit's basis states.
 
     An observation of any shape is flattened, padded with zeros to 2**num_qubits amplitudes, scaled
-    to unit norm and sent through ``Ring(num_qubits, depth)``: only its direction counts. An
-    observation that is zero has none; it stands for the maximally mixed state, the mean over all
-    directions, where every p_k is 2**-num_qubits whatever the angles.
+    to unit norm and sent through ``Ring(num_qubits, depth)``: only its direction counts, and x and
+    -x have the same features. A policy that has to tell them apart, to push a pole back to either
+    side, needs a component of known sign among the observations, such as a constant or a height.
+    An observation that is zero has no direction; it stands for the maximally mixed state, the mean
+    over all directions, where every p_k is 2**-num_qubits whatever the angles.
 
     Under ``no_grad`` (rollouts, evaluation, target networks) and where nothing asks for a gradient
     (frozen angles), the contracted circuit is kept until the angles change, so that a step is one

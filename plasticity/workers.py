@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import pickle
 import signal
+import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import numpy as np
 
 try:
+    import cloudpickle  # type: ignore[import-untyped]
     import gymnasium
     from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
-    from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper
 except ModuleNotFoundError as error:
     raise ImportError(
         f"plasticity.workers needs stable-baselines3 ({error}): "
         "pip install 'quantum-plasticity[rl]'"
     ) from None
+
+_PATIENCE = 5.0  # seconds that processes have, all together, to finish what they are at
+
+Request = tuple[str, tuple[Any, ...], Mapping[str, Any]]
+"""What a worker is to do: a name that _do knows, arguments, keyword arguments."""
+
+
+class WorkerError(RuntimeError):
+    """A worker process has ended, or an environment raised in it."""
 
 
 class Workers(VecEnv):
@@ -31,45 +42,55 @@ class Workers(VecEnv):
     share in a ``DummyVecEnv``, and all numbers are those of one ``DummyVecEnv``, whatever the
     number of processes.
 
+    What an environment raises leaves the others as they are. After a process has ended, or a call
+    was interrupted while it waited, all processes are closed.
+
     Args:
         makers: Return a new environment each, of arrays for observations.
         num_processes: 1 to the number of environments.
 
     Raises:
         ValueError: ``num_processes`` is out of range.
-        RuntimeError: On any call, that a process ended, or what an environment raised in it.
+        WorkerError: On any call, that a process ended, or what an environment raised in it.
+        RuntimeError: A call came between ``step_async`` and ``step_wait``.
     """
 
     def __init__(self, makers: Sequence[Callable[[], gymnasium.Env]], num_processes: int) -> None:
         if not 1 <= num_processes <= len(makers):
             raise ValueError(f"num_processes must be 1 to {len(makers)}, not {num_processes}")
         self._shares = np.array_split(np.arange(len(makers)), num_processes)
+        self._places = [(w, place) for w, s in enumerate(self._shares) for place in range(len(s))]
+        self._asked: list[int] = []  # the workers that have yet to answer
         # A fork of this process, with its threads and perhaps a GPU, would not be safe.
         methods = multiprocessing.get_all_start_methods()
         method = "forkserver" if "forkserver" in methods else "spawn"
         context: Any = multiprocessing.get_context(method)
         self._pipes: list[Connection] = []
-        self._processes = []
-        for share in self._shares:
-            pipe, end = context.Pipe()
-            work = CloudpickleWrapper([makers[i] for i in share])
-            process = context.Process(target=_serve, args=(end, work), daemon=True)
-            process.start()
-            end.close()
-            self._pipes.append(pipe)
-            self._processes.append(process)
+        self._processes: list[Any] = []
         try:
-            self._ask(0, "spaces")
-            observations, actions = self._answer(0)
+            for share in self._shares:
+                pipe, end = context.Pipe()
+                self._pipes.append(pipe)
+                work = cloudpickle.dumps([makers[i] for i in share])
+                process = context.Process(target=_serve, args=(end, work), daemon=True)
+                process.start()
+                self._processes.append(process)
+                end.close()
+            self._ask(self._to_all("spaces"))
+            observations, actions = self._answers()[0]
             super().__init__(len(makers), observations, actions)
         except BaseException:
             self.close()
             raise
 
     def reset(self) -> np.ndarray:  # noqa: D102
+        if self._asked:
+            self._answers()  # of a step that nobody waits for any more
+        requests: dict[int, Request] = {}
         for worker, share in enumerate(self._shares):
             seeds, options = ([kind[i] for i in share] for kind in (self._seeds, self._options))
-            self._ask(worker, "reset", seeds, options)
+            requests[worker] = "reset", (seeds, options), {}
+        self._ask(requests)
         observations, infos = zip(*self._answers(), strict=True)
         self.reset_infos = [info for of_worker in infos for info in of_worker]
         self._reset_seeds()
@@ -77,11 +98,16 @@ class Workers(VecEnv):
         return np.concatenate(observations)
 
     def step_async(self, actions: np.ndarray) -> None:  # noqa: D102
-        for worker, share in enumerate(self._shares):
-            self._ask(worker, "step", actions[share[0] : share[-1] + 1])
+        self._ask(
+            {
+                worker: ("step", (actions[share[0] : share[-1] + 1],), {})
+                for worker, share in enumerate(self._shares)
+            }
+        )
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:  # noqa: D102
-        observations, rewards, dones, infos = zip(*self._answers(), strict=True)
+        observations, rewards, dones, infos, resets = zip(*self._answers(), strict=True)
+        self.reset_infos = [info for of_worker in resets for info in of_worker]
         return (
             np.concatenate(observations),
             np.concatenate(rewards),
@@ -89,83 +115,112 @@ class Workers(VecEnv):
             [info for of_worker in infos for info in of_worker],
         )
 
+    def has_attr(self, attr_name: str) -> bool:  # noqa: D102
+        self._ask(self._to_all("has_attr", attr_name))
+        return all(self._answers())
+
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:  # noqa: D102
-        return self._of_each(indices, "get_attr", attr_name)
+        return self._of_each(indices, "get_attr", (attr_name,))
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:  # noqa: D102
-        self._of_each(indices, "set_attr", attr_name, value)
+        self._of_each(indices, "set_attr", (attr_name, value))
 
     def env_method(  # noqa: D102
         self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
     ) -> list[Any]:
-        return self._of_each(indices, "env_method", method_name, *method_args, **method_kwargs)
+        return self._of_each(indices, "env_method", (method_name, *method_args), method_kwargs)
 
     def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:  # noqa: D102
-        return self._of_each(indices, "env_is_wrapped", wrapper_class)
+        return self._of_each(indices, "env_is_wrapped", (wrapper_class,))
 
     def close(self) -> None:
         """End the processes, also in the middle of a step."""
+        self._asked = []
         for pipe in self._pipes:
             pipe.close()
+        deadline = time.monotonic() + _PATIENCE
         for process in self._processes:
-            process.join(timeout=5)  # it leaves when it finds its pipe closed
+            # It leaves when it finds its pipe closed.
+            process.join(max(0.0, deadline - time.monotonic()))
             if process.is_alive():
                 process.kill()
+                process.join()
 
-    def _of_each(self, indices: Any, name: str, *arguments: Any, **options: Any) -> list[Any]:
-        """Call a method of the DummyVecEnvs for single environments, and collect the answers."""
-        chosen = set(self._get_indices(indices))
-        places = [
-            (worker, place)
-            for worker, share in enumerate(self._shares)
-            for place, i in enumerate(share)
-            if i in chosen
-        ]
-        answers: list[Any] = []
+    def _of_each(
+        self,
+        indices: Any,
+        name: str,
+        arguments: tuple[Any, ...],
+        options: Mapping[str, Any] | None = None,
+    ) -> list[Any]:
+        """Call a method of the DummyVecEnvs for chosen environments, and answer in their order."""
+        if isinstance(indices, np.integer):
+            indices = int(indices)
+        places = [self._places[i] for i in self._get_indices(indices)]
+        chosen: dict[int, list[int]] = {}
         for worker, place in places:
-            self._ask(worker, name, *arguments, indices=[place], **options)
-            answer = self._answer(worker)
-            answers.extend(answer if answer is not None else [])
-        return answers
+            chosen.setdefault(worker, []).append(place)
+        self._ask(
+            {w: (name, arguments, {**(options or {}), "indices": i}) for w, i in chosen.items()}
+        )
+        # set_attr answers None
+        answers = {w: iter(a or ()) for w, a in zip(chosen, self._answers(), strict=True)}
+        return [next(answers[worker], None) for worker, _ in places]
 
-    def _ask(self, worker: int, name: str, *arguments: Any, **options: Any) -> None:
-        try:
-            self._pipes[worker].send((name, arguments, options))
-        except OSError as error:
-            raise self._ended(worker) from error
+    def _to_all(self, name: str, *arguments: Any) -> dict[int, Request]:
+        return {worker: (name, arguments, {}) for worker in range(len(self._shares))}
 
-    def _answer(self, worker: int) -> Any:
+    def _ask(self, requests: Mapping[int, Request]) -> None:
+        """Send workers what they are to do; they do it side by side."""
+        if self._asked:
+            raise RuntimeError("the environments are in a step: step_wait comes first")
+        # What cannot be pickled is found before any worker has been asked.
+        messages = {worker: pickle.dumps(request) for worker, request in requests.items()}
+        with self._all_or_closed():
+            for worker, message in messages.items():
+                self._pipes[worker].send_bytes(message)
+            self._asked = list(messages)
+
+    def _answers(self) -> list[Any]:
+        """Take the answers of all workers that were asked, then raise what one of them raised."""
+        with self._all_or_closed():
+            messages = [self._pipes[worker].recv_bytes() for worker in self._asked]
+            self._asked = []
+        answers = [pickle.loads(message) for message in messages]
+        for done, answer in answers:
+            if not done:
+                raise WorkerError(f"an environment failed in a worker process:\n{answer}")
+        return [answer for _, answer in answers]
+
+    @contextlib.contextmanager
+    def _all_or_closed(self) -> Iterator[None]:
+        """Close if not all messages pass; the next call would take what is left for its own."""
         try:
-            done, answer = self._pipes[worker].recv()
+            yield
         except (EOFError, OSError) as error:
-            raise self._ended(worker) from error
-        if not done:
-            raise RuntimeError(f"an environment failed in a worker process:\n{answer}")
-        return answer
-
-    def _answers(self) -> Iterable[Any]:
-        return [self._answer(worker) for worker in range(len(self._pipes))]
-
-    def _ended(self, worker: int) -> RuntimeError:
-        process = self._processes[worker]
-        process.join(timeout=1)
-        return RuntimeError(f"worker process {process.pid} has ended, status {process.exitcode}")
+            wait([process.sentinel for process in self._processes], timeout=1)  # for the status
+            ended = [f"{p.pid} (status {p.exitcode})" for p in self._processes if not p.is_alive()]
+            self.close()
+            raise WorkerError(f"worker processes have ended: {', '.join(ended)}") from error
+        except BaseException:
+            self.close()
+            raise
 
 
-def _serve(pipe: Connection, work: CloudpickleWrapper) -> None:
+def _serve(pipe: Connection, work: bytes) -> None:
     """Do what the parent asks for, until it closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     env: DummyVecEnv | None = None
     with contextlib.suppress(EOFError, OSError):
         while True:
-            name, arguments, options = pipe.recv()
+            message = pipe.recv_bytes()
             try:
                 if env is None:
-                    env = DummyVecEnv(work.var)
-                answer = True, _do(env, name, arguments, options)
+                    env = DummyVecEnv(cloudpickle.loads(work))
+                answer = pickle.dumps((True, _do(env, *pickle.loads(message))))
             except Exception:
-                answer = False, traceback.format_exc()
-            pipe.send(answer)
+                answer = pickle.dumps((False, traceback.format_exc()))
+            pipe.send_bytes(answer)
     if env is not None:
         env.close()
 
@@ -176,4 +231,6 @@ def _do(env: DummyVecEnv, name: str, arguments: tuple[Any, ...], options: dict[s
     if name == "reset":
         env._seeds, env._options = arguments
         return env.reset(), env.reset_infos
+    if name == "step":
+        return *env.step(*arguments), env.reset_infos
     return getattr(env, name)(*arguments, **options)

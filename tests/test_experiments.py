@@ -900,7 +900,7 @@ def help_texts(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str
 
 def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     text, by_option = help_texts(capsys)
-    fields = [*fields_of(Config()), *(field.name for field in dataclasses.fields(cli.Options))]
+    fields = [*fields_of(Config()), *(field.name for field in dataclasses.fields(cli.DataOptions))]
     assert set(by_option) == {"--preset"} | {"--" + field.replace("_", "-") for field in fields}
     for option, explained in by_option.items():
         explained = re.sub(r"\(default:[^)]*\)|\{[^}]*\}|\[[^]]*\]|--\S+|\b[A-Z]+\b", "", explained)

@@ -22,7 +22,7 @@ import plasticity.qnn
 from plasticity.circuits import Ring
 from plasticity.planning import cheapest, make_plan
 from plasticity.qnn import Probabilities
-from plasticity.rl import QuantumFeatures
+from plasticity.rl import MlpFeatures, QuantumFeatures
 from tests.oracle import DATA, dense_probabilities
 
 
@@ -69,6 +69,13 @@ def test_double_precision_gives_the_authors_features_and_gradients() -> None:
     with torch.no_grad():
         still = features(numbers["observations"])
     torch.testing.assert_close(still, numbers["features"], rtol=0, atol=1e-9)
+
+
+def test_observation_and_its_opposite_have_equal_features(features: QuantumFeatures) -> None:
+    x = torch.randn(4, 5)
+    with torch.no_grad():
+        assert torch.allclose(features(x), features(-x), rtol=0, atol=1e-7)
+        assert not torch.allclose(features(x), features(x.flip(0)), rtol=0, atol=1e-2)
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
@@ -414,3 +421,119 @@ def test_without_stable_baselines3_the_import_says_what_to_install() -> None:
     assert last.startswith("ImportError: plasticity.rl needs stable-baselines3 (")
     assert last.endswith("): pip install 'quantum-plasticity[rl]'")
     assert done.stderr.count("Traceback") == 1
+
+
+# ------------------------------------------------------------------------------------ MlpFeatures
+def mlp_features_directly(features: MlpFeatures, x: torch.Tensor) -> np.ndarray:
+    """One observation after the other, in double precision."""
+    weights = [p.detach().double().numpy() for p in features.parameters()]
+    outputs = []
+    for row in (observation.ravel() for observation in x.double().numpy()):
+        length = np.sqrt((row**2).sum())
+        h = row / length if length else row
+        for weight, bias in zip(weights[::2], weights[1::2], strict=True):
+            h = np.tanh(weight @ h + bias)
+        outputs.append(h)
+    return np.array(outputs).reshape(len(x), features.features_dim)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (5,), (2, 4), (2, 2, 2)], ids=str)
+@pytest.mark.parametrize("hidden", [(7,), (6, 4), [5, 1, 3]], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_mlp_features_match_a_direct_computation(shape: tuple, hidden, dtype) -> None:
+    torch.manual_seed(1)
+    features = MlpFeatures(box(*shape), hidden).to(dtype)
+    assert features.features_dim == hidden[-1]
+    assert [p.shape[0] for p in features.parameters()][::2] == list(hidden)
+    tolerance = 1e-6 if dtype == torch.float32 else 1e-14
+    for batch in (0, 1, 6):
+        for kind in (torch.float32, torch.float64, torch.int64):
+            x = (4 * torch.randn(batch, *shape)).to(kind)
+            outputs = features(x).detach()
+            assert outputs.dtype == dtype and outputs.shape == (batch, hidden[-1])
+            expected = mlp_features_directly(features, x)
+            np.testing.assert_allclose(outputs.numpy(), expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("length", [1e-44, 1e-30, 1e-3, 1e30])
+def test_length_of_an_observation_does_not_matter_to_mlp_features(length: float) -> None:
+    features = MlpFeatures(box(5), (8, 4))
+    x = torch.tensor([[1.0, 0, -3, 0, 2]])
+    # 1e-44 is seven times the smallest number: the direction is rounded
+    tolerance = 0.05 if length == 1e-44 else 1e-6
+    torch.testing.assert_close(features(length * x), features(x), rtol=0, atol=tolerance)
+    assert not torch.allclose(features(-x), features(x), rtol=0, atol=0.05)
+
+
+def test_zero_observation_stays_zero_in_mlp_features() -> None:
+    features = MlpFeatures(box(3), (8, 4))
+    x = torch.tensor([[0.0, 0, 0], [1, 2, 3]])
+    outputs = features(x)
+    torch.testing.assert_close(outputs[0], features.layers(torch.zeros(3)))
+    torch.testing.assert_close(outputs[1:], features(x[1:]))
+    outputs.sum().backward()
+    assert all(p.grad.isfinite().all() for p in features.parameters())
+
+
+def test_gradients_of_mlp_features_match_finite_differences() -> None:
+    features = MlpFeatures(box(3), (4, 2)).double()
+    x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    names, parameters = zip(*features.named_parameters(), strict=True)
+
+    def outputs(x: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
+        named = dict(zip(names, parameters, strict=True))
+        return torch.func.functional_call(features, named, (x,))
+
+    assert torch.autograd.gradcheck(outputs, (x, *parameters))
+
+
+@pytest.mark.parametrize(
+    "space, hidden, error, message",
+    [
+        (spaces.Discrete(4), (8,), TypeError, r"MlpFeatures accepts a Box .*, not Discrete\(4\)"),
+        (
+            box(2, 2, 1, low=0, high=255, dtype=np.uint8),
+            (8,), TypeError, r"MlpFeatures accepts .* not an image, \(2, 2, 1\) of uint8",
+        ),
+        (box(0), (8,), ValueError, "no features of Box.*: it holds no observations"),
+        (box(3), (), ValueError, r"hidden \(\): at least one layer"),
+        (box(3), (8, 0), ValueError, r"hidden \(8, 0\): .* of at least one unit"),
+        (box(3), (-1, 8), ValueError, r"hidden \(-1, 8\): .* of at least one unit"),
+    ],
+    ids=["discrete", "image", "empty", "no layer", "no unit", "negative"],
+)  # fmt: skip
+def test_mlp_features_of_nothing_sensible_are_a_clear_error(space, hidden, error, message) -> None:
+    with pytest.raises(error, match=message):
+        MlpFeatures(space, hidden)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_observation_that_is_not_finite_is_named_by_mlp_features(value: float) -> None:
+    x = torch.randn(4, 5)
+    x[2, 3] = value
+    message = f"observation 2 of 4 is not finite: number 3 is {value}"
+    with pytest.raises(ValueError, match=message):
+        MlpFeatures(box(5))(x)
+
+
+def test_mlp_features_in_ppo_learn_are_saved_and_loaded(tmp_path) -> None:
+    kwargs = {
+        "features_extractor_class": MlpFeatures,
+        "features_extractor_kwargs": {"hidden": (6, 4)},
+        "net_arch": {"pi": [], "vf": []},
+    }
+    model = ppo(policy_kwargs=kwargs)
+    policy = model.policy
+    assert policy.pi_features_extractor is policy.vf_features_extractor
+    assert policy.action_net.in_features == policy.value_net.in_features == 4
+    sizes = [3 * 6 + 6, 6 * 4 + 4, 4 + 1, 4 + 1, 1]  # layers, action, value, log_std
+    assert sum(p.numel() for p in policy.parameters()) == sum(sizes)
+    before = numbers_of(model)
+    model.learn(64)
+    assert [n for n, value in numbers_of(model).items() if torch.equal(before[n], value)] == []
+    observations = np.random.default_rng(0).normal(size=(6, 3))
+    expected, _ = model.predict(observations, deterministic=True)
+    assert len(np.unique(expected)) > 1
+    model.save(tmp_path / "model")
+    loaded = PPO.load(tmp_path / "model", device="cpu")
+    np.testing.assert_array_equal(loaded.predict(observations, deterministic=True)[0], expected)

@@ -1,0 +1,166 @@
+"""Steps per second of PPO's arms beside stable-baselines3's own loop, and where the time goes.
+
+Whole training, rollouts and updates, turn by turn in one process, so that noise hits all alike;
+evaluations are left out. A shorter rollout than the protocol's changes no proportion.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+
+from experiments.ant import RELEASED, Config
+from experiments.cli import UsageError, in_one_line, progress_bar, status_of
+from experiments.policies import Environments, PolicyArm, make_gymnasium
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure."""
+
+    env: str = RELEASED.env
+    """Gymnasium environment."""
+    n_steps: int = 512
+    """Steps of each environment before an update."""
+    rounds: int = 5
+    """Updates of each contestant, after one that is not timed."""
+    threads: int = 1
+    """Threads of torch."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_steps", "rounds", "threads"):
+            if getattr(self, name) < 1:
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option} {getattr(self, name)}: must be positive")
+
+
+class Contestant:
+    """A model whose updates are timed.
+
+    Args:
+        model: PPO.
+        update: Does a rollout and an update.
+    """
+
+    def __init__(self, model: PPO, update: Callable[[], object]) -> None:
+        self.update = update
+        self.seconds: dict[str, list[float]] = {}
+        self.model = model
+        self._spent: dict[str, float] = {}
+        env: Any = model.get_env()
+        env.step = self._timed(env.step, "environments")
+        owner: Any = model
+        owner.collect_rollouts = self._timed(owner.collect_rollouts, "rollout")
+        owner.train = self._timed(owner.train, "update")
+
+    def run(self) -> None:
+        """Time an update."""
+        self._spent = dict.fromkeys(("environments", "rollout", "update"), 0.0)
+        began = time.perf_counter()
+        self.update()
+        self._spent["all"] = time.perf_counter() - began
+        for name, spent in self._spent.items():
+            self.seconds.setdefault(name, []).append(spent)
+
+    def median(self, name: str) -> float:
+        """Return the median seconds of the timed rounds; the first one was to warm up."""
+        return float(np.median(self.seconds[name][1:]))
+
+    def _timed(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def timed(*arguments: Any, **options: Any) -> Any:
+            began = time.perf_counter()
+            result = function(*arguments, **options)
+            self._spent[name] += time.perf_counter() - began
+            return result
+
+        return timed
+
+
+def arm(config: Config, network: str) -> Contestant:
+    """Enter one of our arms."""
+    policy = PolicyArm(config, Environments(config, None), network)
+    rows = policy.rows(1, lambda steps: None)
+    return Contestant(policy.model, lambda: next(rows))
+
+
+def own_loop(config: Config, kind: type[DummyVecEnv] | type[SubprocVecEnv]) -> Contestant:
+    """Enter stable-baselines3's ``learn`` with the classical network, all else as it comes."""
+    env = make_vec_env(
+        lambda: make_gymnasium(config.env), config.num_envs, seed=0, vec_env_cls=kind
+    )
+    arch = {"pi": list(config.classical.pi), "vf": list(config.classical.vf)}
+    model = PPO(
+        "MlpPolicy", env, learning_rate=config.classical.learning_rate, n_steps=config.n_steps,
+        batch_size=config.batch_size, n_epochs=config.epochs, seed=0, device=config.device,
+        policy_kwargs={"activation_fn": torch.nn.Tanh, "net_arch": arch},
+    )  # fmt: skip
+    return Contestant(model, lambda: model.learn(config.rollout, reset_num_timesteps=False))
+
+
+def run(options: Options) -> None:
+    """Measure and print a table."""
+    torch.set_num_threads(options.threads)
+    # A run that is never over, and is not evaluated.
+    config = dataclasses.replace(
+        RELEASED, env=options.env, n_steps=options.n_steps,
+        total_steps=2**31 - 1, evaluation_every=2**31 - 1,
+    )  # fmt: skip
+    contestants = {
+        "quantum": arm(config, "quantum"),
+        "classical": arm(config, "classical"),
+        "classical, learn(), DummyVecEnv": own_loop(config, DummyVecEnv),
+        "classical, learn(), SubprocVecEnv": own_loop(config, SubprocVecEnv),
+    }
+    with progress_bar(total=(options.rounds + 1) * len(contestants), unit="update") as bar:
+        for _ in range(options.rounds + 1):
+            for contestant in contestants.values():
+                contestant.run()
+                bar.update()
+    ours = contestants["classical"].median("all")
+    print(
+        f"\nmedians of {options.rounds} updates of {config.rollout} steps of {config.env}, "
+        f"{config.num_envs} environments\n"
+        f"{'':36}{'steps/s':>8}{'environments':>14}{'rest of rollout':>17}{'update':>9}"
+        f"{'of the classical arm':>22}"
+    )
+    for name, contestant in contestants.items():
+        seconds = contestant.median("all")
+        environments = contestant.median("environments")
+        rest = contestant.median("rollout") - environments
+        print(
+            f"{name:36}{config.rollout / seconds:8.0f}{environments / seconds:14.0%}"
+            f"{rest / seconds:17.0%}{contestant.median('update') / seconds:9.0%}"
+            f"{ours / seconds:21.2f}x"
+        )
+        environment = contestant.model.get_env()
+        assert environment is not None
+        environment.close()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure what the command line asks for."""
+
+    def measure() -> None:
+        run(
+            in_one_line(
+                tyro.cli, Options, prog="python -m experiments.bench_ppo", description=__doc__,
+                args=arguments,
+            )
+        )  # fmt: skip
+
+    return status_of(measure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
