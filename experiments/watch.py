@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +91,8 @@ def play(
         model.set_parameters(parameters, exact_match=True, device="cpu")
     except Exception as error:
         raise Failure(f"{file}: not a policy of this run ({message_of(error)})") from error
+    if sys.platform == "linux" and "DISPLAY" not in os.environ:
+        os.environ.setdefault("MUJOCO_GL", "egl")  # the default needs a display
     try:
         env = make_gymnasium(config.env, render_mode="rgb_array")
         if config.friction_period is not None:
@@ -98,7 +102,7 @@ def play(
     except Exception as error:
         raise Failure(
             f"{config.env} cannot be rendered here ({message_of(error)}): MuJoCo draws off-screen "
-            "with EGL or OSMesa installed, chosen by the variable MUJOCO_GL=egl or osmesa"
+            "with EGL or OSMesa, if installed and chosen by the variable MUJOCO_GL=egl or osmesa"
         ) from error
     frames, total, over = [], 0.0, False
     limit = env.spec.max_episode_steps if env.spec else None
