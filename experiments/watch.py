@@ -43,6 +43,8 @@ def watch(arguments: Sequence[str]) -> None:
         UsageError: The command line is wrong.
         Failure: There is no such policy, or nothing that renders or writes the video.
     """
+    if {"-h", "--help"} & {*arguments}:  # or it would be taken for the run folder
+        arguments = ["--help"]
     command: Watch = in_one_line(
         tyro.cli, Watch, prog="python -m experiments.ant", description=Watch.__doc__, args=arguments
     )

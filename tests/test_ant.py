@@ -548,6 +548,13 @@ def test_watch_names_what_is_wrong(capsys, drawn: list[Any], arguments, status, 
     assert len(error.splitlines()) <= 2
 
 
+def test_watch_has_help(capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run("--watch", "--help")
+    assert not stop.value.code
+    assert "--policy {best,last}" in capsys.readouterr().out
+
+
 def test_watch_says_where_nothing_renders(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(*TINY, "--networks=quantum") == 0
 
