@@ -180,7 +180,7 @@ EXPERIMENT = cli.Experiment(
     presets={"released": RELEASED, "matched": MATCHED, "quick": QUICK},
     networks={"classical": "classical (MLP)", "quantum": "quantum (QNN)"},
     load=load,
-    identify=lambda config, _: dataclasses.asdict(config),
+    identify=lambda config, environments: dataclasses.asdict(config) | {"env": environments.name},
     build=build,
     exports={
         network: {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import multiprocessing
@@ -59,6 +60,10 @@ class Environments:
         processes: Beside this one, to step them in; None: one for each core. 0: they are stepped
             in this process.
 
+    Attributes:
+        name: Of the environment, with its version, which ``config.env`` may leave open.
+        remark: What there is to say about it.
+
     Raises:
         UsageError: There is no such environment, or a policy or the friction is not for it.
         Failure: The environment needs a package that is not installed.
@@ -69,42 +74,40 @@ class Environments:
             processes = joblib.cpu_count() if joblib.cpu_count() > 1 else 0
         self._config = config
         self._processes = min(processes, config.num_envs)
-        self.remark = ""
+        self.name = self._checked_name()
         period = config.friction_period
-        self._make = functools.partial(
-            make_environment,
-            config.env,
-            None if period is None else period // config.num_envs,
-            config.seed,
-        )
-        self._check()
-
-    def _check(self) -> None:
-        config = self._config
-        try:
-            with_friction = self._make()
-        except gymnasium.error.DependencyNotInstalled as error:
-            raise Failure(f"--env {config.env}: {error}") from error
-        except gymnasium.error.Error as error:
-            raise UsageError(f"--env {config.env}: {error}") from error
-        except TypeError as error:
-            raise UsageError(f"--friction-period, --env {config.env}: {error}") from error
-        observations, actions = with_friction.observation_space, with_friction.action_space
-        with_friction.close()
-        if not isinstance(actions, spaces.Box):
-            raise UsageError(f"--env {config.env}: its actions are {actions}, not a Box")
-        try:
-            extractor = QuantumFeatures(observations, config.quantum.num_qubits, depth=1)
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"--env {config.env}: {error}") from error
-        del extractor
+        steps = None if period is None else period // config.num_envs
+        self._make = functools.partial(make_environment, self.name, steps, config.seed)
+        self.remark = ""
         try:
             check_resumable(self._make)
+        except TypeError as error:
+            raise UsageError(f"--friction-period, --env {config.env}: {error}") from error
         except ValueError as error:
             self.remark = (
                 f"{config.env} keeps state that cannot be saved ({error}); training that is "
                 "stopped goes on, but not bit for bit"
             )
+
+    def _checked_name(self) -> str:
+        """Return the environment's name with its version, if a policy can act in it."""
+        option = f"--env {self._config.env}"
+        try:
+            env = make_gymnasium(self._config.env)
+        except gymnasium.error.DependencyNotInstalled as error:
+            raise Failure(f"{option}: {error}") from error
+        except (gymnasium.error.Error, ImportError) as error:
+            raise UsageError(f"{option}: {error}") from error
+        with contextlib.closing(env):
+            if not isinstance(env.action_space, spaces.Box):
+                raise UsageError(f"{option}: its actions are {env.action_space}, not a Box")
+            try:
+                QuantumFeatures(env.observation_space, self._config.quantum.num_qubits, depth=1)
+            except (TypeError, ValueError) as error:
+                raise UsageError(f"{option}: {error}") from error
+            assert env.spec is not None
+            module, colon, _ = self._config.env.rpartition(":")
+            return f"{module}{colon}{env.spec.id}"
 
     def training(self) -> VecEnv:
         """Make the environments of an arm."""
@@ -117,7 +120,7 @@ class Environments:
 
     def evaluation(self) -> DummyVecEnv:
         """Make environments to evaluate an arm in."""
-        make = functools.partial(make_evaluation_environment, self._config.env)
+        make = functools.partial(make_evaluation_environment, self.name)
         return DummyVecEnv([make] * min(self._config.evaluation_episodes, self._config.num_envs))
 
 
