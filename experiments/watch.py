@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -10,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import gymnasium
+import imageio.v2
 import numpy as np
 import tyro
+from stable_baselines3 import PPO
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -58,9 +62,11 @@ def watch(arguments: Sequence[str]) -> None:
         raise Failure(f"{files[0]}: no such file; {run} is not a run folder, or has just begun")
     network = found[0].name.partition("_")[0]
     config = read_config(run / "config.json")
-    frames, total, rate = play(config, run, found[0], network, command.seed)
-    write_video(video, frames, rate)
-    print(f"{network}, {command.policy} policy: return {total:.1f} in {len(frames)} steps: {video}")
+    env = make_rendered(config, run / network)
+    model = load_policy(config, found[0], network)
+    with contextlib.closing(env):
+        steps, total = write_episode(env, model, video, command.seed)
+    print(f"{network}, {command.policy} policy: return {total:.1f} in {steps} steps: {video}")
 
 
 def read_config(file: Path) -> Config:
@@ -69,7 +75,7 @@ def read_config(file: Path) -> Config:
         content = tuples(json.loads(file.read_text()))
         parts = {"classical": Classical, "quantum": Quantum}
         content |= {name: part(**content[name]) for name, part in parts.items()}
-        return Config(**content)
+        return Config(**content | {"device": "cpu"})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Failure(f"{file}: not the config of a run of this experiment ({error})") from error
 
@@ -81,60 +87,57 @@ def tuples(value: Any) -> Any:
     return tuple(tuples(item) for item in value) if isinstance(value, list) else value
 
 
-def play(
-    config: Config, run: Path, file: Path, network: str, seed: int
-) -> tuple[list[np.ndarray], float, float]:
-    """Return the frames of an episode, its return, and its steps per second."""
-    spaces_of = DummyVecEnv([lambda: make_evaluation_environment(config.env)])
-    model = make_model(config, network, spaces_of)
+def load_policy(config: Config, file: Path, network: str) -> PPO:
+    """Read a saved policy's weights; nothing is unpickled."""
+    model = make_model(
+        config, network, DummyVecEnv([lambda: make_evaluation_environment(config.env)])
+    )
     try:
-        # Weights only: a policy file is not unpickled.
         parameters = load_from_zip_file(file, load_data=False, device="cpu")[1]
         model.set_parameters(parameters, exact_match=True, device="cpu")
     except Exception as error:
         raise Failure(f"{file}: not a policy of this run ({message_of(error)})") from error
+    return model
+
+
+def make_rendered(config: Config, arm: Path) -> gymnasium.Env:
+    """Make an environment that draws itself off-screen, on the floor as it was at last."""
     if sys.platform == "linux" and "DISPLAY" not in os.environ:
         os.environ.setdefault("MUJOCO_GL", "egl")  # the default needs a display
     try:
         env = make_gymnasium(config.env, render_mode="rgb_array")
-        if config.friction_period is not None:
-            set_friction(env, read_rows(run / network)[-1]["friction"])
-        observation, _ = env.reset(seed=seed_for(seed, "watch"))
+        env.reset()
         env.render()
     except Exception as error:
         raise Failure(
             f"{config.env} cannot be rendered here ({message_of(error)}): MuJoCo draws off-screen "
             "with EGL or OSMesa, if installed and chosen by the variable MUJOCO_GL=egl or osmesa"
         ) from error
-    frames, total, over = [], 0.0, False
+    if config.friction_period is not None:
+        set_friction(env, read_rows(arm)[-1]["friction"])
+    return env
+
+
+def write_episode(env: gymnasium.Env, model: PPO, file: Path, seed: int) -> tuple[int, float]:
+    """Play an episode, write its frames as they come, and return its length and return."""
+    rate = float(env.metadata.get("render_fps", 30))
+    pace = {"fps": rate} if file.suffix == ".mp4" else {"duration": 1000 / rate}
+    try:
+        writer = imageio.v2.get_writer(file, **pace)  # type: ignore[arg-type]
+    except OSError as error:
+        raise Failure(f"{file}: {message_of(error)}") from error
+    steps, total, over = 0, 0.0, False
+    observation, _ = env.reset(seed=seed_for(seed, "watch"))
     limit = env.spec.max_episode_steps if env.spec else None
-    with progress_bar(total=limit, unit="frame", desc="rendering") as bar:
+    with writer, progress_bar(total=limit, unit="frame", desc="rendering") as bar:
         while not over:
             action, _ = model.predict(observation, deterministic=True)
             observation, reward, terminated, truncated, _ = env.step(action)
-            frame = env.render()
-            assert isinstance(frame, np.ndarray)
-            frames.append(frame)
-            total += float(reward)
+            writer.append_data(np.asarray(env.render()))
+            steps, total = steps + 1, total + float(reward)
             over = terminated or truncated
             bar.update()
-    env.close()
-    return frames, total, float(env.metadata.get("render_fps", 30))
-
-
-def write_video(file: Path, frames: list[np.ndarray], rate: float) -> None:
-    """Write frames as a video."""
-    try:
-        import imageio.v3
-
-        if file.suffix == ".mp4":
-            imageio.v3.imwrite(file, np.stack(frames), plugin="FFMPEG", fps=rate)
-        else:
-            imageio.v3.imwrite(file, np.stack(frames), plugin="pillow", duration=1000 / rate)
-    except ImportError as error:
-        raise Failure(f"{file}: {error}: pip install 'quantum-plasticity[rl]'") from error
-    except OSError as error:
-        raise Failure(f"{file}: {message_of(error)}") from error
+    return steps, total
 
 
 def message_of(error: Exception) -> str:

@@ -529,16 +529,18 @@ def test_watch_plays_the_policy_that_was_saved(drawn: list[Any]) -> None:
         file = folder / f"{network}_last_policy.zip"
         config = watch.read_config(folder / "config.json")
         assert config == cli.parse(EXPERIMENT, TINY)[2]
-        frames, total, _ = watch.play(config, folder, file, network, seed=3)
+        model = watch.load_policy(config, file, network)
+        env = watch.make_rendered(config, folder / network)
+        steps, total = watch.write_episode(env, model, Path("out.mp4"), seed=3)
         env = policies.make_gymnasium(config.env)
         policy = PPO.load(file, device="cpu")
         observation, _ = env.reset(seed=policies.seed_for(3, "watch"))
         expected = 0.0
-        for _ in frames:
+        for _ in range(steps):
             action, _ = policy.predict(observation, deterministic=True)
             observation, reward, *_ = env.step(action)
             expected += float(reward)
-        assert len(frames) == 20
+        assert steps == 20
         assert total == pytest.approx(expected, rel=1e-12)
 
 
