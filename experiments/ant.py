@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from experiments import cli
+from experiments.experiment import Experiment, Failure, Options, Progress, Setting, UsageError
 from experiments.figures import Panel
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Quantum:
 
 
 @dataclass(frozen=True)
-class Config(cli.Setting):
+class Config(Setting):
     """What decides the numbers. No default is a matter of taste: see PRESETS."""
 
     env: str = "Ant-v4"
@@ -90,19 +91,19 @@ class Config(cli.Setting):
         for name in ("pi", "vf", "shared"):
             units = getattr(self.classical, name)
             if min(units, default=1) < 1:
-                raise cli.UsageError(f"--classical.{name} {units}: at least one unit a layer")
+                raise UsageError(f"--classical.{name} {units}: at least one unit a layer")
         if self.quantum.num_qubits < 2:
-            raise cli.UsageError(f"--quantum.num-qubits {self.quantum.num_qubits}: at least 2")
+            raise UsageError(f"--quantum.num-qubits {self.quantum.num_qubits}: at least 2")
         for name in ("gamma", "gae_lambda"):
             if getattr(self, name) > 1:
                 option = name.replace("_", "-")
-                raise cli.UsageError(f"--{option} {getattr(self, name)}: at most 1")
+                raise UsageError(f"--{option} {getattr(self, name)}: at most 1")
         if self.rollout % self.batch_size:
-            raise cli.UsageError(
+            raise UsageError(
                 f"--batch-size {self.batch_size}: must divide the {self.rollout} steps of a rollout"
             )
         if self.friction_period is not None and self.friction_period < self.num_envs:
-            raise cli.UsageError(
+            raise UsageError(
                 f"--friction-period {self.friction_period}: at least a step of each of "
                 f"{self.num_envs} environments"
             )
@@ -136,7 +137,7 @@ QUICK = dataclasses.replace(
 
 
 @dataclass(frozen=True)
-class Options(cli.Options):
+class AntOptions(Options):
     """Those of experiments with environments."""
 
     env_processes: int | None = None
@@ -145,7 +146,7 @@ class Options(cli.Options):
 
     def __post_init__(self) -> None:
         if self.env_processes is not None and self.env_processes < 0:
-            raise cli.UsageError(f"--env-processes {self.env_processes}: must be 0 or more")
+            raise UsageError(f"--env-processes {self.env_processes}: must be 0 or more")
 
 
 @contextlib.contextmanager
@@ -154,13 +155,13 @@ def needed() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise cli.Failure(
+        raise Failure(
             f"experiments.ant needs stable-baselines3, gymnasium and mujoco ({error}): "
             "pip install 'quantum-plasticity[rl]'"
         ) from error
 
 
-def load(config: Config, options: Options) -> Any:
+def load(config: Config, options: AntOptions) -> Any:
     """Check the environment, and choose where its copies run."""
     with needed():
         from experiments.policies import Environments
@@ -174,7 +175,7 @@ def build(config: Config, environments: Any, network: str) -> PolicyArm:
     return PolicyArm(config, environments, network)
 
 
-EXPERIMENT = cli.Experiment(
+EXPERIMENT = Experiment(
     name="ant",
     about=__doc__,
     presets={"released": RELEASED, "matched": MATCHED, "quick": QUICK},
@@ -194,10 +195,8 @@ EXPERIMENT = cli.Experiment(
         Panel("return", "mean return of training episodes"),
         Panel("entropy", "entropy of the policy (nats)"),
     ),
-    options=Options,
-    progress=cli.Progress(
-        "step", lambda config: config.all_steps, lambda row: row["step"], "return"
-    ),
+    options=AntOptions,
+    progress=Progress("step", lambda config: config.all_steps, lambda row: row["step"], "return"),
     score=("return", "training return"),
 )
 

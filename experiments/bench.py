@@ -36,7 +36,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from experiments.cli import UsageError, in_one_line
+from experiments.cli import in_one_line
 from experiments.contestants import (
     CONTESTANTS,
     OPTIONAL,
@@ -50,6 +50,7 @@ from experiments.contestants import (
     network,
     tensorcircuit_on_torch,
 )
+from experiments.experiment import UsageError
 from plasticity.circuits import Brickwork
 from plasticity.data import Images
 from plasticity.learners import Learner

@@ -21,8 +21,10 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from experiments.ant import RELEASED, Config
-from experiments.cli import UsageError, in_one_line, progress_bar, status_of
+from experiments.cli import in_one_line, status_of
+from experiments.experiment import UsageError
 from experiments.policies import Environments, PolicyArm, make_gymnasium
+from experiments.running import progress_bar
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from experiments import cli
 from experiments.arms import Supervised
-from experiments.cli import identify
+from experiments.experiment import DataOptions, Experiment, TaskSetting, UsageError, identify
 from experiments.figures import Panel
 from plasticity.circuits import Brickwork
 from plasticity.data import Images, load_images
@@ -49,7 +49,7 @@ class Mlp:
 
 
 @dataclass(frozen=True)
-class Config(cli.TaskSetting):
+class Config(TaskSetting):
     """What decides the numbers. No default is a matter of taste: see PRESETS."""
 
     dataset: str = "cifar100"
@@ -73,9 +73,9 @@ class Config(cli.TaskSetting):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.mlp.hidden or min(self.mlp.hidden) < 1:
-            raise cli.UsageError(f"--mlp.hidden {self.mlp.hidden}: at least one unit a layer")
+            raise UsageError(f"--mlp.hidden {self.mlp.hidden}: at least one unit a layer")
         if self.dataset not in ("cifar100", "digits") and not self.dataset.endswith(".npz"):
-            raise cli.UsageError(f"--dataset {self.dataset}: must be cifar100, digits or FILE.npz")
+            raise UsageError(f"--dataset {self.dataset}: must be cifar100, digits or FILE.npz")
 
 
 # The released program's numbers (quantum-plasticity, commit c3c6cb4) are Config's defaults; the
@@ -92,7 +92,7 @@ QUICK = dataclasses.replace(
 )
 
 
-def load(config: Config, options: cli.DataOptions) -> Images:
+def load(config: Config, options: DataOptions) -> Images:
     """Read the images; a blank one has no direction, so nothing to encode as a state."""
     images = load_images(config.dataset, options.data_root.expanduser())
     images.require_nonzero()
@@ -130,7 +130,7 @@ def build(config: Config, images: Images, network: str) -> Supervised:
 
 
 COLUMNS = {"accuracies": "test_accuracy", "fim_traces": "fisher_empirical_task0"}
-EXPERIMENT = cli.Experiment(
+EXPERIMENT = Experiment(
     name="cifar",
     about=__doc__,
     presets={"released": RELEASED, "deep": DEEP, "matched": MATCHED, "quick": QUICK},

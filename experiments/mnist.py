@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from experiments import cli
 from experiments.arms import Supervised
-from experiments.cli import identify
+from experiments.experiment import DataOptions, Experiment, TaskSetting, UsageError, identify
 from experiments.figures import Panel
 from plasticity.circuits import Brickwork
 from plasticity.data import Images, load_images
@@ -63,7 +63,7 @@ class Qnn:
 
 
 @dataclass(frozen=True)
-class Config(cli.TaskSetting):
+class Config(TaskSetting):
     """What decides the numbers. No default is a matter of taste: see PRESETS."""
 
     dataset: str = "mnist"
@@ -83,7 +83,7 @@ class Config(cli.TaskSetting):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.dataset not in ("mnist", "digits") and not self.dataset.endswith(".npz"):
-            raise cli.UsageError(f"--dataset {self.dataset}: must be mnist, digits or a FILE.npz")
+            raise UsageError(f"--dataset {self.dataset}: must be mnist, digits or a FILE.npz")
 
 
 # The released program's numbers (quantum-plasticity, commit c3c6cb4) are Config's defaults.
@@ -109,7 +109,7 @@ QUICK = dataclasses.replace(
 )
 
 
-def load(config: Config, options: cli.DataOptions) -> Images:
+def load(config: Config, options: DataOptions) -> Images:
     """Read the images; a blank one has no direction, so nothing to encode as a state."""
     images = load_images(config.dataset, options.data_root.expanduser())
     images.require_nonzero()
@@ -159,7 +159,7 @@ COLUMNS = {
     "weight_norms": "weight_norm",
     "grad_norms": "gradient_norm",
 }
-EXPERIMENT = cli.Experiment(
+EXPERIMENT = Experiment(
     name="mnist",
     about=__doc__,
     presets={"released": RELEASED, "matched": MATCHED, "quick": QUICK},

@@ -20,7 +20,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from experiments.arms import Arm, Row
-from experiments.cli import Failure, UsageError
+from experiments.experiment import Failure, UsageError
 from plasticity.environments import Resumable, Slippery, check_resumable, set_friction
 from plasticity.ppo import get_state, set_state, train_ppo
 from plasticity.rl import MlpFeatures, QuantumFeatures

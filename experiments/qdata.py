@@ -19,7 +19,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from experiments import cli
 from experiments.arms import Supervised
-from experiments.cli import identify
+from experiments.experiment import DataOptions, Experiment, TaskSetting, UsageError, identify
 from experiments.figures import Panel
 from plasticity.circuits import Staircase
 from plasticity.learners import Learner
@@ -47,7 +47,7 @@ class Mlp:
 
 
 @dataclass(frozen=True)
-class Config(cli.TaskSetting):
+class Config(TaskSetting):
     """What decides the numbers. No default is a matter of taste: see PRESETS."""
 
     num_sites: int = 10
@@ -73,9 +73,9 @@ class Config(cli.TaskSetting):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.mlp.hidden or min(self.mlp.hidden) < 1:
-            raise cli.UsageError(f"--mlp.hidden {self.mlp.hidden}: at least one unit a layer")
+            raise UsageError(f"--mlp.hidden {self.mlp.hidden}: at least one unit a layer")
         if self.num_sites < 4:
-            raise cli.UsageError(f"--num-sites {self.num_sites}: a periodic chain has 4 or more")
+            raise UsageError(f"--num-sites {self.num_sites}: a periodic chain has 4 or more")
 
 
 # The released program's numbers (quantum-plasticity, commit c3c6cb4) are Config's defaults; Adam's
@@ -93,7 +93,7 @@ RESOLVED = dataclasses.replace(RELEASED, levels="resolved")
 QUICK = dataclasses.replace(RELEASED, num_sites=6, num_tasks=20, learning_rate=1e-2)
 
 
-def load(config: Config, options: cli.DataOptions) -> SpinLevels:
+def load(config: Config, options: DataOptions) -> SpinLevels:
     """Read the eigenstates, or compute them."""
     levels = load_levels(config.num_sites, config.levels, options.data_root.expanduser())
     SpinChainLevels(levels, num_tasks=1, seed=0)  # raises if there is no pair
@@ -148,7 +148,7 @@ METRICS = (
     Metric("test_accuracy", test_accuracy),
     Metric("logit", logit_statistics),
 )
-EXPERIMENT = cli.Experiment(
+EXPERIMENT = Experiment(
     name="qdata",
     about=__doc__,
     presets={"released": RELEASED, "matched": MATCHED, "resolved": RESOLVED, "quick": QUICK},

@@ -20,8 +20,10 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from experiments.ant import Classical, Config, Quantum
-from experiments.cli import Failure, UsageError, in_one_line, progress_bar
+from experiments.cli import in_one_line
+from experiments.experiment import Failure, UsageError
 from experiments.policies import make_evaluation_environment, make_gymnasium, make_model, seed_for
+from experiments.running import progress_bar
 from plasticity.environments import set_friction
 from plasticity.record import read_rows
 

@@ -27,6 +27,7 @@ import sklearn.datasets  # noqa: F401  # here, so that child processes have it f
 import torch
 
 from experiments import cli, figures
+from experiments.experiment import DataOptions
 from experiments.mnist import EXPERIMENT, MATCHED, RELEASED, Config, build, identify
 from plasticity import record
 from plasticity.data import Images, load_images
@@ -900,7 +901,7 @@ def help_texts(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str
 
 def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     text, by_option = help_texts(capsys)
-    fields = [*fields_of(Config()), *(field.name for field in dataclasses.fields(cli.DataOptions))]
+    fields = [*fields_of(Config()), *(field.name for field in dataclasses.fields(DataOptions))]
     assert set(by_option) == {"--preset"} | {"--" + field.replace("_", "-") for field in fields}
     for option, explained in by_option.items():
         explained = re.sub(r"\(default:[^)]*\)|\{[^}]*\}|\[[^]]*\]|--\S+|\b[A-Z]+\b", "", explained)

@@ -1,0 +1,179 @@
+"""Training the arms of a run: progress, resume, exports, figure, summary."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from experiments.arms import Arm, Row
+from experiments.experiment import Config, Experiment, Failure, Options
+from experiments.figures import learning_curves
+from plasticity.record import ArmRecord, RunFolder, open_run
+
+
+def run(experiment: Experiment[Config], preset: str, options: Options, config: Config) -> Path:
+    """Train the arms that are not finished, write exports and figure, and return the run folder."""
+    torch.set_num_threads(config.threads)
+    data = experiment.load(config, options)
+    with open_run(
+        options.results.expanduser(),
+        f"{experiment.name}-{preset}-seed{config.seed}",
+        experiment.identify(config, data),
+        overwrite=options.overwrite,
+        device=config.device,
+    ) as folder:
+        print(f"run folder: {folder.path}")
+        # Arms of the same config that an earlier command trained belong into the figure too.
+        records = {
+            network: folder.arm(network)
+            for network in experiment.networks
+            if network in options.networks or (folder.path / network).exists()
+        }
+        for network in options.networks:
+            if is_complete(experiment, config, records[network].rows):
+                count = f"{experiment.progress.total(config)} {experiment.progress.unit}s"
+                print(f"{network}: all {count} are recorded, nothing to do")
+                continue
+            with contextlib.ExitStack() as stack:
+                trackers = []
+                if options.tensorboard:
+                    trackers.append(stack.enter_context(tensorboard(experiment, records[network])))
+                arm = stack.enter_context(
+                    contextlib.closing(experiment.build(config, data, network))
+                )
+                train(experiment, config, folder, network, arm, trackers)
+        complete = {
+            n: r.rows for n, r in records.items() if is_complete(experiment, config, r.rows)
+        }
+        export(experiment, folder, complete)
+        summarise(experiment, complete)
+        print(f"figure: {folder.path / 'figure.png'}")
+    return folder.path
+
+
+def is_complete(experiment: Experiment[Config], config: Config, rows: Sequence[Row]) -> bool:
+    """Tell whether an arm has all its rows."""
+    progress = experiment.progress
+    return bool(rows) and progress.done(rows[-1]) >= progress.total(config)
+
+
+def export(
+    experiment: Experiment[Config], folder: RunFolder, complete: Mapping[str, list[Row]]
+) -> None:
+    """Write the figure, then the arrays of each arm, unless they are there."""
+    # An arm's rows decide its arrays, but the figure has all arms: it goes first, so that where
+    # the arrays are, the figure has their arms, wherever an earlier command was stopped.
+    files = {file: network for network in complete for file in experiment.exports[network]}
+    if all((folder.path / file).exists() for file in ["figure.png", *files]):
+        return
+    labels = {network: experiment.networks[network] for network in complete}
+    figure = learning_curves(
+        complete, labels, experiment.panels, folder.path.name, experiment.progress.unit
+    )
+    folder.save_figure("figure.png", figure)
+    for file, network in files.items():
+        columns, rows = experiment.exports[network][file], complete[network]
+        if isinstance(columns, str):
+            folder.save_npy(file, column(rows, columns))
+        elif isinstance(columns, tuple):
+            folder.save_npy(file, np.stack([column(rows, name) for name in columns]))
+        else:
+            arrays = {array: column(rows, name) for array, name in columns.items()}
+            folder.save_npz(file, **arrays)
+
+
+def column(rows: Sequence[Row], name: str) -> np.ndarray:
+    """Collect what the rows hold under a name: a number, a list of numbers, or nothing."""
+    values = [row[name] for row in rows if name in row]
+    return np.hstack(values) if values else np.array([])
+
+
+def train(
+    experiment: Experiment[Config],
+    config: Config,
+    folder: RunFolder,
+    network: str,
+    arm: Arm,
+    trackers: Sequence[Callable[[Row], object]] = (),
+) -> None:
+    """Train an arm from where its record ends, with a progress bar; trackers see recorded rows."""
+    progress, record = experiment.progress, folder.arm(network)
+    total, done = progress.total(config), progress.done(record.rows[-1]) if record.rows else 0
+    state = record.load_state()
+    if state is not None:
+        arm.load_state_dict(state)
+        print(f"{network}: going on after {done} of {total} {progress.unit}s")
+    if arm.remark:
+        print(f"{network}: {arm.remark}")
+    began, start = time.perf_counter(), done
+    with progress_bar(
+        total=total, initial=done, desc=network, unit=progress.unit, unit_scale=total > 99_999
+    ) as bar:
+        for row in arm.rows(len(record.rows), bar.update):
+            for name, content in arm.files(row).items():
+                folder.save_bytes(name, content)
+            record.append(row, arm.state_dict())
+            for track in trackers:
+                track(row)
+            done = progress.done(row)
+            if progress.shown in row:
+                name = progress.shown.rpartition("_")[2]
+                bar.set_postfix({name: f"{row[progress.shown]:.4g}"}, refresh=False)
+    seconds = time.perf_counter() - began
+    # The rate that is a number above one is the one to read.
+    unit, rate = progress.unit, (done - start) / seconds
+    pace = f"{rate:.3g} {unit}s per s" if rate > 1 else f"{1 / rate:.3g} s per {unit}"
+    print(f"{network}: {pace}")
+
+
+@contextlib.contextmanager
+def tensorboard(experiment: Experiment[Any], record: ArmRecord) -> Iterator[Callable[[Row], None]]:
+    """Open an arm's log for TensorBoard, and give what writes a row into it."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise Failure(f"--tensorboard: {error}: pip install tensorboard") from error
+    done = experiment.progress.done
+    # A row that was logged, but is not in the record, comes again.
+    first = done(record.rows[-1]) + 1 if record.rows else 0
+    with SummaryWriter(str(record.path / "tensorboard"), purge_step=first) as writer:
+
+        def write(row: Row) -> None:
+            for name, value in row.items():
+                if isinstance(value, int | float):
+                    writer.add_scalar(name, value, done(row))
+            writer.flush()
+
+        yield write
+
+
+def progress_bar(**options: Any) -> tqdm[Any]:
+    """Make a progress bar, which writes to a file less often than to a terminal.
+
+    Its rate and the time left are those of the mean since the start: rollouts and updates, tasks
+    with and without measurements take turns.
+    """
+    interval = 0.1 if sys.stderr.isatty() else 30
+    return tqdm(dynamic_ncols=True, mininterval=interval, smoothing=0, **options)
+
+
+def summarise(experiment: Experiment[Config], complete: Mapping[str, list[Row]]) -> None:
+    """Print how each arm did in the first and the last tenth of the rows that have a score."""
+    name, words = experiment.score
+    print(f"\n{words:18}{'first tenth':>12}{'last tenth':>12}{'change':>9}   exported to")
+    for network, rows in complete.items():
+        scores, files = column(rows, name), ", ".join(experiment.exports[network])
+        if not len(scores):
+            print(f"{network:18}{'none':>33}   {files}")
+            continue
+        tenth = max(1, len(scores) // 10)
+        early, late = scores[:tenth].mean(), scores[-tenth:].mean()
+        print(f"{network:18}{early:12.5g}{late:12.5g}{late - early:9.4g}   {files}")
