@@ -191,7 +191,12 @@ EXPERIMENT = Experiment(
         for network in ("classical", "quantum")
     },
     panels=(
-        Panel("evaluation_return", "return of an evaluation episode", samples="evaluation_returns"),
+        Panel(
+            "evaluation_return",
+            "return of an evaluation episode",
+            samples="evaluation_returns",
+            abscissa="evaluation_step",
+        ),
         Panel("return", "mean return of training episodes"),
         Panel("entropy", "entropy of the policy (nats)"),
     ),

@@ -75,9 +75,13 @@ class Contestant:
         for name, spent in self._spent.items():
             self.seconds.setdefault(name, []).append(spent)
 
-    def median(self, name: str) -> float:
-        """Return the median seconds of the timed rounds; the first one was to warm up."""
-        return float(np.median(self.seconds[name][1:]))
+    def median(self) -> float:
+        """Return the median seconds of an update; the first one was to warm up."""
+        return float(np.median(self.seconds["all"][1:]))
+
+    def share(self, name: str) -> float:
+        """Return what part of the time, less the first update's, went into something."""
+        return sum(self.seconds[name][1:]) / sum(self.seconds["all"][1:])
 
     def _timed(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
         def timed(*arguments: Any, **options: Any) -> Any:
@@ -129,21 +133,19 @@ def run(options: Options) -> None:
             for contestant in contestants.values():
                 contestant.run()
                 bar.update()
-    ours = contestants["classical"].median("all")
+    ours = contestants["classical"].median()
     print(
-        f"\nmedians of {options.rounds} updates of {config.rollout} steps of {config.env}, "
-        f"{config.num_envs} environments\n"
+        f"\n{options.rounds} updates of {config.rollout} steps of {config.env}, "
+        f"{config.num_envs} environments: medians, and shares of the time\n"
         f"{'':36}{'steps/s':>8}{'environments':>14}{'rest of rollout':>17}{'update':>9}"
         f"{'of the classical arm':>22}"
     )
     for name, contestant in contestants.items():
-        seconds = contestant.median("all")
-        environments = contestant.median("environments")
-        rest = contestant.median("rollout") - environments
+        environments = contestant.share("environments")
+        rest = contestant.share("rollout") - environments
         print(
-            f"{name:36}{config.rollout / seconds:8.0f}{environments / seconds:14.0%}"
-            f"{rest / seconds:17.0%}{contestant.median('update') / seconds:9.0%}"
-            f"{ours / seconds:21.2f}x"
+            f"{name:36}{config.rollout / contestant.median():8.0f}{environments:14.0%}{rest:17.0%}"
+            f"{contestant.share('update'):9.0%}{ours / contestant.median():21.2f}x"
         )
         environment = contestant.model.get_env()
         assert environment is not None

@@ -34,6 +34,7 @@ class Panel:
         column: Drawn.
         label: Of the ordinate.
         logarithmic: Where the values span more than a factor 3.
+        abscissa: The column that it is drawn over, if it is not the run's unit.
         samples: The column of lists that ``column`` has the means of; the 95 % interval of the mean
             (Student's t) is shaded, and the curve is not smoothed.
     """
@@ -42,6 +43,7 @@ class Panel:
     label: str
     logarithmic: bool = False
     samples: str = ""
+    abscissa: str = ""
 
 
 def learning_curves(
@@ -68,7 +70,7 @@ def learning_curves(
             drawn = [row for row in of_network if panel.column in row]
             if not drawn:  # no episode has ended yet
                 continue
-            x = np.array([row[unit] for row in drawn])
+            x = np.array([row[panel.abscissa or unit] for row in drawn])
             y = np.array([row[panel.column] for row in drawn])
             smoothing = 1 if panel.samples else window
             plot_curve(axes, x, y, label=labels[network], colour=colour, window=smoothing)

@@ -28,7 +28,7 @@ import imageio_ffmpeg
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from experiments import ant, cli, figures, policies, watch
+from experiments import ant, bench_ppo, cli, figures, policies, watch
 from experiments.ant import EXPERIMENT, MATCHED, QUICK, RELEASED, Config
 from plasticity.environments import MAX_FRICTION, MIN_FRICTION
 from plasticity.record import ArmRecord, run_name
@@ -586,3 +586,27 @@ def test_watch_says_where_nothing_renders(capsys, monkeypatch: pytest.MonkeyPatc
     said = capsys.readouterr().err
     assert "cannot be rendered here (no display)" in said
     assert not Path("out.mp4").exists()
+
+
+# --------------------------------------------------------------------------------------- bench
+def test_bench_says_where_the_time_goes(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_ppo, "SubprocVecEnv", DummyVecEnv)  # 16 processes take long to start
+    monkeypatch.setattr(policies.joblib, "cpu_count", lambda: 1)
+    arguments = ["--env=tests.short:ShortPendulum-v0", "--n-steps=8", "--rounds=2"]
+    assert bench_ppo.main(arguments) == 0
+    *_, header, quantum, classical, dummy, subproc = capsys.readouterr().out.splitlines()
+    assert header.split()[:2] == ["steps/s", "environments"]
+    for line in (quantum, classical, dummy, subproc):
+        rate, environments, rest, update, ratio = line[36:].split()
+        assert float(rate) > 0
+        shares = [float(share.rstrip("%")) for share in (environments, rest, update)]
+        assert min(shares) >= 0
+        assert 50 < sum(shares) < 102
+        assert float(ratio.rstrip("x")) > 0
+    assert classical.endswith(" 1.00x")
+
+
+@pytest.mark.parametrize("option", ["--rounds=0", "--n-steps=0", "--threads=0", "--round=1"])
+def test_bench_refuses_wrong_use(capsys, option: str) -> None:
+    assert bench_ppo.main([option]) == 2
+    assert option.partition("=")[0] in capsys.readouterr().err
