@@ -34,7 +34,6 @@ import tyro
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 
 from experiments.cli import in_one_line
 from experiments.contestants import (
@@ -51,6 +50,7 @@ from experiments.contestants import (
     tensorcircuit_on_torch,
 )
 from experiments.experiment import UsageError
+from experiments.running import progress_bar
 from plasticity.circuits import Brickwork
 from plasticity.data import Images
 from plasticity.learners import Learner
@@ -136,8 +136,7 @@ def time_in_turn(
     turns.sort(key=lambda turn: turn[0])  # stable: equals stay in the steps' order
     times: dict[str, list[float]] = {name: [] for name in steps}
     spent = dict.fromkeys(steps, 0.0)
-    interval = 0.1 if sys.stderr.isatty() else 30
-    for _, name in tqdm(turns, label, unit="turn", mininterval=interval, dynamic_ncols=True):
+    for _, name in progress_bar(iterable=turns, desc=label, unit="turn"):
         if spent[name] > 2 * seconds and len(times[name]) >= 3:
             continue  # the machine has become slower since
         spent[name] += sum(once(steps[name]) for _ in range(untimed[name]))

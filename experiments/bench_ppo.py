@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from experiments.ant import RELEASED, Config
 from experiments.cli import in_one_line, status_of
-from experiments.experiment import UsageError
+from experiments.experiment import check_numbers
 from experiments.policies import Environments, PolicyArm, make_gymnasium
 from experiments.running import progress_bar
 
@@ -41,10 +41,7 @@ class Options:
     """Threads of torch."""
 
     def __post_init__(self) -> None:
-        for name in ("n_steps", "rounds", "threads"):
-            if getattr(self, name) < 1:
-                option = name.replace("_", "-")
-                raise UsageError(f"--{option} {getattr(self, name)}: must be positive")
+        check_numbers(self)
 
 
 class Contestant:

@@ -57,7 +57,7 @@ class Setting:
     """Threads of torch on the CPU (they decide the order of summation, hence the last bits)."""
 
     def __post_init__(self) -> None:
-        _check_numbers(self)
+        check_numbers(self)
         try:
             device = torch.device(self.device)
         except RuntimeError:
@@ -76,13 +76,13 @@ class TaskSetting(Setting):
     """Number of tasks learned in turn."""
 
 
-def _check_numbers(config: Any, prefix: str = "") -> None:
+def check_numbers(config: Any, prefix: str = "") -> None:
     """Refuse numbers that are not positive; a seed may be 0."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         option = f"--{prefix}{field.name}".replace("_", "-")
         if dataclasses.is_dataclass(value):
-            _check_numbers(value, f"{field.name}.")
+            check_numbers(value, f"{field.name}.")
         elif field.name == "seed" and not 0 <= value < 2**64:
             raise UsageError(f"{option} {value}: must be 0 to 2**64 - 1")
         elif (

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from plasticity.plots import COLOURS, plot_curve
 from plasticity.record import RecordError, read_rows
@@ -101,7 +101,7 @@ def learning_curves(
 def half_interval(samples: Sequence[float]) -> float:
     """Return half the width of the mean's 95 % interval by Student's t, 0 for a single sample."""
     n = len(samples)
-    return float(t.ppf(0.975, n - 1) * np.std(samples, ddof=1) / np.sqrt(n)) if n > 1 else 0.0
+    return float(stdtrit(n - 1, 0.975) * np.std(samples, ddof=1) / np.sqrt(n)) if n > 1 else 0.0
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -71,7 +71,8 @@ class Environments:
 
     def __init__(self, config: Config, processes: int | None) -> None:
         if processes is None:
-            processes = joblib.cpu_count() if joblib.cpu_count() > 1 else 0
+            cores = joblib.cpu_count()
+            processes = cores if cores > 1 else 0
         self._config = config
         self._processes = min(processes, config.num_envs)
         self.name = self._checked_name()
@@ -202,8 +203,9 @@ class PolicyArm(Arm):
     def evaluate(self, model: PPO, update: int) -> tuple[list[float], list[int]]:
         """Return returns and lengths of episodes, on the floor as it is in training."""
         if self._config.friction_period is not None:
+            friction = self._friction()
             for env in self._evaluation.envs:
-                set_friction(env, self._friction())
+                set_friction(env, friction)
         self._evaluation.seed(seed_for(self._config.seed, "evaluation", update))
         returns, lengths = evaluate_policy(
             model, self._evaluation, self._config.evaluation_episodes, return_episode_rewards=True
@@ -233,4 +235,4 @@ class PolicyArm(Arm):
         self._evaluation.close()
 
     def _friction(self) -> float:
-        return self._training.get_attr("current_friction")[0]
+        return self._training.get_attr("current_friction", indices=0)[0]

@@ -42,14 +42,11 @@ def run(experiment: Experiment[Config], preset: str, options: Options, config: C
                 count = f"{experiment.progress.total(config)} {experiment.progress.unit}s"
                 print(f"{network}: all {count} are recorded, nothing to do")
                 continue
-            with contextlib.ExitStack() as stack:
-                trackers = []
-                if options.tensorboard:
-                    trackers.append(stack.enter_context(tensorboard(experiment, records[network])))
-                arm = stack.enter_context(
-                    contextlib.closing(experiment.build(config, data, network))
-                )
-                train(experiment, config, folder, network, arm, trackers)
+            with (
+                tensorboard(experiment, records[network], options.tensorboard) as track,
+                contextlib.closing(experiment.build(config, data, network)) as arm,
+            ):
+                train(experiment, config, folder, network, arm, track)
         complete = {
             n: r.rows for n, r in records.items() if is_complete(experiment, config, r.rows)
         }
@@ -102,9 +99,9 @@ def train(
     folder: RunFolder,
     network: str,
     arm: Arm,
-    trackers: Sequence[Callable[[Row], object]] = (),
+    track: Callable[[Row], None],
 ) -> None:
-    """Train an arm from where its record ends, with a progress bar; trackers see recorded rows."""
+    """Train an arm from where its record ends, with a progress bar; ``track`` sees its rows."""
     progress, record = experiment.progress, folder.arm(network)
     total, done = progress.total(config), progress.done(record.rows[-1]) if record.rows else 0
     state = record.load_state()
@@ -121,8 +118,7 @@ def train(
             for name, content in arm.files(row).items():
                 folder.save_bytes(name, content)
             record.append(row, arm.state_dict())
-            for track in trackers:
-                track(row)
+            track(row)
             done = progress.done(row)
             if progress.shown in row:
                 name = progress.shown.rpartition("_")[2]
@@ -135,8 +131,13 @@ def train(
 
 
 @contextlib.contextmanager
-def tensorboard(experiment: Experiment[Any], record: ArmRecord) -> Iterator[Callable[[Row], None]]:
-    """Open an arm's log for TensorBoard, and give what writes a row into it."""
+def tensorboard(
+    experiment: Experiment[Any], record: ArmRecord, wanted: bool
+) -> Iterator[Callable[[Row], None]]:
+    """Open an arm's log for TensorBoard, if wanted, and give what writes a row into it."""
+    if not wanted:
+        yield lambda row: None
+        return
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
