@@ -1,4 +1,4 @@
-"""Constant tensors, made once for each device, and a look at whether ``torch.func`` is at work."""
+"""Constant tensors, made once for each device."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ from typing import Any, ParamSpec
 import torch
 from torch import Tensor
 
+from plasticity.transforms import is_transformed
+
 Key = ParamSpec("Key")
-
-
-def is_transformed(tensor: Tensor) -> bool:
-    """Tell whether a tensor is inside ``torch.func``, where values cannot be looked at or kept."""
-    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def cached_constants(

@@ -16,15 +16,22 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from plasticity.constants import cached_constants, is_transformed
+from plasticity.constants import cached_constants
 from plasticity.gates import exponentials, gate_matrices, pull_to_angles
 from plasticity.planning import Plan, Transposition
 from plasticity.program import Lease
+from plasticity.transforms import (
+    are_transforms_active,
+    is_forward_mode,
+    is_transformed,
+    over_batched_gradients,
+)
 
 
 # ---------------------------------------------------------------------------------------- blocks
@@ -85,7 +92,11 @@ class _Blocks(torch.autograd.Function):
         ctx.save_for_backward(gates)
 
     @staticmethod
+    @over_batched_gradients
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        if is_forward_mode():
+            (gates,) = ctx.saved_tensors
+            return None, _pull_to_gates(ctx.plan, None, grad, *_factors(ctx.plan, gates))
         return None, _BlocksBackward.apply(ctx.plan, None, grad, *ctx.saved_tensors)
 
 
@@ -127,6 +138,7 @@ class _BlocksBackward(torch.autograd.Function):
         return torch.stack(each), 0
 
     @staticmethod
+    @over_batched_gradients
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         def plainly(grad: Tensor, gates: Tensor) -> Tensor:
             return _pull_to_gates(ctx.plan, ctx.samples, grad, *_factors(ctx.plan, gates))
@@ -210,7 +222,10 @@ def block_matrices(plan: Plan, angles: Tensor, dtype: torch.dtype) -> Tensor:
         ``(blocks, 2**width, 2**width)``.
     """
     gates = gate_matrices(angles[_acting(plan, angles.device)[0]])
-    return _Blocks.apply(plan, _flipped(plan, gates.to(dtype)))
+    gates = _flipped(plan, gates.to(dtype))
+    if is_forward_mode():
+        return _product_of_layers(*_factors(plan, gates)[1:])
+    return _Blocks.apply(plan, gates)
 
 
 # ----------------------------------------------------------------------------------------- sweep
@@ -257,7 +272,10 @@ class _Sweep(torch.autograd.Function):
         return torch.stack(each), 0
 
     @staticmethod
+    @over_batched_gradients
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        if is_forward_mode():
+            return None, *_pull_back_plainly(ctx.plan, grad, *ctx.saved_tensors)
         return None, *_SweepBackward.apply(ctx.plan, None, grad, *ctx.saved_tensors)
 
 
@@ -321,6 +339,7 @@ class _SweepBackward(torch.autograd.Function):
         return (torch.stack([a for a, _ in each]), torch.stack([b for _, b in each])), (0, 0)
 
     @staticmethod
+    @over_batched_gradients
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         # In words of torch, with the inverses of the blocks written as conjugate transposes:
         # right along all directions in which blocks stay unitary, and there are no others.
@@ -343,6 +362,15 @@ def _multiply(matrix: Tensor, state: Tensor, left: int, out: Tensor) -> Tensor:
     shape = left, len(matrix), state.numel() // (left * len(matrix))
     torch.bmm(matrix.expand(left, -1, -1), state.reshape(shape), out=out.view(shape))
     return out
+
+
+def _sweep_plainly(plan: Plan, state: Tensor, blocks: Tensor) -> Tensor:
+    """Multiply blocks onto states by functions that torch itself differentiates in any way."""
+    table, shape = (blocks.mT if plan.transposed else blocks), state.shape
+    for step in plan.steps:
+        state = _transposed(state, step.before).reshape(step.left, table.shape[-1], -1)
+        state = (table[step.block] @ state).reshape(shape)
+    return _transposed(state, plan.after)
 
 
 def _pull_back_plainly(
@@ -407,7 +435,8 @@ def _in_words(plan: Plan, angles: Tensor, states: Tensor | int) -> Tensor:
         padding = 0, 0, 0, amplitudes - len(states)
         start = torch.nn.functional.pad(states, padding).to(dtype)
     if plan.gates:
-        final = _Sweep.apply(plan, start, block_matrices(plan, angles, dtype))
+        multiply = _sweep_plainly if is_forward_mode() else _Sweep.apply
+        final = multiply(plan, start, block_matrices(plan, angles, dtype))
     else:
         final = start + 0 * angles.sum()  # a qubit that no gate touches
     if plan.observed is None:
@@ -416,46 +445,69 @@ def _in_words(plan: Plan, angles: Tensor, states: Tensor | int) -> Tensor:
 
 
 # ------------------------------------------------------------------------------- in one function
+@dataclass(frozen=True)
+class _Kept:
+    """What a backward pass needs beside angles and states."""
+
+    lease: Lease
+    levels: Tensor
+    vectors: Tensor
+    factors: tuple[Tensor, tuple[Tensor, ...], list[Tensor]]
+
+
+def _contract(
+    plan: Plan, angles: Tensor, states: Tensor | None, count: int, grad: bool
+) -> tuple[Tensor, _Kept]:
+    dtype, acting = angles.dtype.to_complex(), angles
+    if len(plan.gates) < len(angles):
+        acting = angles[_acting(plan, angles.device)[0]]
+    gates, levels, vectors = exponentials(acting)
+    factors = _factors(plan, _flipped(plan, gates.to(dtype)))
+    lease = Lease(plan, count, basis=states is None, grad=grad, dtype=dtype, device=angles.device)
+    final = lease.program.run(_product_of_layers(*factors[1:]), states)
+    return final, _Kept(lease, levels, vectors, factors)
+
+
 class _Contraction(torch.autograd.Function):
     """Gates, blocks and sweep in one function, with the arithmetic of those above: for training.
 
-    When a second derivative is asked for, those above take over.
+    When a second derivative is asked for, or one by a transform, those above take over.
     """
 
     @staticmethod
     def forward(ctx: Any, plan: Plan, angles: Tensor, states: Tensor | None, count: int) -> Tensor:
-        dtype, grad = angles.dtype.to_complex(), any(ctx.needs_input_grad)
-        acting = angles
-        if len(plan.gates) < len(angles):
-            acting = angles[_acting(plan, angles.device)[0]]
-        gates, levels, vectors = exponentials(acting)
-        factors = _factors(plan, _flipped(plan, gates.to(dtype)))
-        lease = Lease(
-            plan, count, basis=states is None, grad=grad, dtype=dtype, device=angles.device
-        )
+        grad = any(ctx.needs_input_grad)
+        final, kept = _contract(plan, angles, states, count, grad)
         if grad:
-            ctx.plan, ctx.count, ctx.lease = plan, count, lease
-            ctx.kept = levels, vectors, factors
-            ctx.save_for_backward(angles, states)
-        return lease.program.run(_product_of_layers(*factors[1:]), states)
+            ctx.plan, ctx.count = plan, count
+            # Autograd lets go of what is saved after the backward pass, but of the context's
+            # attributes only with the graph, which a loss that is kept keeps. So a program in use
+            # hangs on a tensor that is saved.
+            holder: Any = angles.new_empty(0)
+            holder.kept = kept
+            ctx.save_for_backward(angles, states, holder)
+        return final
 
     @staticmethod
+    @over_batched_gradients
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         plan, count = ctx.plan, ctx.count
-        angles, states = ctx.saved_tensors
-        if torch.is_grad_enabled() or is_transformed(grad):
+        angles, states, holder = ctx.saved_tensors
+        if torch.is_grad_enabled() or is_transformed(grad) or is_forward_mode():
             given = [] if states is None else [states]
             pull_back = torch.func.vjp(
                 lambda angles, *given: _in_words(plan, angles, *given or [count]), angles, *given
             )[1]
             return None, *pull_back(grad), *([None] if given else [None, None])
-        levels, vectors, factors = ctx.kept
-        grad_blocks, grad_start = ctx.lease.program.pull_back(
-            grad, to_start=ctx.needs_input_grad[2]
+        # What saves tensors elsewhere (checkpoints, offloading) brings back their numbers only.
+        kept = getattr(holder, "kept", None) or _contract(plan, angles, states, count, True)[1]
+        grad_blocks, grad_start = kept.lease.program.pull_back(
+            grad, states, to_start=ctx.needs_input_grad[2]
         )
-        grad_gates = _flipped(plan, _pull_to_gates(plan, None, grad_blocks, *factors))
-        grad_angles = pull_to_angles(grad_gates.to(vectors.dtype), levels, vectors)
-        grad_angles = grad_angles.to(angles.dtype)
+        grad_gates = _flipped(plan, _pull_to_gates(plan, None, grad_blocks, *kept.factors))
+        grad_angles = pull_to_angles(
+            grad_gates.to(kept.vectors.dtype), kept.levels, kept.vectors
+        ).to(angles.dtype)
         if len(plan.gates) < len(angles):
             acting = _acting(plan, angles.device)[0]
             grad_angles = torch.zeros_like(angles).index_copy_(0, acting, grad_angles)
@@ -478,7 +530,7 @@ def sweep(plan: Plan, angles: Tensor, states: Tensor | int) -> Tensor:
         ``(2**num_qubits, vectors)``, complex; half as many rows for an expectation value (see
         ``Plan.observed``).
     """
-    if not plan.gates or torch._C._are_functorch_transforms_active():
+    if not plan.gates or are_transforms_active() or is_forward_mode():
         return _in_words(plan, angles, states)
     if isinstance(states, int):
         return _Contraction.apply(plan, angles, None, states)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from plasticity.constants import cached_constants
+from plasticity.transforms import is_forward_mode, over_batched_gradients
 
 
 @lru_cache
@@ -78,7 +79,10 @@ class _GateExponential(torch.autograd.Function):
         ctx.save_for_backward(inputs[0], levels, vectors)
 
     @staticmethod
+    @over_batched_gradients
     def backward(ctx: Any, grad: Tensor, *_: Any) -> Tensor:
+        if is_forward_mode():
+            return _by_matrix_exponential(grad, ctx.saved_tensors[0])
         return _GateExponentialBackward.apply(grad, *ctx.saved_tensors)
 
 
@@ -96,20 +100,23 @@ class _GateExponentialBackward(torch.autograd.Function):
         ctx.save_for_backward(*inputs[:2])
 
     @staticmethod
+    @over_batched_gradients
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        def by_matrix_exponential(grad_gates: Tensor, angles: Tensor) -> Tensor:
-            # The same map without eigenvectors, whose derivatives are singular at equal
-            # eigenvalues: the adjoint derivative at X is the upper right block of
-            # exp [[X*, G], [0, X*]] (Higham, theorem 3.6).
-            adjoint = 1j * _hamiltonian(angles)
-            blank = torch.zeros_like(adjoint)
-            both = torch.cat(
-                [torch.cat([adjoint, grad_gates], -1), torch.cat([blank, adjoint], -1)], -2
-            )
-            inner = 1j * torch.linalg.matrix_exp(both)[..., :4, 4:]
-            return _along_paulis(inner).to(angles.dtype)
+        pull_back = torch.func.vjp(_by_matrix_exponential, *ctx.saved_tensors)[1]
+        return *pull_back(grad), None, None
 
-        return *torch.func.vjp(by_matrix_exponential, *ctx.saved_tensors)[1](grad), None, None
+
+def _by_matrix_exponential(grad: Tensor, angles: Tensor) -> Tensor:
+    """Do what ``pull_to_angles`` does by functions that torch itself differentiates in any way.
+
+    That is, without eigenvectors, whose derivatives are singular at equal eigenvalues: the adjoint
+    derivative at X is the upper right block of exp [[X*, G], [0, X*]] (Higham, theorem 3.6).
+    """
+    adjoint = 1j * _hamiltonian(angles)
+    blank = torch.zeros_like(adjoint)
+    both = torch.cat([torch.cat([adjoint, grad], -1), torch.cat([blank, adjoint], -1)], -2)
+    inner = 1j * torch.linalg.matrix_exp(both)[..., :4, 4:]
+    return _along_paulis(inner).to(angles.dtype)
 
 
 def _along_paulis(grad_hamiltonian: Tensor) -> Tensor:
@@ -131,4 +138,6 @@ def gate_matrices(angles: Tensor) -> Tensor:
     Returns:
         ``(gates, 4, 4)`` complex128, unitary to rounding. Differentiable any number of times.
     """
+    if is_forward_mode():
+        return torch.linalg.matrix_exp(-1j * _hamiltonian(angles))
     return _GateExponential.apply(angles)[0]

@@ -54,6 +54,7 @@ class Program:
         device: torch.device,
     ) -> None:
         self.num_bytes = 0
+        self._rewound = False
         self._plan, self._vectors = plan, vectors
         self._dtype, self._device = dtype, device
         total, size = len(plan.steps), 2**plan.width
@@ -177,13 +178,7 @@ class Program:
                 states; the others are zero. None for basis states.
         """
         self._blocks.copy_(blocks)
-        if states is None:
-            self._start.copy_(self._identity)
-        else:
-            self._start[: len(states)].copy_(states)
-            self._start[len(states) :].zero_()
-        for call in self._forward:
-            call()
+        self._sweep(states)
         last = self._products[-1]
         count = last.left * last.rows * last.right
         final = torch.empty(count, self._vectors, dtype=self._dtype, device=self._device)
@@ -193,16 +188,36 @@ class Program:
             _transposing(self._plan.after, self._spare, final)()
         return final
 
-    def pull_back(self, grad: Tensor, *, to_start: bool) -> tuple[Tensor, Tensor | None]:
+    def _sweep(self, states: Tensor | None) -> None:
+        """Make each step's operand, from the initial states on."""
+        if states is None:
+            self._start.copy_(self._identity)
+        else:
+            self._start[: len(states)].copy_(states)
+            self._start[len(states) :].zero_()
+        self._rewound = False
+        for call in self._forward:
+            call()
+
+    def pull_back(
+        self, grad: Tensor, states: Tensor | None, *, to_start: bool
+    ) -> tuple[Tensor, Tensor | None]:
         """Return the gradients of blocks and initial states, from that of the final states.
+
+        May be called any number of times after ``run``. Where older states are recomputed, they
+        take the places of newer ones; the next call then has to make the newer ones again.
 
         Args:
             grad: As the final states, ``(amplitudes, vectors)``.
+            states: What ``run`` was given.
             to_start: Whether the initial states' gradient is asked for.
 
         Returns:
             The gradients of blocks, valid until the next use, and of initial states or None.
         """
+        if self._rewound:
+            self._sweep(states)
+        self._rewound = self._oldest > 0  # said first: an interruption leaves it half done
         if self._plan.after is not None:
             grad = self._plan.after.inverse.view(grad.contiguous())
         torch.conj_physical(grad, out=self._final_grad[: grad.numel()].view(grad.shape))
@@ -268,9 +283,19 @@ class Lease:
                 plan, vectors, basis=basis, grad=grad, dtype=dtype, device=device
             )
 
+    @classmethod
+    def waiting_bytes(cls) -> int:
+        """Return the bytes that programs which wait for their next use hold."""
+        return sum(program.num_bytes for _, program in cls._waiting)
+
+    @classmethod
+    def forget_waiting(cls) -> None:
+        """Let go of the programs that wait for their next use."""
+        cls._waiting.clear()
+
     def __del__(self) -> None:
         if not hasattr(self, "program") or self._key[5].type != "cpu":
             return
         self._waiting.append((self._key, self.program))
-        while sum(program.num_bytes for _, program in self._waiting) > POOL_BYTES:
+        while self.waiting_bytes() > POOL_BYTES:
             del self._waiting[0]

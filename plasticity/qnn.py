@@ -13,9 +13,10 @@ from tensorcircuit.torchnn import TorchLayer
 from torch import Tensor
 
 from plasticity.circuits import Ansatz
-from plasticity.constants import is_transformed
 from plasticity.contraction import sweep
 from plasticity.planning import Carry, Plan, cheapest, make_plan, reversed_plan
+from plasticity.program import Lease
+from plasticity.transforms import is_forward_mode, is_transformed
 
 # ------------------------------------------------------------------------------------- readouts
 
@@ -126,6 +127,19 @@ class _Evaluate:
         return _Evaluate, (self.ansatz, self.readout, self.carry)
 
     def __call__(self, x: Tensor, angles: Tensor) -> Tensor:
+        if not torch.is_autocast_enabled(x.device.type):
+            return self._evaluate(x, angles, torch.matmul)
+        with torch.autocast(x.device.type, enabled=False):
+            return self._evaluate(x, angles, _ExactProduct.apply)
+
+    def _evaluate(
+        self, x: Tensor, angles: Tensor, multiply: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        if angles.dtype not in (torch.float32, torch.float64):
+            raise TypeError(
+                f"angles are {angles.dtype}: a QNN computes in torch.float32 or torch.float64 "
+                "(net.float(), net.double())"
+            )
         num_qubits, readout, plan = self.ansatz.num_qubits, self.readout, self._plan
         x, norm = _checked(x, num_qubits, angles.dtype)
         scale = 1 / norm
@@ -151,9 +165,9 @@ class _Evaluate:
         matrix = self._matrix(carry, plan, angles, count)[: x.shape[1]]
         matrix = matrix.narrow(3 - axis, 0, outcomes) if outcomes else matrix
         if matrix[0].numel() < x.shape[1]:  # the fewer numbers are scaled
-            amplitudes = _product(x, matrix, axis) * scale.unsqueeze(2)
+            amplitudes = _product(x, matrix, axis, multiply) * scale.unsqueeze(2)
         else:
-            amplitudes = _product(x * scale, matrix, axis)
+            amplitudes = _product(x * scale, matrix, axis, multiply)
         probabilities = amplitudes.square().sum(axis)
         if readout.qubit is None:
             return readout(probabilities)
@@ -166,7 +180,8 @@ class _Evaluate:
             Real and imaginary parts: ``(features, outcomes, 2)`` from rows, ``(features, 2,
             outcomes)`` from columns.
         """
-        may_keep = not torch.is_grad_enabled() and not is_transformed(angles)
+        has_derivatives = torch.is_grad_enabled() or is_forward_mode()
+        may_keep = not has_derivatives and not is_transformed(angles)
         if may_keep and self._kept is not None:
             kept_carry, kept_angles, kept = self._kept
             same_kind = angles.dtype == kept_angles.dtype and angles.device == kept_angles.device
@@ -192,12 +207,17 @@ def _checked(x: Tensor, num_qubits: int, dtype: torch.dtype) -> tuple[Tensor, Te
             "amplitudes"
         )
     x = x.to(dtype.to_complex() if x.is_complex() else dtype)
-    parts = torch.view_as_real(x).flatten(1) if x.is_complex() else x
-    # Five times as fast as torch's norm, where features are the first axis in memory.
-    norm = parts.square().sum(1, keepdim=True).sqrt()
-    if x.device.type == "cpu" and not is_transformed(norm) and len(x):
-        smallest, largest = (bound.item() for bound in norm.detach().aminmax())
-        if not (smallest > 0 and largest < math.inf):  # NaN is neither
+    norm = _norms(x)
+    if x.device.type != "cpu" or is_transformed(norm) or is_forward_mode():
+        x = _within_range(x, norm.detach())
+        return x, _norms(x)
+    if len(x) == 0:
+        return x, norm
+    smallest, largest = (bound.item() for bound in norm.detach().aminmax())
+    if not (_smallest_norm(dtype) <= smallest and largest < math.inf):  # NaN is neither
+        x = _within_range(x, norm.detach())
+        norm = _norms(x)
+        if not bool(((norm > 0) & norm.isfinite()).all()):
             sample = int((~((norm > 0) & norm.isfinite())).flatten().nonzero()[0])
             what = "is zero" if norm[sample] == 0 else "has a non-finite value"
             raise ValueError(
@@ -206,17 +226,86 @@ def _checked(x: Tensor, num_qubits: int, dtype: torch.dtype) -> tuple[Tensor, Te
     return x, norm
 
 
-def _product(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
+def _norms(x: Tensor) -> Tensor:
+    """Return the samples' norms, ``(batch, 1)``."""
+    parts = torch.view_as_real(x).flatten(1) if x.is_complex() else x
+    # Five times as fast as torch's norm, where features are the first axis in memory.
+    return parts.square().sum(1, keepdim=True).sqrt()
+
+
+def _smallest_norm(dtype: torch.dtype) -> float:
+    """Return the norm from which on squares that underflow are lost in rounding."""
+    limits = torch.finfo(dtype)
+    return math.sqrt(limits.tiny) / limits.eps
+
+
+def _within_range(x: Tensor, norm: Tensor) -> Tensor:
+    """Divide samples whose squares under- or overflow by their largest number; leave the others.
+
+    Only a sample's direction counts, also for its gradient, so the divisor may be any constant.
+    """
+    is_fine = (norm >= _smallest_norm(norm.dtype)) & norm.isfinite()
+    parts = torch.view_as_real(x.detach()).flatten(1) if x.is_complex() else x.detach()
+    largest = parts.abs().amax(1, keepdim=True).clamp(min=torch.finfo(norm.dtype).tiny)
+    return x / torch.where(is_fine, 1, largest)
+
+
+def _product(
+    x: Tensor, matrix: Tensor, axis: int, multiply: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
     """Return x M in real products only; parts of M and of the result along ``axis``."""
     flat, shape = matrix.flatten(1), matrix.shape[1:]
     if not x.is_complex():
-        return (x @ flat).unflatten(1, shape)
-    real, imaginary = ((part @ flat).unflatten(1, shape) for part in (x.real, x.imag))
+        return multiply(x, flat).unflatten(1, shape)
+    real, imaginary = (multiply(part, flat).unflatten(1, shape) for part in (x.real, x.imag))
     turned = torch.stack([-imaginary.select(axis, 1), imaginary.select(axis, 0)], axis)  # i times
     return real + turned
 
 
+class _ExactProduct(torch.autograd.Function):
+    """A matrix product that ``torch.autocast`` does not round, backward and forward mode included.
+
+    Who calls ``backward`` within autocast would otherwise have the product's gradients in bfloat16.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor) -> Tensor:
+        with torch.autocast(a.device.type, enabled=False):
+            return a @ b
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = ctx.saved_tensors
+        return _ExactProduct.apply(grad, b.mT), _ExactProduct.apply(a.mT, grad)
+
+    @staticmethod
+    def jvp(ctx: Any, da: Tensor, db: Tensor) -> Tensor:
+        a, b = ctx.saved_tensors
+        return _ExactProduct.apply(da, b) + _ExactProduct.apply(a, db)
+
+
 # ---------------------------------------------------------------------------------------- layer
+def pooled_bytes() -> int:
+    """Return how many bytes of memory wait for the next training step, in all layers together.
+
+    A step lays out its products in memory and leaves them to the next one of the same kind (the
+    same circuit, batch size and dtype): on the CPU, and up to 256 MiB.
+    """
+    return Lease.waiting_bytes()
+
+
+def empty_pool() -> None:
+    """Give that memory back; the next step takes what it needs anew."""
+    Lease.forget_waiting()
+
+
 class QNN(TorchLayer):
     """Classify with a parametrised quantum circuit on amplitude-encoded inputs.
 
@@ -224,7 +313,10 @@ class QNN(TorchLayer):
     ansatz's gates and read out. Exact: no sampling noise, no approximation beyond rounding.
 
     The samples' norm is checked on the CPU. On other devices, where looking at the numbers would
-    stall the device, and under ``torch.func``, a zero or non-finite sample gives NaN.
+    stall the device, under ``torch.func`` and in forward mode, a zero or non-finite sample gives
+    NaN.
+
+    It computes in the precision of ``angles``, float32 or float64, also under ``torch.autocast``.
 
     Args:
         ansatz: ``Brickwork``, ``Staircase``, ``Ring`` or any ``Ansatz``.
@@ -239,6 +331,7 @@ class QNN(TorchLayer):
     Raises:
         ValueError: The readout does not fit the ansatz; on calling, more features than amplitudes,
             a zero sample or a non-finite one.
+        TypeError: On calling, ``angles`` are neither float32 nor float64.
 
     Example:
         >>> from plasticity.circuits import Brickwork

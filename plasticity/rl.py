@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from plasticity.circuits import Ring
-from plasticity.constants import is_transformed
 from plasticity.qnn import QNN, Probabilities, _Evaluate
+from plasticity.transforms import is_transformed
 
 try:
     from gymnasium import spaces

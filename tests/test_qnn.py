@@ -13,7 +13,15 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from plasticity.circuits import Ansatz, Brickwork, Ring, Staircase
-from plasticity.qnn import QNN, LogOdds, PauliZ, Probabilities, SignedPauliZ
+from plasticity.qnn import (
+    QNN,
+    LogOdds,
+    PauliZ,
+    Probabilities,
+    SignedPauliZ,
+    empty_pool,
+    pooled_bytes,
+)
 from tests.oracle import DATA, dense_probabilities, dense_z, tensorcircuit
 
 # ---------------------------------------------------------------------------- the authors' numbers
@@ -325,3 +333,63 @@ def test_cuda_gives_the_authors_outputs_and_gradients(name: str) -> None:
     torch.testing.assert_close(outputs, expected, rtol=0, atol=1e-9)
     authors_loss(name, outputs, {k: v.cuda() for k, v in numbers.items()}).backward()
     torch.testing.assert_close(net.angles.grad.cpu(), numbers["grad"], rtol=0, atol=1e-8)
+
+
+# ------------------------------------------------------------------------------------- precision
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.complex64])
+def test_precisions_that_are_not_computed_in_are_refused_by_name(dtype) -> None:
+    net = QNN(Brickwork(3, 1), LogOdds(2))
+    net.angles = torch.nn.Parameter(net.angles.detach().to(dtype))
+    with pytest.raises(TypeError, match=f"{dtype}.*torch.float32 or torch.float64"):
+        net(torch.rand(2, 8))
+
+
+def test_autocast_before_the_layer_leaves_its_output_in_its_precision() -> None:
+    linear, net = torch.nn.Linear(20, 8), QNN(Brickwork(3, 1), LogOdds(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = linear(torch.rand(4, 20))
+        outputs = net(hidden)
+    assert hidden.dtype == torch.bfloat16
+    assert outputs.dtype == torch.float32
+    torch.testing.assert_close(outputs, net(hidden.float()))
+
+
+@pytest.mark.parametrize("scale", [1e-42, 1e-30, 1e-20, 1e20, 1e30, 5e37])
+@pytest.mark.parametrize("mapped", [False, True])
+def test_only_an_inputs_direction_counts_also_at_the_ends_of_the_range(scale, mapped) -> None:
+    torch.manual_seed(0)
+    net = QNN(Brickwork(3, 2), Probabilities())
+    x = torch.randint(1, 5, (3, 8)).float().requires_grad_()
+    scaled = (x.detach().double() * scale).float().requires_grad_()
+    with torch.no_grad():
+        x.copy_(scaled.double() / scale)  # what is left of it where precision ends
+    evaluate = torch.func.vmap(lambda s: net(s[None])[0]) if mapped else net
+    outputs, expected = evaluate(scaled), evaluate(x)
+    torch.testing.assert_close(outputs, expected, rtol=0, atol=1e-6)
+    weights = torch.rand(3, 8)
+    if scale >= 1e-30:  # a gradient is larger by as much as the input is smaller
+        found, right = (
+            torch.autograd.grad((y * weights).sum(), s)[0].double()
+            for y, s in ((outputs, scaled), (expected, x))
+        )
+        torch.testing.assert_close(found * scale, right, rtol=1e-4, atol=1e-6)
+
+
+def test_an_extreme_sample_changes_no_bit_of_the_others() -> None:
+    net, x = QNN(Brickwork(3, 2), Probabilities()), torch.rand(3, 8)
+    outputs = net(x)
+    x[1] *= 1e-30
+    assert torch.equal(net(x)[[0, 2]], outputs[[0, 2]])
+
+
+def test_the_pool_can_be_looked_at_and_emptied() -> None:
+    net, x = QNN(Brickwork(6, 4), LogOdds(2)), torch.rand(20, 64)
+    empty_pool()
+    assert pooled_bytes() == 0
+    loss = net(x).sum()
+    assert pooled_bytes() == 0  # it is in use
+    loss.backward()
+    assert pooled_bytes() > 20 * 64 * 8
+    empty_pool()
+    assert pooled_bytes() == 0
+    net(x).sum().backward()

@@ -1,0 +1,73 @@
+"""Which of torch's transforms is at work: the few names that torch keeps to itself, in one place.
+
+``torch.func`` wraps tensors, forward-mode differentiation gives them tangents, and
+``is_grads_batched=True`` batches gradients in an older way of its own. A function with a backward
+pass of its own has to know, and torch has no public way to ask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+
+def is_transformed(tensor: Tensor) -> bool:
+    """Tell whether a tensor is inside ``torch.func``, where values cannot be looked at or kept."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def are_transforms_active() -> bool:
+    """Tell whether this is called from a function that ``torch.func`` transforms."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def is_forward_mode() -> bool:
+    """Tell whether derivatives may be carried forwards, by ``torch.func.jvp`` or dual tensors."""
+    return forward_ad._current_level >= 0
+
+
+def over_batched_gradients(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a ``backward`` called for each gradient of a batch that autograd has made of them.
+
+    ``torch.autograd.grad(..., is_grads_batched=True)`` and ``jacobian(..., vectorize=True)`` call
+    it once, with gradients that hide a dimension and that only torch's own functions can take.
+
+    Args:
+        backward: From a context and gradients to gradients or None.
+    """
+
+    @wraps(backward)
+    def mapped(ctx: Any, *grads: Any) -> Any:
+        if not any(isinstance(grad, Tensor) and _is_batched(grad) for grad in grads):
+            return backward(ctx, *grads)
+        level = torch._C._vmapmode_increment_nesting() - 1
+        torch._C._vmapmode_decrement_nesting()
+        apart = [
+            torch._remove_batch_dim(grad, level, 0, 0) if _is_batched(grad) else None
+            for grad in grads
+        ]
+        (size,) = {len(several) for several in apart if several is not None}
+        results = []
+        for k in range(size):
+            one = [
+                grad if several is None else several[k]
+                for grad, several in zip(grads, apart, strict=True)
+            ]
+            result = backward(ctx, *one)
+            results.append(result if isinstance(result, tuple) else (result,))
+        together = tuple(
+            None if column[0] is None else torch._add_batch_dim(torch.stack(column), 0, level)
+            for column in zip(*results, strict=True)
+        )
+        return together if len(together) > 1 else together[0]
+
+    return mapped
+
+
+def _is_batched(grad: Tensor) -> bool:
+    return torch._C._functorch.is_legacy_batchedtensor(grad)
