@@ -8,8 +8,7 @@ first qubit of the pair). This is TensorCircuit's ``su4`` gate.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import tensorcircuit as tc
@@ -80,27 +79,35 @@ class Ansatz:
         return circuit
 
 
-def _layered(num_qubits: int, depth: int, layer: Iterable[tuple[int, int]]) -> tuple[Any, ...]:
-    if depth < 1:
-        raise ValueError(f"depth must be at least 1, not {depth}")
-    if num_qubits < 2:
-        raise ValueError(f"an ansatz needs at least 2 qubits, not {num_qubits}")
-    return tuple(layer) * depth
+@dataclass(frozen=True)
+class _Layered(Ansatz):
+    """Repeat a layer of gates ``depth`` times."""
+
+    pairs: tuple[tuple[int, int], ...] = field(init=False, repr=False)
+    depth: int
+
+    def __post_init__(self) -> None:
+        if self.depth < 1:
+            raise ValueError(f"depth must be at least 1, not {self.depth}")
+        if self.num_qubits < 2:
+            raise ValueError(f"an ansatz needs at least 2 qubits, not {self.num_qubits}")
+        object.__setattr__(self, "pairs", tuple(self._layer()) * self.depth)
+        super().__post_init__()
+
+    def _layer(self) -> list[tuple[int, int]]:
+        raise NotImplementedError
 
 
-@dataclass(frozen=True, init=False)
-class Brickwork(Ansatz):
+@dataclass(frozen=True)
+class Brickwork(_Layered):
     """Alternate gates on (0,1)(2,3)... and (1,2)(3,4)... on an open chain, ``depth`` times both.
 
     Source: the released program's classifier for permuted MNIST (depth 4) and CIFAR (10, 30).
     """
 
-    depth: int
-
-    def __init__(self, num_qubits: int, depth: int) -> None:
-        starts = [*range(0, num_qubits - 1, 2), *range(1, num_qubits - 1, 2)]
-        super().__init__(num_qubits, _layered(num_qubits, depth, ((a, a + 1) for a in starts)))
-        object.__setattr__(self, "depth", depth)
+    def _layer(self) -> list[tuple[int, int]]:
+        starts = [*range(0, self.num_qubits - 1, 2), *range(1, self.num_qubits - 1, 2)]
+        return [(a, a + 1) for a in starts]
 
     @property
     def gate_groups(self) -> tuple[tuple[int, ...], ...]:
@@ -111,32 +118,23 @@ class Brickwork(Ansatz):
         return tuple(group for group in groups if group)
 
 
-@dataclass(frozen=True, init=False)
-class Staircase(Ansatz):
+@dataclass(frozen=True)
+class Staircase(_Layered):
     """Apply gates on (0,1)(1,2)...(n-2,n-1), ``depth`` times.
 
     Source: the released program's classifier for XXZ eigenstates (depth 6).
     """
 
-    depth: int
-
-    def __init__(self, num_qubits: int, depth: int) -> None:
-        super().__init__(
-            num_qubits, _layered(num_qubits, depth, ((a, a + 1) for a in range(num_qubits - 1)))
-        )
-        object.__setattr__(self, "depth", depth)
+    def _layer(self) -> list[tuple[int, int]]:
+        return [(a, a + 1) for a in range(self.num_qubits - 1)]
 
 
-@dataclass(frozen=True, init=False)
-class Ring(Ansatz):
+@dataclass(frozen=True)
+class Ring(_Layered):
     """Apply gates on (0,1)(1,2)...(n-2,n-1)(n-1,0), ``depth`` times.
 
     Source: the released program's policy for Ant (9 qubits, depth 12).
     """
 
-    depth: int
-
-    def __init__(self, num_qubits: int, depth: int) -> None:
-        layer = ((a, (a + 1) % num_qubits) for a in range(num_qubits))
-        super().__init__(num_qubits, _layered(num_qubits, depth, layer))
-        object.__setattr__(self, "depth", depth)
+    def _layer(self) -> list[tuple[int, int]]:
+        return [(a, (a + 1) % self.num_qubits) for a in range(self.num_qubits)]

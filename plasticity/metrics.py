@@ -5,6 +5,8 @@ A metric leaves the learner and all random states as it found them.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -98,25 +100,24 @@ test_accuracy.__test__ = False  # type: ignore[attr-defined]  # not a test of py
 
 
 def weight_norm(learner: Learner, task: Task) -> float:
-    """Return the mean Frobenius norm of the weight tensors.
+    """Return the mean Frobenius norm of the weight tensors; NaN where there is none.
 
     Weight tensors are the matrices of linear layers, without biases, and of a QNN its angles split
-    by ``ansatz.gate_groups`` (even and odd bricks). Source: protocol "Permuted MNIST".
+    by ``ansatz.gate_groups`` (even and odd bricks). Of any other module they are its own parameters
+    of two dimensions or more. Source: protocol "Permuted MNIST".
     """
     norms = [
         torch.linalg.vector_norm(part)
         for module in learner.network.modules()
         for part in _weights(module)
     ]
-    return float(torch.stack(norms).mean())
+    return float(torch.stack(norms).mean()) if norms else math.nan
 
 
 def _weights(module: nn.Module) -> list[Tensor]:
     if isinstance(module, QNN):
         return [module.angles.detach()[list(g)] for g in module.ansatz.gate_groups]
-    if isinstance(module, nn.Linear):
-        return [module.weight.detach()]
-    return []
+    return [p.detach() for p in module.parameters(recurse=False) if p.dim() > 1]
 
 
 def gradient_norm(learner: Learner, task: Task) -> float:
@@ -162,20 +163,22 @@ def fisher_traces(network: nn.Module, x: Tensor, y: Tensor) -> tuple[float, floa
     g_c = sum_k (delta_ck - p_k) grad d_k: classes - 1 backward passes, for all samples together.
     The large gradients of linear layers are never formed: their inner products are those of the
     layer's inputs times those of the gradients of its outputs (Goodfellow 2015, arXiv:1510.01799).
+    That holds where a layer sees each sample once and shares nothing; others go the long way.
+    A complex parameter counts as its real and its imaginary part.
     Source: Kunstner, Hennig and Balles 2019, "Limitations of the empirical Fisher approximation".
 
     Args:
-        network: Any classifier whose samples do not see each other, and that uses each of its
-            ``nn.Linear`` once and shares none of their weights.
+        network: Any classifier whose samples do not see each other.
         x: ``(samples, features)``.
         y: ``(samples,)``, int64.
     """
-    layers = {name: m for name, m in network.named_modules() if type(m) is nn.Linear}
+    layers = _layers_used_once(network, x[:1])
     parameters = {
-        name: p.detach()
+        name: torch.view_as_real(p.detach()) if p.is_complex() else p.detach()
         for name, p in network.named_parameters()
         if name.rpartition(".")[0] not in layers
     }
+    complex_ones = {name for name, p in network.named_parameters() if p.is_complex()}
     shifts = {name: x.new_zeros(layer.out_features) for name, layer in layers.items()}
 
     def differences(
@@ -193,8 +196,12 @@ def fisher_traces(network: nn.Module, x: Tensor, y: Tensor) -> tuple[float, floa
             )
             for name, layer in layers.items()
         ]
+        given_back = {
+            name: torch.view_as_complex(p) if name in complex_ones else p
+            for name, p in parameters.items()
+        }
         try:
-            logits = torch.func.functional_call(network, parameters, (sample.unsqueeze(0),))[0]
+            logits = torch.func.functional_call(network, given_back, (sample.unsqueeze(0),))[0]
         finally:
             for hook in hooks:
                 hook.remove()
@@ -213,7 +220,8 @@ def fisher_traces(network: nn.Module, x: Tensor, y: Tensor) -> tuple[float, floa
             (gradients, deltas), (logits, inputs) = jacobian(parameters, shifts, some_x)
             gram = x.new_zeros(())
             for gradient in gradients.values():
-                gram = gram + gradient.flatten(2) @ gradient.flatten(2).mT
+                rows = gradient.reshape(*gradient.shape[:2], -1)
+                gram = gram + rows @ rows.mT
             for name, delta in deltas.items():
                 # The weight's gradient is the outer product of delta and input, the bias's delta.
                 square = inputs[name].square().flatten(1).sum(1) + (layers[name].bias is not None)
@@ -225,6 +233,31 @@ def fisher_traces(network: nn.Module, x: Tensor, y: Tensor) -> tuple[float, floa
             empirical += float(squared_norms.gather(1, some_y.unsqueeze(1)).sum())
             true += float((p * squared_norms).sum())
     return empirical / len(x), true / len(x)
+
+
+def _layers_used_once(network: nn.Module, x: Tensor) -> dict[str, nn.Linear]:
+    """Find the linear layers that see each sample once, as a vector, and share no parameter."""
+    layers = {name: m for name, m in network.named_modules() if type(m) is nn.Linear}
+    shapes: dict[str, list[torch.Size]] = {name: [] for name in layers}
+    hooks = [
+        layer.register_forward_hook(
+            lambda _, given, output, name=name: shapes[name].append(given[0].shape)
+        )
+        for name, layer in layers.items()
+    ]
+    try:
+        with torch.no_grad(), _evaluating(network):
+            network(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    users = Counter(id(p) for _, p in network.named_parameters(remove_duplicate=False))
+    return {
+        name: layer
+        for name, layer in layers.items()
+        if shapes[name] == [(1, layer.in_features)]
+        and all(users[id(p)] == 1 for p in layer.parameters())
+    }
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,8 @@
 """Ansaetze: the pairs, their order, and the tc.Circuit they give."""
 
+import dataclasses
+import pickle
+
 import numpy as np
 import pytest
 import tensorcircuit as tc
@@ -31,6 +34,16 @@ def test_gate_groups_are_the_even_and_odd_bricks() -> None:
     assert sorted(even + odd) == list(range(ansatz.num_gates))
     assert Brickwork(2, 2).gate_groups == ((0, 1),)
     assert Ring(3, 1).gate_groups == ((0, 1, 2),)
+
+
+@pytest.mark.parametrize("family", [Brickwork, Staircase, Ring])
+def test_an_ansatz_of_another_depth_can_be_made_from_one(family) -> None:
+    deeper = dataclasses.replace(family(4, 1), depth=3)
+    assert deeper == family(4, 3)
+    assert deeper.pairs == family(4, 1).pairs * 3
+    assert dataclasses.replace(deeper, num_qubits=6) == family(6, 3)
+    assert pickle.loads(pickle.dumps(deeper)) == deeper
+    assert repr(deeper) == f"{family.__name__}(num_qubits=4, depth=3)"
 
 
 def test_equal_ansaetze_are_equal_and_hash_alike() -> None:

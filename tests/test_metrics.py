@@ -123,6 +123,19 @@ def test_weight_norm_of_an_ansatz_without_groups_is_over_all_angles() -> None:
     assert weight_norm(learner, task_of()) == pytest.approx(math.sqrt(45), rel=1e-5)
 
 
+def test_weight_norm_of_other_modules_is_over_their_matrices() -> None:
+    convolution = nn.Conv1d(2, 3, 4)
+    complex_weights = nn.ParameterList([torch.full((2, 2), 3 + 4j), torch.ones(7)])
+    learner = Learner(nn.Sequential(convolution, complex_weights), make_adam, cross_entropy)
+    expected = mean_of([norm_of(convolution.weight), 10.0])
+    assert weight_norm(learner, task_of()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_weight_norm_of_a_network_without_matrices_is_undefined() -> None:
+    learner = Learner(nn.BatchNorm1d(3), make_adam, cross_entropy)
+    assert math.isnan(weight_norm(learner, task_of()))
+
+
 def test_weight_norms_at_task_0_have_the_scale_of_the_protocol() -> None:
     generator = generator_for(0, "initial weights")
     angles = 2 * math.pi * torch.rand(36, 15, generator=generator)
@@ -269,13 +282,65 @@ def loop_of_fisher_traces(network: nn.Module, x: torch.Tensor, y: torch.Tensor) 
         log_p = logits.log_softmax(1)[0]
         for c in range(len(log_p)):
             gradients = torch.autograd.grad(log_p[c], list(network.parameters()), retain_graph=True)
-            squared = sum(float(g.square().sum()) for g in gradients)
+            squared = sum(float(g.abs().square().sum()) for g in gradients)
             true += float(log_p[c].exp().detach()) * squared
             empirical += squared if c == label else 0
     return empirical / len(x), true / len(x)
 
 
+class Twice(nn.Module):
+    """Use a layer twice, as a recurrent network does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared, self.last = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.shared(self.shared(x).tanh()))
+
+
+class Tied(nn.Module):
+    """Share a weight between layers, and leave a layer out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.second(self.first(x).tanh()))
+
+
+class Sequence(nn.Module):
+    """See each sample as a sequence, all of which goes through one layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.each, self.last = nn.Linear(2, 3), nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.each(x.unflatten(1, (4, 2))).tanh().sum(1))
+
+
+class Unusual(nn.Module):
+    """Have a scalar and a complex parameter beside a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.7))
+        self.mixing = nn.Parameter(torch.randn(8, 8, dtype=torch.complex128))
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mixed = torch.view_as_real(x.to(self.mixing.dtype) @ self.mixing).square().sum(-1)
+        return self.last((self.scale * mixed).tanh())
+
+
 FISHER_NETWORKS = {
+    "a layer used twice": Twice,
+    "a shared weight": Tied,
+    "sequences": Sequence,
+    "scalar and complex": Unusual,
     "mlp": lambda: mlp((8, 5, 3), torch.Generator().manual_seed(0)),
     "bounded mlp": lambda: bounded(mlp((8, 5, 2), torch.Generator().manual_seed(0))),
     "qnn z": lambda: QNN(Brickwork(3, 2), SignedPauliZ(2)),
