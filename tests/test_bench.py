@@ -78,15 +78,58 @@ def test_fewest_vectors_of_the_projects_shapes():
             assert shape.fewest_operations() == expected
 
 
-def test_slow_steps_get_fewer_turns_and_fast_ones_are_not_starved():
-    slow = torch.zeros(2_000_000)
-    steps = {"slow": lambda: [slow.sin() for _ in range(5)], "fast": lambda: None}
-    timings, rate = bench.time_in_turn(steps, 0.01, "cpu", "test")
-    assert timings["slow"]["rounds"] == 3
-    assert timings["fast"]["rounds"] == 200
-    low, high = timings["slow"]["quartiles_ms"]
-    assert timings["fast"]["median_ms"] < low <= timings["slow"]["median_ms"] <= high
-    assert rate > 1e6
+class Clock:
+    """Stands for the module `time`: a second is what the test says, and reading takes some."""
+
+    def __init__(self, reading: float) -> None:
+        self.now, self.reading = 0.0, reading
+
+    def perf_counter(self) -> float:
+        self.now += self.reading
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_slow_steps_get_fewer_turns_and_fast_ones_are_not_starved(monkeypatch):
+    clock = Clock(reading=1e-6)
+    monkeypatch.setattr(bench, "time", clock)
+    monkeypatch.setattr(bench, "PRODUCT", 4)
+    calls = {"slow": 0, "uneven": 0, "fast": 0}
+
+    def step(name, *seconds):
+        clock.advance(seconds[calls[name] % len(seconds)])
+        calls[name] += 1
+
+    steps = {
+        "slow": lambda: step("slow", 0.2),
+        "uneven": lambda: step("uneven", 0.1, 0.3, 0.1, 0.1),
+        "fast": lambda: step("fast", 3e-6),
+    }
+    timings, rate = bench.time_in_turn(steps, 0.1, "cpu", "test")
+    assert [timings[name]["rounds"] for name in steps] == [3, 3, 200]
+    # Three times before, to see how long they take; what is fast runs also before it is timed.
+    assert calls == {"slow": 3 + 3, "uneven": 3 + 3, "fast": 3 + 11 * 200}
+    assert timings["slow"]["median_ms"] == pytest.approx(200.001)
+    # The fourth to the sixth took 100, 100 and 300 ms.
+    assert timings["uneven"]["median_ms"] == pytest.approx(100.001)
+    assert timings["uneven"]["quartiles_ms"] == pytest.approx([100.001, 200.001])
+    assert timings["fast"]["median_ms"] == pytest.approx(0.004)
+    assert rate == pytest.approx(8 * 4**3 / 1e-6)
+
+
+def test_step_that_becomes_slower_is_given_up_after_twice_its_time(monkeypatch):
+    clock = Clock(reading=0.0)
+    monkeypatch.setattr(bench, "time", clock)
+    monkeypatch.setattr(bench, "PRODUCT", 4)
+    mm = torch.mm
+    monkeypatch.setattr(torch, "mm", lambda *a, **k: (clock.advance(0.1), mm(*a, **k)))
+    durations = iter([0.1] * 3 + [1.0] * 100)
+    timings, _ = bench.time_in_turn(
+        {"step": lambda: clock.advance(next(durations))}, 2.0, "cpu", "test"
+    )
+    assert timings["step"]["rounds"] == 5  # of 20: more than 4 seconds are over
 
 
 def test_mlp_arm_and_bare_torch_learn_the_same():
@@ -98,7 +141,15 @@ def test_mlp_arm_and_bare_torch_learn_the_same():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_command_writes_table_and_json(tmp_path, capsys):
+def test_command_writes_table_and_json(tmp_path, capsys, monkeypatch):
+    def timed(steps, seconds, device, label):
+        assert list(steps) == ["ours", "plain-torch"]
+        assert (seconds, device, label) == (0.01, "cpu", "xxz")
+        timing = {"quartiles_ms": [1.0, 6.0], "rounds": 3}
+        medians = {"ours": 2.0, "plain-torch": 5.0}
+        return {name: timing | {"median_ms": median} for name, median in medians.items()}, 1e12
+
+    monkeypatch.setattr(bench, "time_in_turn", timed)  # real ones depend on the machine
     arguments = "--shapes xxz --contestants plain-torch --seconds 0.01 --no-sweep --results"
     before = torch.get_num_threads()
     try:
@@ -110,8 +161,11 @@ def test_command_writes_table_and_json(tmp_path, capsys):
     rows = {(row["shape"], row["contestant"]): row for row in report["rows"]}
     assert list(rows) == [("xxz", "ours"), ("xxz", "plain-torch")]
     ours, plain = rows["xxz", "ours"], rows["xxz", "plain-torch"]
-    assert plain["ratio_to_ours"] == plain["median_ms"] / ours["median_ms"] > 1
-    assert ours["fraction_of_limit"] == ours["limit_ms"] / ours["median_ms"] > 0
+    assert (plain["ratio_to_ours"], ours["ratio_to_ours"]) == (2.5, 1)
+    limit = 1e3 * SHAPES["xxz"].fewest_operations() / 1e12
+    assert [row["limit_ms"] for row in (ours, plain)] == pytest.approx([limit] * 2)
+    assert ours["fraction_of_limit"] == pytest.approx(limit / 2)
+    assert plain["fraction_of_limit"] == pytest.approx(limit / 5)
     if ours["peak_mib"] is not None:
         assert plain["peak_mib"] > ours["peak_mib"] > 0
     assert {"processor", "threads", "versions", "date", "commit"} <= set(report["machine"])

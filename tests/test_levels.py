@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,25 +21,30 @@ from plasticity import levels
 from plasticity.levels import load_levels
 from plasticity.spinchain import DELTAS, eigensystem, resolved_levels
 from tests.test_data import message_of
+from tests.waiting import PATIENCE, wait_until
 
 FILES = {"states.npy", "energies.npy", "manifest.json"}
 LOAD = "load_levels(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))"
-SLOWLY = """
-plain = levels.eigensystem
-def slow(*arguments):
-    time.sleep(0.02)
-    return plain(*arguments)
-levels.eigensystem = slow
+# The build stops after some deltas until the test closes this process's standard input.
+# The states of the next deltas are on the disk then, their energies are not.
+HELD = """
+import itertools, os
+write, energies = levels._Array.write, itertools.count()
+def held(array, rows, values):
+    if array.path.name == "energies.npy" and next(energies) >= {num_done}:
+        os.read(0, 1)
+    write(array, rows, values)
+levels._Array.write = held
 """
 
 
-def start(body, *arguments):
+def start(body, *arguments, said=subprocess.PIPE):
     """Start a program that knows the module in a process of its own."""
-    imports = "import sys, time\nfrom pathlib import Path\nfrom plasticity import levels\n"
+    imports = "import sys\nfrom pathlib import Path\nfrom plasticity import levels\n"
     program = f"{imports}from plasticity.levels import load_levels\n{body}"
     environment = os.environ | {"PYTHONPATH": str(Path(levels.__file__).parents[1])}
     command = [sys.executable, "-W", "error", "-c", program, *map(str, arguments)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": said, "text": True}
     return subprocess.Popen(command, env=environment, **pipes)
 
 
@@ -49,14 +54,16 @@ def content(root):
     return {file.name: file.read_bytes() for file in folder.iterdir() if file.name != "lock"}
 
 
-def wait_for_journal(root, num_lines):
-    """Wait until a build has finished some deltas; return the journal."""
-    for _ in range(3000):
-        for journal in root.glob("*/journal.jsonl"):
-            if journal.read_text().count("\n") >= num_lines:
-                return journal
-        time.sleep(0.01)
-    raise AssertionError("the build does not begin")
+def num_finished(root):
+    """Return how many deltas the journal of the one chain below a folder lists."""
+    return sum(file.read_text().count("\n") for file in root.glob("*/journal.jsonl"))
+
+
+def start_and_wait(body, num_done, root, **more):
+    """Start a build that stops after some deltas, and return once it has."""
+    process = start(HELD.format(num_done=num_done) + body, 6, "all", root, **more)
+    wait_until(lambda: num_finished(root) == num_done, lambda: process.poll() is None)
+    return process
 
 
 @pytest.fixture(scope="module", params=["all", "resolved"])
@@ -145,14 +152,14 @@ def test_content_does_not_depend_on_workers_or_threads_and_threads_are_put_back(
 
 def test_content_does_not_depend_on_the_threads_of_the_environment(tmp_path, monkeypatch):
     # A thread of a pool has OpenMP's own default, whatever torch was told in the main thread.
-    contents = []
+    processes = []
     for threads in ("1", "2"):
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
-        process = start(LOAD, 6, "all", tmp_path / threads)
+        processes.append(start(LOAD, 6, "all", tmp_path / threads))
+    for process in processes:
         _, said = process.communicate()
         assert process.returncode == 0, said
-        contents.append(content(tmp_path / threads))
-    assert contents[0] == contents[1]
+    assert content(tmp_path / "1") == content(tmp_path / "2")
 
 
 # --- stopped ------------------------------------------------------------------------------------
@@ -188,38 +195,75 @@ def test_stopped_build_goes_on_and_ends_the_same(built, tmp_path, monkeypatch, n
 
 
 def test_killed_build_goes_on_and_ends_the_same(tmp_path, solved, capsys):
-    process = start(SLOWLY + LOAD, 6, "all", tmp_path / "killed")
-    journal = wait_for_journal(tmp_path / "killed", 40)
+    process = start_and_wait(LOAD, 40, tmp_path / "killed")
     process.kill()
     process.communicate()
+    (journal,) = (tmp_path / "killed").glob("*/journal.jsonl")
     text = journal.read_text()
     journal.write_text(text[:-3])  # as if killed in the middle of a line
     chain = load_levels(6, "all", tmp_path / "killed")
-    assert 40 <= text.count("\n") == 201 - len(solved) + 1
+    assert text.count("\n") == 40
+    assert len(solved) == 201 - 40 + 1
     assert load_levels(6, "all", tmp_path / "whole").digest == chain.digest
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
     assert "warning" not in capsys.readouterr().err
 
 
-def test_ctrl_c_ends_a_build_promptly_and_keeps_what_is_finished(tmp_path):
-    body = f"{SLOWLY}\ntry:\n    {LOAD}\nexcept KeyboardInterrupt:\n    print('stopped')"
-    process = start(body, 6, "all", tmp_path)
-    journal = wait_for_journal(tmp_path, 5)
-    began = time.perf_counter()
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
-    assert time.perf_counter() - began < 1.5  # all of it takes longer than this
-    assert (out, process.returncode) == ("stopped\n", 0), err
-    assert 5 <= journal.read_text().count("\n") < 201
+def test_ctrl_c_ends_a_build_at_once_and_keeps_what_is_finished(built, tmp_path, monkeypatch):
+    """Press it while every worker is at a delta; no further one is begun."""
+    chain, root = built
+    write, pool = levels._Array.write, levels.ThreadPoolExecutor
+    num_workers = {"all": 2, "resolved": 1}[chain.kind]
+    begun, stopping, all_held = [], threading.Event(), threading.Barrier(num_workers)
+
+    def held(array, rows, values):
+        if array.path.name == "energies.npy":
+            begun.append(rows)
+            if 5 < len(begun) <= 5 + num_workers:
+                if all_held.wait(PATIENCE) == 0:
+                    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+                assert stopping.wait(PATIENCE)
+        write(array, rows, values)
+
+    class Pool(pool):
+        def shutdown(self, wait=True, *, cancel_futures=False):
+            super().shutdown(wait=False, cancel_futures=cancel_futures)
+            stopping.set()
+            super().shutdown(wait=wait)
+
+    monkeypatch.setattr(levels, "_num_cores", lambda: 2)
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(levels._Array, "write", held)
+            patch.setattr(levels, "ThreadPoolExecutor", Pool)
+            with pytest.raises(KeyboardInterrupt):
+                load_levels(6, chain.kind, tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert len(begun) == 5 + num_workers
+    assert num_finished(tmp_path) == 5
+    assert load_levels(6, chain.kind, tmp_path).digest == chain.digest
+    assert content(tmp_path) == content(root)
 
 
 def test_what_a_journal_says_is_not_believed(tmp_path, monkeypatch, capsys, solved):
     """Lose what was written of some deltas, as a power cut may."""
     whole = load_levels(6, "all", tmp_path / "whole")
-    process = start(SLOWLY + LOAD, 6, "all", tmp_path / "cut")
-    journal = wait_for_journal(tmp_path / "cut", 10)
-    process.kill()
-    process.communicate()
+    write, energies = levels._Array.write, []
+
+    def cut_off(array, rows, values):
+        if array.path.name == "energies.npy":
+            energies.append(rows)
+            if len(energies) > 10:
+                raise KeyboardInterrupt
+        write(array, rows, values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(levels._Array, "write", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            load_levels(6, "all", tmp_path / "cut")
+    (journal,) = (tmp_path / "cut").glob("*/journal.jsonl")
     lost = json.loads(journal.read_text().splitlines()[3])[0]
     num_done = journal.read_text().count("\n")
     array = np.lib.format.open_memmap(journal.parent / "states.npy", mode="r+")
@@ -360,16 +404,20 @@ def test_file_that_shrinks_while_in_use_is_an_error(copied):
 
 
 def test_two_processes_at_once_share_the_work(tmp_path):
-    body = f"{SLOWLY}\nprint({LOAD}.digest)"
-    first = start(body, 6, "all", tmp_path)
-    wait_for_journal(tmp_path, 3)
-    second = start(body, 6, "all", tmp_path)
-    (digest, said), (again, said_second) = (p.communicate(timeout=60) for p in (first, second))
-    assert digest == again == load_levels(6, "all", tmp_path).digest + "\n"
+    root, report = tmp_path / "root", tmp_path / "said by the second"
+    body = f"print({LOAD}.digest)"
+    first = start_and_wait(body, 3, root)
+    with open(report, "w") as file:
+        second = start(body, 6, "all", root, said=file)
+    wait_until(lambda: "waiting" in report.read_text(), lambda: second.poll() is None)
+    # This closes the standard input for which the first one waits.
+    (digest, said), (again, _) = (p.communicate(timeout=PATIENCE) for p in (first, second))
+    said_second = report.read_text()
+    assert digest == again == load_levels(6, "all", root).digest + "\n"
     assert "waiting" not in said and "XXZ chain, 6 sites" in said
     assert said_second.count("waiting for another process") == 1
-    assert "XXZ chain" not in said_second and str(tmp_path) in said_second
-    assert set(content(tmp_path)) == FILES
+    assert "XXZ chain" not in said_second and str(root) in said_second
+    assert set(content(root)) == FILES
 
 
 def test_threads_at_once_get_the_same(built, tmp_path):
