@@ -415,22 +415,6 @@ def test_wrong_use_is_told_in_a_line_or_two(capsys, arguments, status, part) -> 
     assert len(error.splitlines()) <= 2
 
 
-def test_without_stable_baselines3_it_says_what_to_install(tmp_path: Path) -> None:
-    code = (
-        "import sys; sys.modules['stable_baselines3'] = None\n"
-        "from experiments import ant, figures\n"
-        "sys.exit(ant.main(sys.argv[1:]))"
-    )
-    for arguments in (["--preset=quick"], ["--watch", "run", "out.mp4"]):
-        done = subprocess.run(
-            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 1
-        assert done.stderr.startswith("error: ")
-        assert "pip install 'quantum-plasticity[rl]'" in done.stderr
-        assert len(done.stderr.splitlines()) == 1
-
-
 def test_run_in_which_no_episode_ends_is_exported_and_drawn() -> None:
     arguments = (*TINY, "--env=Pendulum-v1", "--total-steps=48")
     assert run(*arguments) == 0

@@ -2,8 +2,6 @@
 
 import io
 import math
-import subprocess
-import sys
 from functools import partial
 from typing import Any
 
@@ -329,13 +327,3 @@ def test_wrong_input_is_refused():
         Slippery(ant, period=0, seed=0)
     with pytest.raises(ValueError, match="seed -1"):
         Slippery(ant, period=5, seed=-1)
-
-
-def test_import_without_stable_baselines3_says_what_to_install():
-    code = (
-        "import sys; sys.modules['gymnasium'] = None\n"
-        "try:\n    import plasticity.environments\n"
-        "except ImportError as error:\n    print(error)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "pip install 'quantum-plasticity[rl]'" in done.stdout

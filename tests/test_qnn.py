@@ -175,6 +175,7 @@ def test_second_derivatives_match_finite_differences(readout) -> None:
     assert torch.autograd.gradgradcheck(
         lambda angles, x: functional_call(net, {"angles": angles}, (x,)),
         (net.angles.detach().requires_grad_(), x),
+        fast_mode=True,
     )
 
 

@@ -1,8 +1,6 @@
 """The quantum features in stable-baselines3's policies: numbers, kept matrix, training, errors."""
 
 import copy
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -411,16 +409,6 @@ def test_observation_that_is_not_finite_is_named(features, value: float, learnin
 def test_observations_of_another_size_are_an_error(features: QuantumFeatures) -> None:
     with pytest.raises(RuntimeError, match="invalid for input of size 40"):
         features(torch.randn(4, 10))
-
-
-def test_without_stable_baselines3_the_import_says_what_to_install() -> None:
-    hide = "import sys; sys.modules['stable_baselines3'] = None; import plasticity.rl"
-    done = subprocess.run([sys.executable, "-c", hide], capture_output=True, text=True)
-    assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("ImportError: plasticity.rl needs stable-baselines3 (")
-    assert last.endswith("): pip install 'quantum-plasticity[rl]'")
-    assert done.stderr.count("Traceback") == 1
 
 
 # ------------------------------------------------------------------------------------ MlpFeatures
