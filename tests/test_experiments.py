@@ -7,6 +7,7 @@ import functools
 import json
 import multiprocessing.forkserver
 import os
+import pkgutil
 import random
 import re
 import resource
@@ -14,7 +15,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,6 +35,7 @@ from plasticity.learners import Learner
 from plasticity.loop import train_on_stream
 from plasticity.metrics import weight_norm
 from plasticity.record import RunFolder
+from tests.waiting import PATIENCE, wait_until
 
 ROOT = Path(__file__).parents[1]
 EXPORTS = {"mlp": "classical_model_results.npz", "qnn": "quantum_model_results.npz"}
@@ -527,7 +528,23 @@ def test_run_stopped_at_its_exports_makes_them_up(
     assert read(folder, [*RESULTS, "figure.png"]) == read(uninterrupted, [*RESULTS, "figure.png"])
 
 
-def in_child(arguments: list[str], log: Path) -> None:
+Moment = tuple[str, str, int]
+"""Class or module, a function of it, and which of its calls."""
+
+
+def in_child(arguments: list[str], log: Path, fatal: Moment | None = None) -> None:
+    """Run a command; before the n-th call of something, be killed."""
+    if fatal is not None:
+        owner, name, limit = pkgutil.resolve_name(fatal[0]), *fatal[1:]
+        calls, function = [], getattr(owner, name)
+
+        def counted(*some: Any, **more: Any) -> Any:
+            calls.append(0)
+            if len(calls) == limit:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*some, **more)
+
+        setattr(owner, name, counted)
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -543,8 +560,8 @@ def child() -> Callable[..., Any]:
         patch.setenv("PYTHONPATH", str(ROOT))
         multiprocessing.forkserver.ensure_running()
 
-    def launch(arguments: list[str], log: Path) -> Any:
-        process = context.Process(target=in_child, args=(arguments, log))
+    def launch(*arguments: Any) -> Any:
+        process = context.Process(target=in_child, args=arguments)
         process.start()
         return process
 
@@ -558,7 +575,7 @@ def test_equal_commands_give_equal_rows_in_two_processes_and_another_seed_others
     commands[2].append("--seed=1")
     processes = [child(command, tmp_path / "log") for command in commands]
     for process in processes:
-        process.join(60)
+        process.join(PATIENCE)
         assert process.exitcode == 0
     first, second, other = (run_folder(tmp_path / name) for name in "abc")
     assert read(first) == read(second) == read(finish(tiny))
@@ -571,14 +588,6 @@ def num_rows(results: Path) -> int:
     return sum(path.read_bytes().count(b"\n") for path in results.glob("*/*/rows.jsonl"))
 
 
-def wait_for_rows(results: Path, number: int, process: Any, alive: Callable[[], bool]) -> None:
-    """Return once there are so many rows, or the process has ended."""
-    limit = time.monotonic() + 60
-    while alive() and num_rows(results) < number:
-        assert time.monotonic() < limit, f"{process} is stuck"
-        time.sleep(0.002)
-
-
 QUICK = ["--preset", "quick", "--num-tasks", "8"]
 
 
@@ -587,8 +596,17 @@ def uninterrupted_quick(tmp_path_factory: pytest.TempPathFactory) -> dict[str, b
     return read(finish([*QUICK, f"--results={tmp_path_factory.mktemp('quick') / 'results'}"]))
 
 
+# Of these calls some n-th one is a process's last, n up to this.
+FATAL = {
+    ("plasticity.learners:Learner", "update"): 150,
+    ("plasticity.record:ArmRecord", "append"): 6,
+    ("os", "replace"): 12,
+    ("os", "fsync"): 40,
+}
+
+
 @pytest.mark.slow
-def test_run_killed_at_random_moments_ends_like_an_uninterrupted_one(
+def test_run_killed_at_random_calls_ends_like_an_uninterrupted_one(
     child: Callable[..., Any], uninterrupted_quick: dict[str, bytes], tmp_path: Path
 ) -> None:
     rng = random.Random(2)
@@ -596,25 +614,37 @@ def test_run_killed_at_random_moments_ends_like_an_uninterrupted_one(
     arguments = [*QUICK, f"--results={results}"]
     num_kills = 0
     while True:
-        process = child(arguments, tmp_path / "log")
-        # At least every other process finishes a row, else a slow machine would never end.
-        wait_for_rows(results, num_rows(results) + rng.randint(0, 2), process, process.is_alive)
-        process.join(rng.choice([0, 0.01, 0.05, 0.2]) * rng.random())
-        if not process.is_alive():
+        function, most = rng.choice([*FATAL.items()])
+        process = child(arguments, tmp_path / "log", (*function, rng.randint(1, most)))
+        process.join(PATIENCE)
+        if process.exitcode == 0:
             break
-        process.kill()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
+        assert process.exitcode == -signal.SIGKILL, (tmp_path / "log").read_text()
         num_kills += 1
-    assert process.exitcode == 0, (tmp_path / "log").read_text()
-    assert num_kills >= 2
+    assert num_kills >= 4
     assert read(run_folder(results)) == uninterrupted_quick
 
 
-def launch_command(arguments: list[str]) -> subprocess.Popen[str]:
+# The command, which stops before it writes its n-th row, until a signal ends it.
+HELD = """
+import os, runpy, sys
+from plasticity.record import ArmRecord
+append, rows, limit = ArmRecord.append, [], int(sys.argv.pop(1))
+def held(*arguments):
+    rows.append(0)
+    if len(rows) == limit:
+        os.read(0, 1)
+    append(*arguments)
+ArmRecord.append = held
+runpy.run_module("experiments.mnist", run_name="__main__", alter_sys=True)
+"""
+
+
+def launch_command(limit: int, arguments: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "experiments.mnist", *arguments],
+        [sys.executable, "-W", "error", "-c", HELD, str(limit), *arguments],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -627,28 +657,27 @@ def launch_command(arguments: list[str]) -> subprocess.Popen[str]:
 def test_command_goes_on_after_kill_and_control_c_to_the_same_bytes(
     uninterrupted_quick: dict[str, bytes], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    """Both come in the task after the rows that are waited for, or at its end at the latest."""
     results = tmp_path / "results"
     arguments = [*QUICK, f"--results={results}"]
-    rng = random.Random(3)
 
-    killed = launch_command(arguments)
-    wait_for_rows(results, 2, killed, lambda: killed.poll() is None)
-    time.sleep(0.1 * rng.random())
+    killed = launch_command(3, arguments)
+    wait_until(lambda: num_rows(results) == 2, lambda: killed.poll() is None)
     killed.kill()
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
 
-    interrupted = launch_command(arguments)
-    wait_for_rows(results, 9, interrupted, lambda: interrupted.poll() is None)
-    time.sleep(0.03 * rng.random())
+    interrupted = launch_command(8, arguments)
+    wait_until(lambda: num_rows(results) == 9, lambda: interrupted.poll() is None)
     interrupted.send_signal(signal.SIGINT)
-    _, said = interrupted.communicate(timeout=60)
+    interrupted.wait(PATIENCE)
+    _, said = interrupted.communicate()
     assert interrupted.returncode == 130
     lines = [line for line in re.split(r"[\r\n]+", said) if line]
     lines = [line for line in lines if not re.match(r"(mlp|qnn): +\d+%\|", line)]
     assert len(lines) == 1
     assert "the same command goes on" in lines[0]
-    assert 9 <= num_rows(results) < 16
+    assert num_rows(results) == 9
 
     assert read(finish(arguments)) == uninterrupted_quick
     printed = capsys.readouterr().out
