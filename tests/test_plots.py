@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from plasticity.plots import COLOURS, plot_curve, running_mean
@@ -97,5 +97,45 @@ def test_two_curves_are_two_entries_of_the_legend(axes: Axes) -> None:
     assert axes.get_legend_handles_labels()[1] == ["MLP", "QNN"]
 
 
-def test_colours_are_six_and_distinct() -> None:
-    assert len({to_hex(colour) for colour in COLOURS}) == len(COLOURS) == 6
+# What the cones that are left make of linear red, green and blue (Machado et al. 2009, table 1).
+VISION = {
+    "all cones": np.eye(3),
+    "no red": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "no green": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "no blue": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+
+
+def lab(linear: np.ndarray) -> np.ndarray:
+    """Return CIE L*a*b* of linear sRGB, where a distance of 2 can just be seen."""
+    matrix = np.array(
+        [
+            [0.412456, 0.357576, 0.180437],
+            [0.212673, 0.715152, 0.072175],
+            [0.019334, 0.119192, 0.950304],
+        ]
+    )
+    x, y, z = np.cbrt(linear @ matrix.T / matrix.sum(1)).T
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_colours_are_six_and_told_apart_by_all_kinds_of_vision(vision: str) -> None:
+    assert len(COLOURS) == 6
+    rgb = np.array([to_rgb(colour) for colour in COLOURS])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    seen = lab(np.clip(linear @ np.transpose(VISION[vision]), 0, 1))
+    for k, colour in enumerate(seen):
+        assert np.linalg.norm(colour - np.delete(seen, k, axis=0), axis=1).min() > 15

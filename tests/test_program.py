@@ -131,12 +131,18 @@ def test_programs_in_use_are_not_shared_and_those_that_wait_are_used_again() -> 
     assert lease(7).program is waiting
 
 
-def test_waiting_programs_are_forgotten_beyond_the_limit(monkeypatch) -> None:
+def test_waiting_programs_are_forgotten_beyond_the_limit_the_oldest_first(monkeypatch) -> None:
     monkeypatch.setattr(Lease, "_waiting", [])
-    small = lease(1).program.num_bytes
-    monkeypatch.setattr(program, "POOL_BYTES", small)
-    lease(1), lease(2)
-    assert all(waiting.num_bytes <= small for _, waiting in Lease._waiting)
+    leases = {count: lease(count) for count in (1, 2, 3)}
+    first, second, third = (leases[count].program for count in (1, 2, 3))
+    monkeypatch.setattr(program, "POOL_BYTES", second.num_bytes + third.num_bytes)
+    for count in (1, 2, 3):
+        del leases[count]
+    assert [waiting for _, waiting in Lease._waiting] == [second, third]
+    assert lease(1).program not in (first, second, third)
+    monkeypatch.setattr(program, "POOL_BYTES", third.num_bytes - 1)
+    lease(3)
+    assert Lease._waiting == []  # not even the last one
 
 
 def test_memory_counts_what_is_allocated() -> None:

@@ -1,0 +1,126 @@
+"""What README and the pages beside it tell people to type and to expect."""
+
+import contextlib
+import importlib
+import io
+import json
+import re
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from experiments import bench, cli
+from plasticity.data import MNIST_DIGEST
+from plasticity.record import run_name
+
+ROOT = Path(__file__).parents[1]
+TEXT = "\n".join(p.read_text() for p in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))])
+PYTHON = re.findall(r"^```python\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+# From the module's name to the end of the line, of the code or of the cell.
+COMMANDS = re.findall(r"python -m (experiments\.\w+)([^`\n#|]*)", TEXT)
+FOLDERS = sorted(set(re.findall(r"\b\w+-\w+-seed\d+-[0-9a-f]{8}\b", TEXT)))
+EXPERIMENTS = ("mnist", "cifar", "qdata", "ant")
+SMALLER = {"n_steps=256": "n_steps=64", "learn(1_000)": "learn(64)"}
+
+
+def test_the_patterns_above_find_what_they_look_for() -> None:
+    assert len(PYTHON) >= 3
+    assert {f"experiments.{name}" for name in (*EXPERIMENTS, "bench")} <= {c for c, _ in COMMANDS}
+    assert FOLDERS
+
+
+def finished_run(folder: Path) -> None:
+    """Make a run folder for a block of code to read."""
+    for network in ("mlp", "qnn"):
+        (folder / network).mkdir(parents=True)
+        (folder / network / "rows.jsonl").write_text(json.dumps({"task": 0}) + "\n")
+    np.savez(folder / "quantum_model_results.npz", accuracies=np.ones(1))
+
+
+@pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.splitlines()[0])
+def test_python_of_the_pages_runs(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "stable_baselines3" in code:
+        pytest.importorskip("stable_baselines3")
+    monkeypatch.chdir(tmp_path)
+    for folder in FOLDERS:
+        finished_run(tmp_path / "results" / folder)
+    for large, small in SMALLER.items():
+        code = code.replace(large, small)
+    names: dict[str, object] = {}
+    exec(compile(code, "README", "exec"), names)
+    if "read_rows" in code:
+        assert names["rows"] == [{"task": 0}]
+        np.testing.assert_array_equal(names["accuracies"], np.ones(1))
+    if "qnn.angles.shape" in code:
+        qnn, circuit = names["qnn"], names["circuit"]
+        assert qnn.angles.shape == (len(qnn.ansatz.pairs), 15)
+        assert qnn.angles.grad is not None
+        assert type(circuit).__module__.startswith("tensorcircuit")
+
+
+def command_main(module: str):
+    """Return what reads a module's command line and then does what is asked for."""
+    loaded = importlib.import_module(module)
+    return getattr(loaded, "main", lambda arguments: cli.main(loaded.EXPERIMENT, arguments))
+
+
+@pytest.mark.parametrize(
+    "command", sorted({f"{module} {words.strip()}".strip() for module, words in COMMANDS})
+)
+def test_commands_of_the_pages_are_right_use(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """Read the command lines as their programs do; then do nothing, or find no such file."""
+    module, *arguments = shlex.split(command)
+    if module in ("experiments.ant", "experiments.bench_ppo"):
+        pytest.importorskip("stable_baselines3")
+    main, asked = command_main(module), []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "run", lambda *parsed: asked.append(parsed))
+    for name in ("bench", "bench_ppo"):
+        if module == f"experiments.{name}":
+            monkeypatch.setattr(importlib.import_module(module), "run", asked.append)
+            monkeypatch.setattr(bench, "table", lambda report: "")
+            monkeypatch.setattr(bench, "save", lambda report, folder: "")
+    try:
+        status = main(arguments)
+    except SystemExit as stop:  # --help
+        assert "--help" in arguments
+        status = stop.code or 0
+    said = capsys.readouterr().err
+    # RUN_FOLDER and its like are not there, which is no wrong use.
+    assert status == 0 or (status == 1 and "is not a run folder" in said), said
+    assert asked or said or "--help" in arguments
+
+
+def help_of(module: str, *arguments: str) -> str:
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        command_main(f"experiments.{module}")([*arguments, "--help"])
+    return said.getvalue()
+
+
+def test_options_that_the_pages_name_are_there() -> None:
+    pytest.importorskip("stable_baselines3")
+    helps = [help_of(name) for name in (*EXPERIMENTS, "bench", "bench_ppo")]
+    known = set(re.findall(r"--[a-z][\w.-]*", "".join([*helps, help_of("ant", "--watch")])))
+    named = set(re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", TEXT))
+    assert named
+    assert named <= known
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_run_folders_of_the_pages_have_the_name_that_the_program_gives_them(folder: str) -> None:
+    name, preset, seed, _ = folder.split("-")
+    # Of other experiments, the data is not at hand; how to name it would have to be added here.
+    assert name == "mnist"
+    experiment = importlib.import_module(f"experiments.{name}").EXPERIMENT
+    config = experiment.presets[preset]
+    assert (f"seed{config.seed}", config.dataset) == (seed, "mnist")
+    identified = experiment.identify(config, SimpleNamespace(digest=MNIST_DIGEST))
+    assert folder == run_name(f"{name}-{preset}-{seed}", identified)
