@@ -94,7 +94,7 @@ def open_run(
             raise RecordError(f"{text}\nWait for it, or stop it.") from None
         try:
             with contextlib.suppress(OSError):  # it only serves the message above
-                (path / "lock.pid").write_text(str(os.getpid()))
+                replace_file(path / "lock.pid", str(os.getpid()).encode())
             if overwrite:
                 _empty(path)
             _settle_config(path, config, command, device)
@@ -401,10 +401,16 @@ def _disk_errors(path: Path) -> Iterator[None]:
 
 
 def replace_file(path: Path, data: bytes | memoryview) -> None:
-    """Write a file aside, then put it in its place in one step."""
+    """Write a file aside, then put it in its place in one step.
+
+    What lies in the aside's place is removed, never written to: a link there may lead anywhere.
+    Two processes may not replace the same file at the same time.
+    """
     aside = path.with_name(path.name + ".tmp")
     try:
-        with open(aside, "wb") as file:
+        aside.unlink(missing_ok=True)
+        # "x" does not follow links, and fails where a file has appeared since.
+        with open(aside, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

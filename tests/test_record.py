@@ -506,6 +506,42 @@ def test_checkpoint_is_read_without_running_its_code(finished: Path) -> None:
     assert not (finished / "trapped").exists()
 
 
+@pytest.mark.parametrize(
+    "name", ["config.json.tmp", "mlp/checkpoint.pt.tmp", "numbers.npz.tmp", "lock.pid"]
+)
+@pytest.mark.parametrize("dangling", [False, True])
+def test_planted_link_is_not_written_through(tmp_path: Path, name: str, dangling: bool) -> None:
+    outside = tmp_path / "outside"
+    if not dangling:
+        outside.write_text("precious")
+    link = tmp_path / "results" / run_name("demo", CONFIG) / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(outside)
+    scenario(tmp_path / "results")
+    assert outside.exists() != dangling
+    assert dangling or outside.read_text() == "precious"
+    assert not link.is_symlink()
+
+
+def test_planted_link_is_removed_whenever_a_file_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text("precious")
+    (tmp_path / "file.tmp").symlink_to(tmp_path / "outside")
+    record.replace_file(tmp_path / "file", b"new")
+    assert (tmp_path / "outside").read_text() == "precious"
+    assert not (tmp_path / "file").is_symlink()
+    assert snapshot(tmp_path) == {"outside": b"precious", "file": b"new"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX")
+def test_replaced_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        record.replace_file(tmp_path / "file", b"")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
 # --- shared, overwritten
 
 
