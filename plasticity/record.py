@@ -21,6 +21,7 @@ import importlib.metadata
 import io
 import json
 import os
+import pickle
 import platform
 import shutil
 import subprocess
@@ -35,11 +36,19 @@ import filelock
 import numpy as np
 import torch
 
+from plasticity import __version__
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LOCK_FILES = {"lock", "lock.pid"}
 _NOT_FREE = _LOCK_FILES | {"config.json", "provenance.json", "", ".", ".."}
+# What may decide numbers; those of the extra "rl" are often not installed.
+_PACKAGES = (
+    "torch", "torchvision", "tensorcircuit-ng", "numpy", "scipy", "scikit-learn",
+    "stable-baselines3", "gymnasium", "mujoco",
+)  # fmt: skip
+MAX_ROWS_BYTES = 2**30  # of rows.jsonl: a million rows of a thousand characters
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -214,27 +223,33 @@ class ArmRecord:
     def append(self, row: Mapping[str, Any], state: Any) -> None:
         """Add a row and the state after it; both are on the disk on return.
 
+        A column that is undefined, i.e. NaN or infinite or a list with such a number in it, is left
+        out of the row, on the disk and in `rows`: whoever reads rows uses `.get`.
+
         The state is what `torch.load(weights_only=True)` reads: tensors, numbers, strings, and
         lists, tuples and dicts of them. An error or an interruption while writing leaves this
         object unable to tell what is on the disk: it takes no more rows, the run must be reopened.
 
         Raises:
-            RecordError: a value is NaN or infinite, the disk is full or fails, the run is closed.
+            RecordError: the disk is full or fails, the run is closed.
             TypeError: JSON cannot hold the row, or `torch.load` would refuse the state.
         """
         self._run._check_open()
         if self._unfinished:
             raise RecordError(f"{self.path} was left in the middle of a row.\nOpen the run again.")
+        defined = {}
         for key, value in row.items():
-            what = f"{self.path}: {key!r} of row {len(self.rows)}"
             try:
-                json.dumps(value, allow_nan=False)
-            except ValueError as error:
-                text = f"{what} is not finite: {value!r}.\nThe rows before it are kept."
-                raise RecordError(text) from error
+                json.dumps(value)
             except TypeError as error:
+                what = f"{self.path}: {key!r} of row {len(self.rows)}"
                 raise TypeError(f"{what}: {error}") from error
-        line = json.dumps(row).encode() + b"\n"
+            # What JSON holds only if NaN and infinities are allowed. A metric may be undefined at
+            # one task and defined again at the next; it is no reason to end the run.
+            with contextlib.suppress(ValueError):
+                json.dumps(value, allow_nan=False)
+                defined[key] = value
+        line = json.dumps(defined).encode() + b"\n"
         sha256 = self._sha256.copy()
         sha256.update(line)
         checkpoint = {"rows": len(self.rows) + 1, "rows_sha256": sha256.hexdigest()}
@@ -262,7 +277,7 @@ class ArmRecord:
     def _check_files(self) -> tuple[bytes, bytes]:
         """Return the checkpoint's rows and what a killed process wrote after them."""
         path = self.path / "rows.jsonl"
-        data = path.read_bytes() if path.exists() else b""
+        data = _read_lines(path)
         checkpoint = self._read_checkpoint()
         num_rows = checkpoint["rows"]
         *lines, rest = data.split(b"\n")
@@ -294,6 +309,10 @@ class ArmRecord:
                 raise ValueError("it belongs to another config")
             if type(checkpoint["rows"]) is not int or not {"rows_sha256", "state"} <= {*checkpoint}:
                 raise ValueError("it is no checkpoint of a run")
+        except pickle.UnpicklingError as error:
+            # torch's own message recommends to read the file with its code executed.
+            text = "cannot be used: it holds more than tensors and plain values, none of it was run"
+            raise _changed(path, text) from error
         except Exception as error:
             reason = (str(error).splitlines() or [""])[0]
             raise _changed(path, f"cannot be used: {type(error).__name__}, {reason}") from error
@@ -304,23 +323,35 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
     """Read the finished rows in an arm's folder, also while a run writes them.
 
     Raises:
-        RecordError: there is no such folder, or a line is not JSON.
+        RecordError: there is no such folder, a line is no JSON object, or there are too many.
     """
     path = Path(path) / "rows.jsonl"
     if not path.parent.is_dir():
         raise RecordError(f"{path.parent} is not a folder.\nName that of one network of a run.")
     with _disk_errors(path):
-        data = path.read_bytes() if path.exists() else b""
+        data = _read_lines(path)
     return _parse(data, path)
+
+
+def _read_lines(path: Path) -> bytes:
+    """Read rows.jsonl, or nothing where there is none; not what would fill the memory."""
+    if not path.exists():
+        return b""
+    if (num_bytes := path.stat().st_size) > MAX_ROWS_BYTES:
+        raise _changed(path, f"has {num_bytes} bytes; a run writes {MAX_ROWS_BYTES} at most")
+    return path.read_bytes()
 
 
 def _parse(data: bytes, path: Path) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(data.split(b"\n")[:-1], start=1):
         try:
-            rows.append(json.loads(line))
-        except ValueError as error:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:  # brackets in brackets in brackets ...
             raise _changed(path, f"was edited: line {number} is not JSON") from error
+        if not isinstance(row, dict):
+            raise _changed(path, f"was edited: line {number} is not a JSON object")
+        rows.append(row)
     return rows
 
 
@@ -345,17 +376,21 @@ def _settle_config(
     """Check the folder's config, or write it and where the run comes from."""
     file, text = path / "config.json", _config_json(config)
     if file.exists():
-        if file.read_bytes() != text:
+        # The size first: what is much larger need not be read.
+        if file.stat().st_size != len(text) or file.read_bytes() != text:
             raise _changed(file, "was edited: the folder is named after another config")
         return
     if any(path.glob("*/rows.jsonl")) or any(path.glob("*/checkpoint.pt")):
         raise _changed(file, "is missing, but there are rows")
     on_gpu = torch.device(device).type == "cuda"
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for name in ("torch", "numpy", "plasticity"):
+    # Ours from the code that runs: what is installed under this name may be another copy.
+    versions: dict[str, str | None] = {
+        "python": platform.python_version(), "quantum-plasticity": __version__
+    }  # fmt: skip
+    for name in _PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # used from a checkout
+        except importlib.metadata.PackageNotFoundError:
             versions[name] = None
     provenance = {
         "command": list(sys.orig_argv if command is None else command),

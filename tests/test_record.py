@@ -3,15 +3,19 @@
 import contextlib
 import datetime
 import hashlib
+import importlib.metadata
 import inspect
 import io
 import json
 import os
+import pickle
+import platform
+import re
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import matplotlib.figure
@@ -19,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 
+import plasticity
 from plasticity import record
 from plasticity.record import RecordError, config_hash, open_run, read_rows, run_name
 from tests.waiting import PATIENCE
@@ -109,6 +114,36 @@ def test_run_folder_holds_config_provenance_rows_and_checkpoints(finished: Path)
     )
 
 
+def test_provenance_names_the_versions_of_all_that_may_decide_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(distribution: str) -> str:
+        if distribution == "mujoco":
+            raise importlib.metadata.PackageNotFoundError(distribution)
+        return f"version of {distribution}"
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    with open_run(tmp_path, "demo", CONFIG) as run:
+        versions = json.loads((run.path / "provenance.json").read_text())["versions"]
+    assert versions.pop("quantum-plasticity") == plasticity.__version__
+    assert versions.pop("python") == platform.python_version()
+    assert versions.pop("mujoco") is None
+    assert versions == {
+        name: f"version of {name}"
+        for name in (
+            "torch", "torchvision", "tensorcircuit-ng", "numpy", "scipy", "scikit-learn",
+            "stable-baselines3", "gymnasium",
+        )
+    }  # fmt: skip
+
+
+def test_every_package_of_the_provenance_is_one_that_setup_cfg_asks_for() -> None:
+    # A name that is misspelt here would be noted as not installed for good.
+    setup = (Path(__file__).parents[1] / "setup.cfg").read_text()
+    for name in record._PACKAGES:
+        assert re.search(rf"(^ +|\[){re.escape(name)}\b", setup, re.MULTILINE), name
+
+
 def test_folder_name_ends_in_the_sha256_of_config_json(finished: Path) -> None:
     digest = hashlib.sha256((finished / "config.json").read_bytes()).hexdigest()
     assert finished.name == run_name("demo", CONFIG) == f"demo-{digest[:8]}"
@@ -161,15 +196,31 @@ def test_rows_keep_key_order_and_every_digit(tmp_path: Path) -> None:
     assert list(read) == list(row)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("-inf"), [1.0, float("nan")]])
-def test_value_that_is_not_finite_is_refused_by_name(tmp_path: Path, value: object) -> None:
+@pytest.mark.parametrize(
+    "value",
+    [float("nan"), float("-inf"), np.float64("inf"), [1.0, float("nan")], {"a": [float("inf")]}],
+)
+def test_column_that_is_not_finite_is_left_out_and_the_run_goes_on(
+    tmp_path: Path, value: object
+) -> None:
+    row = {"task": 0, "norm": value, "loss": 1.0, "returns": [1.0, 2.0]}
+    expected = [{"task": 0, "loss": 1.0, "returns": [1.0, 2.0]}, {"task": 1, "norm": 0.5}]
     with open_run(tmp_path, "demo", CONFIG) as run:
         arm = run.arm("mlp")
-        with pytest.raises(RecordError, match="'loss' of row 0 is not finite"):
-            arm.append({"task": 0, "loss": value}, {})
-        assert not snapshot(arm.path)
-        arm.append({"task": 0, "loss": 1.0}, {})
-    assert read_rows(arm.path) == [{"task": 0, "loss": 1.0}]
+        arm.append(row, {})
+        arm.append({"task": 1, "norm": 0.5}, {})
+        assert arm.rows == expected
+    assert "norm" in row  # the caller's own stays as it is
+    assert read_rows(arm.path) == expected
+    with open_run(tmp_path, "demo", CONFIG) as run:
+        assert run.arm("mlp").rows == expected
+
+
+def test_value_that_contains_itself_is_an_error_and_not_left_out(tmp_path: Path) -> None:
+    circle: list[object] = []
+    circle.append(circle)
+    with open_run(tmp_path, "demo", CONFIG) as run, pytest.raises(ValueError, match="Circular"):
+        run.arm("mlp").append({"task": 0, "circle": circle}, {})
 
 
 def test_row_or_state_that_could_not_be_read_back_is_refused(tmp_path: Path) -> None:
@@ -495,15 +546,79 @@ def test_edited_folder_is_refused_and_left_alone(finished: Path, edit: str) -> N
     assert snapshot(finished) == before
 
 
-def test_checkpoint_is_read_without_running_its_code(finished: Path) -> None:
+@pytest.mark.parametrize("place", ["checkpoint", "rows", "state"])
+@pytest.mark.parametrize("function", [os.mkdir, os.system])
+def test_checkpoint_is_read_without_running_its_code(
+    finished: Path, place: str, function: Callable[..., object]
+) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple:
+            argument = {os.mkdir: "{}", os.system: "echo > {}"}[function]
+            return function, (argument.format(finished / "trapped"),)
+
+    checkpoint = torch.load(finished / "mlp/checkpoint.pt", weights_only=True)
+    planted = Trap() if place == "checkpoint" else checkpoint | {place: Trap()}
+    torch.save(planted, finished / "mlp/checkpoint.pt")
+    before = snapshot(finished)
+    with pytest.raises(RecordError, match=r"checkpoint.pt cannot be used: .* none of it") as error:
+        open_first_arm(finished)
+    assert len(str(error.value).splitlines()) <= 2
+    assert snapshot(finished) == before
+    # The trap is one: whoever unpickles it falls into it.
+    torch.load(finished / "mlp/checkpoint.pt", weights_only=False)
+    assert (finished / "trapped").exists()
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_bare_pickle_in_place_of_a_checkpoint_is_not_run(finished: Path, protocol: int) -> None:
     class Trap:
         def __reduce__(self) -> tuple:
             return os.mkdir, (str(finished / "trapped"),)
 
-    torch.save({"rows": Trap()}, finished / "mlp/checkpoint.pt")
-    with pytest.raises(RecordError, match="cannot be used"):
+    (finished / "mlp/checkpoint.pt").write_bytes(pickle.dumps(Trap(), protocol))
+    with pytest.raises(RecordError, match=r"checkpoint.pt cannot be used") as error:
         open_first_arm(finished)
+    assert len(str(error.value).splitlines()) <= 2
     assert not (finished / "trapped").exists()
+
+
+HOSTILE_ROWS = {
+    "brackets in brackets": (b"[" * 200_000 + b"\n", "line 1 is not JSON"),
+    "not an object": (b'{"task": 0}\n5\n', "line 2 is not a JSON object"),
+    "no text": (b"\xff\xfe\x00\n", "line 1 is not JSON"),
+    "a number of many digits": (b'{"task": ' + b"9" * 10_000 + b"}\n", "line 1 is not JSON"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE_ROWS)
+def test_rows_that_no_run_wrote_are_an_error_of_two_lines(tmp_path: Path, case: str) -> None:
+    content, part = HOSTILE_ROWS[case]
+    (tmp_path / "rows.jsonl").write_bytes(content)
+    with pytest.raises(RecordError, match=part) as error:
+        read_rows(tmp_path)
+    assert len(str(error.value).splitlines()) <= 2
+
+
+def test_file_that_would_fill_the_memory_is_refused_unread(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    huge = finished / "mlp/rows.jsonl"
+    os.truncate(huge, 2**40)  # all but the beginning is a hole, which takes no room
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(
+        Path, "read_bytes", lambda p: pytest.fail(f"read {p}") if p == huge else read_bytes(p)
+    )
+    for read in (lambda: read_rows(huge.parent), lambda: open_first_arm(finished)):
+        with pytest.raises(RecordError, match="rows.jsonl has 1099511627776 bytes") as error:
+            read()
+        assert len(str(error.value).splitlines()) <= 2
+    huge = finished / "config.json"
+    os.truncate(huge, 2**40)
+    with pytest.raises(RecordError, match="config.json was edited"):
+        open_first_arm(finished)
+
+
+# --- links in place of files
 
 
 @pytest.mark.parametrize(
