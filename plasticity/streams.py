@@ -44,6 +44,25 @@ class TaskStream(Protocol):
         """Return a task; the same index always gives the same task."""
 
 
+def _with_norms(x: np.ndarray) -> np.ndarray:
+    """Return images whose norms float32 can hold, in directions that are those of ``x``.
+
+    Squares of pixels beyond about 1e19 overflow, those below 1e-19 lose digits or vanish. Where any
+    image comes near, every image is multiplied by the power of two that brings its largest value
+    to 1/2..1. That is exact, so images that did not need it have the same unit vector, bit for bit.
+
+    Args:
+        x: ``(images, pixels)``; bytes, and floats that need nothing, are returned as they are.
+    """
+    if x.dtype.kind != "f" or not x.size:
+        return x
+    largest = np.maximum(x.max(axis=1), -x.min(axis=1))
+    # Up to 2**20 squares within 2**-100..2**100 sum up to what float32 holds with all its digits.
+    if largest.min() > 2.0**-50 and largest.max() < 2.0**50:
+        return x
+    return np.ldexp(x, -np.frexp(largest)[1][:, None])
+
+
 @dataclass(frozen=True)
 class _PermutedImages:
     """Images whose pixels are permuted when a batch is asked for, never all at once."""
@@ -104,7 +123,9 @@ class PermutedPixels(Sequence[Task]):
         self.unit_norm = unit_norm
         self.device = torch.device(device)
         splits = ((images.x_train, images.y_train), (images.x_test, images.y_test))
-        self._train, self._test = ((self._padded(x), self._tensor(y)) for x, y in splits)
+        self._train, self._test = (
+            (self._padded(_with_norms(x) if unit_norm else x), self._tensor(y)) for x, y in splits
+        )
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device)
@@ -195,6 +216,7 @@ class ClassPairs(Sequence[Task]):
                     f"at least {least} are needed"
                 )
         self.images = images
+        self._pixels = [_with_norms(x) for x in (images.x_train, images.x_test)]
         self.num_tasks = num_tasks
         self.seed = seed
         self.device = torch.device(device)
@@ -216,7 +238,7 @@ class ClassPairs(Sequence[Task]):
         pair = self.pair(index)
         train, test = (
             self._samples(x, [where[c] for c in pair])
-            for x, where in zip((self.images.x_train, self.images.x_test), self._where, strict=True)
+            for x, where in zip(self._pixels, self._where, strict=True)
         )
         return Task(index, train, test)
 

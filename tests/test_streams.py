@@ -50,6 +50,83 @@ def test_batches_match_a_loop_over_pixels(num_inputs: int, unit_norm: bool, dtyp
                 torch.testing.assert_close(x, expected, rtol=1e-6, atol=0)
 
 
+EXTREMES = {
+    "tiny": [1e-25],
+    "huge": [1e25],
+    "subnormal": [1e-42],
+    "largest": [1.3e36],  # times pixels up to 255: the edge of float32
+    "mixed": [1e25, 1.0, 1e-25, 1e-42, 1.3e36],
+}
+
+
+def spread(images: Images, factors: list[float]) -> Images:
+    """Multiply each image by one of the factors, in float32."""
+    x = [
+        (of_split * np.resize(factors, (len(of_split), 1))).astype(np.float32)
+        for of_split in (images.x_train, images.x_test)
+    ]
+    return dataclasses.replace(images, x_train=x[0], x_test=x[1], scale=1.0)
+
+
+@pytest.mark.parametrize("case", EXTREMES)
+def test_unit_norm_of_images_whose_squares_float32_cannot_hold(case: str) -> None:
+    images = spread(tiny_images(), EXTREMES[case])
+    stream = PermutedPixels(images, num_tasks=2, seed=4, num_inputs=NUM_INPUTS, unit_norm=True)
+    for task in stream:
+        for samples, raw in ((task.train, images.x_train), (task.test, images.x_test)):
+            # The loop's numbers are Python's, which hold these squares.
+            expected = torch.tensor(slow_batch(stream, raw, task.index))
+            torch.testing.assert_close(samples.batch(slice(None))[0], expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("case", EXTREMES)
+def test_unit_norm_of_pairs_whose_squares_float32_cannot_hold(case: str) -> None:
+    images = spread(pair_images(), EXTREMES[case])
+    stream = ClassPairs(images, num_tasks=3, seed=0)
+    for task in stream:
+        wanted = np.isin(images.y_train, stream.pair(task.index))
+        raw = images.x_train[wanted].astype(np.float64)
+        expected = (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float32)
+        x, _ = task.train.batch(slice(None))
+        ours = x[np.lexsort(x.numpy().T)]
+        torch.testing.assert_close(
+            ours, torch.tensor(expected[np.lexsort(expected.T)]), rtol=1e-6, atol=0
+        )
+
+
+def test_one_extreme_image_changes_no_bit_of_the_others() -> None:
+    images = tiny_images(dtype=np.float32)
+    changed = dataclasses.replace(images, x_train=images.x_train.copy())
+    changed.x_train[3] *= np.float32(1e-30)
+    plain, other = (
+        PermutedPixels(i, num_tasks=1, seed=4, num_inputs=NUM_INPUTS, unit_norm=True)[0]
+        for i in (images, changed)
+    )
+    rest = torch.arange(len(images.x_train)) != 3
+    assert same(plain.train.batch(rest)[0], other.train.batch(rest)[0])
+
+
+@pytest.mark.parametrize("factor", [2.0**-100, 2.0**-40, 1.0, 2.0**40, 2.0**100])
+def test_unit_vectors_are_those_of_the_plain_quotient_bit_for_bit(factor: float) -> None:
+    """Rows of ordinary images that were recorded with the quotient stay what they are."""
+
+    def quotient(x: torch.Tensor) -> torch.Tensor:
+        return x / torch.linalg.vector_norm(x, dim=1, keepdim=True)
+
+    images = tiny_images()
+    stream = PermutedPixels(
+        spread(images, [factor]), num_tasks=1, seed=0, num_inputs=NUM_PIXELS, unit_norm=True
+    )
+    plain = torch.from_numpy(images.x_train).float()
+    permuted = plain.T.contiguous().index_select(0, stream.permutation(0)).T
+    assert same(stream[0].train.batch(slice(None))[0], quotient(permuted * 1.0))
+    images = pair_images()
+    pairs = ClassPairs(spread(images, [factor]), num_tasks=1, seed=0)
+    plain = torch.from_numpy(images.x_train).float()
+    raw = torch.cat([plain[images.y_train == label] for label in pairs.pair(0)])
+    assert same(pairs[0].train.batch(slice(None))[0], quotient(raw))
+
+
 def test_digits_are_the_same_images_in_another_order_of_pixels() -> None:
     images = load_digits()
     stream = PermutedPixels(images, num_tasks=2, seed=0, num_inputs=64)
