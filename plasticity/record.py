@@ -409,17 +409,22 @@ def _settle_config(
 def git_commit() -> str | None:
     """Return the commit of the checkout that this file is tracked in, if any."""
     here = Path(__file__).absolute()
+    # "describe --dirty" would be shorter, but writes the index in spite of this option, and leaves
+    # its lock behind where the disk is full: no later git command would work there.
     git = ["git", "--no-optional-locks", "-C", str(here.parent)]
     try:
         # An installed copy may lie inside somebody else's checkout; the first question asks that.
-        for question in (
-            ["ls-files", "--error-unmatch", here.name],
-            ["describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"],
-        ):
-            answer = subprocess.run(git + question, capture_output=True, check=True, timeout=10)
+        _, commit, changes = (
+            subprocess.run(git + question, capture_output=True, check=True, timeout=10).stdout
+            for question in (
+                ["ls-files", "--error-unmatch", here.name],
+                ["rev-parse", "HEAD"],
+                ["status", "--porcelain", "--untracked-files=no"],
+            )
+        )
     except (OSError, subprocess.SubprocessError):
         return None
-    return answer.stdout.decode().strip()
+    return commit.decode().strip() + ("-dirty" if changes else "")
 
 
 @contextlib.contextmanager

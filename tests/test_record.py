@@ -873,5 +873,11 @@ def test_commit_is_that_of_the_checkout_the_package_is_tracked_in(
     git("commit", "-m", "first")
     commit = git("rev-parse", "HEAD")
     assert commit_of_checkout() == commit
+    os.utime(module, (0, 0))  # git looks at the content again, and would like to note that
+    before = snapshot(tmp_path / ".git")
+    assert commit_of_checkout() == commit
     module.write_text("second")
     assert commit_of_checkout() == f"{commit}-dirty"
+    (tmp_path / "untracked").write_text("")
+    assert commit_of_checkout() == f"{commit}-dirty"
+    assert snapshot(tmp_path / ".git") == before
