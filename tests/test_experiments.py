@@ -35,7 +35,7 @@ from plasticity.learners import Learner
 from plasticity.loop import train_on_stream
 from plasticity.metrics import weight_norm
 from plasticity.record import RunFolder
-from tests.waiting import PATIENCE, wait_until
+from tests.waiting import PATIENCE, killed_on_failure, wait_until
 
 ROOT = Path(__file__).parents[1]
 EXPORTS = {"mlp": "classical_model_results.npz", "qnn": "quantum_model_results.npz"}
@@ -625,24 +625,32 @@ def test_run_killed_at_random_calls_ends_like_an_uninterrupted_one(
     assert read(run_folder(results)) == uninterrupted_quick
 
 
-# The command, which stops before it writes its n-th row, until a signal ends it.
+# The command, which stops in the task after its n-th row, says so by a file and waits for a signal.
 HELD = """
-import os, runpy, sys
+import os, pathlib, runpy, sys
+from plasticity.learners import Learner
 from plasticity.record import ArmRecord
-append, rows, limit = ArmRecord.append, [], int(sys.argv.pop(1))
-def held(*arguments):
-    rows.append(0)
-    if len(rows) == limit:
-        os.read(0, 1)
+append, update, rows, updates = ArmRecord.append, Learner.update, [], []
+limit, sign = int(sys.argv.pop(1)), pathlib.Path(sys.argv.pop(1))
+def noted(*arguments):
     append(*arguments)
-ArmRecord.append = held
+    rows.append(0)
+def held(*arguments):
+    if len(rows) == limit:
+        updates.append(0)
+        if len(updates) == 3:
+            sign.touch()
+            os.read(0, 1)
+    return update(*arguments)
+ArmRecord.append, Learner.update = noted, held
 runpy.run_module("experiments.mnist", run_name="__main__", alter_sys=True)
 """
 
 
-def launch_command(limit: int, arguments: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", HELD, str(limit), *arguments],
+def launch_command(limit: int, sign: Path, arguments: list[str]) -> subprocess.Popen[str]:
+    """Start the command and return once it stands in the midst of a task."""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", HELD, str(limit), str(sign), *arguments],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -651,24 +659,25 @@ def launch_command(limit: int, arguments: list[str]) -> subprocess.Popen[str]:
         # A shell starts background jobs with Ctrl-C ignored, and so their children.
         preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
+    with killed_on_failure(process):
+        wait_until(sign.exists, lambda: process.poll() is None)
+    return process
 
 
 @pytest.mark.slow
 def test_command_goes_on_after_kill_and_control_c_to_the_same_bytes(
     uninterrupted_quick: dict[str, bytes], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """Both come in the task after the rows that are waited for, or at its end at the latest."""
     results = tmp_path / "results"
     arguments = [*QUICK, f"--results={results}"]
 
-    killed = launch_command(3, arguments)
-    wait_until(lambda: num_rows(results) == 2, lambda: killed.poll() is None)
+    killed = launch_command(2, tmp_path / "first", arguments)
+    assert num_rows(results) == 2
     killed.kill()
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
 
-    interrupted = launch_command(8, arguments)
-    wait_until(lambda: num_rows(results) == 9, lambda: interrupted.poll() is None)
+    interrupted = launch_command(7, tmp_path / "second", arguments)
     interrupted.send_signal(signal.SIGINT)
     interrupted.wait(PATIENCE)
     _, said = interrupted.communicate()

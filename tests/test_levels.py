@@ -21,7 +21,7 @@ from plasticity import levels
 from plasticity.levels import load_levels
 from plasticity.spinchain import DELTAS, eigensystem, resolved_levels
 from tests.test_data import message_of
-from tests.waiting import PATIENCE, wait_until
+from tests.waiting import PATIENCE, killed_on_failure, wait_until
 
 FILES = {"states.npy", "energies.npy", "manifest.json"}
 LOAD = "load_levels(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))"
@@ -62,7 +62,8 @@ def num_finished(root):
 def start_and_wait(body, num_done, root, **more):
     """Start a build that stops after some deltas, and return once it has."""
     process = start(HELD.format(num_done=num_done) + body, 6, "all", root, **more)
-    wait_until(lambda: num_finished(root) == num_done, lambda: process.poll() is None)
+    with killed_on_failure(process):
+        wait_until(lambda: num_finished(root) == num_done, lambda: process.poll() is None)
     return process
 
 
@@ -175,6 +176,8 @@ def test_stopped_build_goes_on_and_ends_the_same(built, tmp_path, monkeypatch, n
     def stop(array, rows, values):
         if array.path.name == "energies.npy":
             if len(written) == num_done:
+                # What other workers have finished might come into the journal later, or never.
+                wait_until(lambda: num_finished(tmp_path) == num_done)
                 raise reason
             written.append(rows)
         write(array, rows, values)
@@ -220,6 +223,7 @@ def test_ctrl_c_ends_a_build_at_once_and_keeps_what_is_finished(built, tmp_path,
         if array.path.name == "energies.npy":
             begun.append(rows)
             if 5 < len(begun) <= 5 + num_workers:
+                wait_until(lambda: num_finished(tmp_path) == 5)
                 if all_held.wait(PATIENCE) == 0:
                     signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
                 assert stopping.wait(PATIENCE)
@@ -256,6 +260,7 @@ def test_what_a_journal_says_is_not_believed(tmp_path, monkeypatch, capsys, solv
         if array.path.name == "energies.npy":
             energies.append(rows)
             if len(energies) > 10:
+                wait_until(lambda: num_finished(tmp_path / "cut") == 10)
                 raise KeyboardInterrupt
         write(array, rows, values)
 
@@ -365,6 +370,7 @@ def test_replacing_another_manifest_can_be_interrupted(copied, monkeypatch, solv
     def stop(*arguments):
         calls.append(arguments)
         if len(calls) > 100:
+            wait_until(lambda: num_finished(root) >= 45)
             raise KeyboardInterrupt
         write(*arguments)
 
@@ -510,6 +516,7 @@ def test_disk_that_fails_is_named_and_finished_deltas_are_kept(
     def fail(array, rows, values):
         written.append(rows)
         if len(written) > 100:
+            wait_until(lambda: num_finished(tmp_path) > 40)
             raise OSError(error, os.strerror(error), str(array.path))
         write(array, rows, values)
 

@@ -1,7 +1,9 @@
 """Waiting for other processes, however slow the machine is."""
 
+import contextlib
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 PATIENCE = 300.0
 """Seconds after which a process counts as stuck. It bounds a hang and decides nothing else."""
@@ -19,3 +21,14 @@ def wait_until(condition: Callable[[], object], alive: Callable[[], object] = al
         assert alive() or condition(), "the process ended before what was waited for"
         assert time.monotonic() < limit, "the process is stuck"
         time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def killed_on_failure(process: subprocess.Popen) -> Iterator[None]:
+    """Leave no process behind for the tests that follow."""
+    try:
+        yield
+    except BaseException:
+        process.kill()
+        process.communicate()
+        raise
