@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from plasticity.processes import start_fork_server
+
 try:
     import cloudpickle  # type: ignore[import-untyped]
     import gymnasium
@@ -65,6 +67,8 @@ class Workers(VecEnv):
         methods = multiprocessing.get_all_start_methods()
         method = "forkserver" if "forkserver" in methods else "spawn"
         context: Any = multiprocessing.get_context(method)
+        if method == "forkserver":
+            start_fork_server()
         self._pipes: list[Connection] = []
         self._processes: list[Any] = []
         try:
