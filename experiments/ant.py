@@ -8,16 +8,31 @@ python -m experiments.ant --watch RUN out.mp4 renders an episode of a policy tha
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from experiments import interrupts
+
+    interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
+
 import contextlib
 import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
 
 from experiments import cli
-from experiments.experiment import Experiment, Failure, Options, Progress, Setting, UsageError
-from experiments.figures import Panel
+from experiments.experiment import (
+    Experiment,
+    Failure,
+    Options,
+    Panel,
+    Progress,
+    Setting,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from experiments.policies import PolicyArm
@@ -156,7 +171,7 @@ def needed() -> Iterator[None]:
         yield
     except ImportError as error:
         raise Failure(
-            f"experiments.ant needs stable-baselines3, gymnasium and mujoco ({error}): "
+            f"this needs stable-baselines3, gymnasium and mujoco ({error}): "
             "pip install 'quantum-plasticity[rl]'"
         ) from error
 
@@ -206,20 +221,56 @@ EXPERIMENT = Experiment(
 )
 
 
+@dataclass(frozen=True)
+class Watch:
+    """Render an episode of a saved policy, by its most likely actions."""
+
+    watch: tuple[Path, Path]
+    """Run folder, and the video to write (.mp4, .gif)."""
+    network: Literal["quantum", "classical"] | None = None
+    """Whose policy; left out: the quantum one, if there is one."""
+    policy: Literal["best", "last"] = "best"
+    """The one with the highest evaluation return, or the last."""
+    env: str | None = None
+    """The run's environment, to be said if its name is MODULE:NAME: the module is imported, and
+    what is imported is for you to say, not for a folder."""
+    seed: int = 0
+    """Of the episode's start."""
+
+    def __post_init__(self) -> None:
+        _, video = self.watch
+        if video.suffix not in (".mp4", ".gif"):
+            raise UsageError(f"--watch {video}: the video is an .mp4 or a .gif")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, or render a policy that has been trained."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if "--watch" not in arguments:
         return cli.main(EXPERIMENT, arguments)
-    return cli.status_of(lambda: watch(arguments))
+    return cli.status_of(lambda: render(parse_watch(arguments)))
 
 
-def watch(arguments: Sequence[str]) -> None:
+def parse_watch(arguments: Sequence[str]) -> Watch:
+    """Read the command line of ``--watch``.
+
+    Raises:
+        UsageError: With one line that says what is wrong.
+        SystemExit: With status 0, after ``--help``.
+    """
+    if {"-h", "--help"} & {*arguments}:  # or it would be taken for the run folder
+        arguments = ["--help"]
+    return cli.in_one_line(
+        tyro.cli, Watch, prog="python -m experiments.ant", description=Watch.__doc__, args=arguments
+    )
+
+
+def render(command: Watch) -> None:
     """Render a policy."""
     with needed():
         from experiments.watch import watch
 
-    watch(arguments)
+    watch(command)
 
 
 if __name__ == "__main__":

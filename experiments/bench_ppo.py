@@ -6,25 +6,28 @@ evaluations are left out. A shorter rollout than the protocol's changes no propo
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from experiments import interrupts
+
+    interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
+
 import dataclasses
+import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 import tyro
-from stable_baselines3 import PPO
-from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
-from experiments.ant import RELEASED, Config
+from experiments.ant import RELEASED, Config, needed
 from experiments.cli import in_one_line, status_of
 from experiments.experiment import check_numbers
-from experiments.policies import Environments, PolicyArm, make_gymnasium
-from experiments.running import progress_bar
+
+if TYPE_CHECKING:
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Contestant:
 
     def median(self) -> float:
         """Return the median seconds of an update; the first one was to warm up."""
-        return float(np.median(self.seconds["all"][1:]))
+        return statistics.median(self.seconds["all"][1:])
 
     def share(self, name: str) -> float:
         """Return what part of the time, less the first update's, went into something."""
@@ -92,6 +95,8 @@ class Contestant:
 
 def arm(config: Config, network: str) -> Contestant:
     """Enter one of our arms."""
+    from experiments.policies import Environments, PolicyArm
+
     policy = PolicyArm(config, Environments(config, None), network)
     rows = policy.rows(1, lambda steps: None)
     return Contestant(policy.model, lambda: next(rows))
@@ -99,6 +104,12 @@ def arm(config: Config, network: str) -> Contestant:
 
 def own_loop(config: Config, kind: type[DummyVecEnv] | type[SubprocVecEnv]) -> Contestant:
     """Enter stable-baselines3's ``learn`` with the classical network, all else as it comes."""
+    import torch
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.env_util import make_vec_env
+
+    from experiments.policies import make_gymnasium
+
     env = make_vec_env(
         lambda: make_gymnasium(config.env), config.num_envs, seed=0, vec_env_cls=kind
     )
@@ -113,12 +124,20 @@ def own_loop(config: Config, kind: type[DummyVecEnv] | type[SubprocVecEnv]) -> C
 
 def run(options: Options) -> None:
     """Measure and print a table."""
-    torch.set_num_threads(options.threads)
     # A run that is never over, and is not evaluated.
     config = dataclasses.replace(
         RELEASED, env=options.env, n_steps=options.n_steps,
         total_steps=2**31 - 1, evaluation_every=2**31 - 1,
     )  # fmt: skip
+    with needed():
+        from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+
+        import experiments.policies  # noqa: F401  # what it needs is found to be there, or not
+    import torch
+
+    from experiments.running import progress_bar
+
+    torch.set_num_threads(options.threads)
     contestants = {
         "quantum": arm(config, "quantum"),
         "classical": arm(config, "classical"),

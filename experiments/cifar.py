@@ -6,34 +6,24 @@ sensitive they still are. Stopped at any moment, the same command goes on.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from experiments import interrupts
+
+    interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
+
 import dataclasses
 import functools
 import math
 import sys
 from dataclasses import dataclass
-
-import torch
-from torch.nn.functional import cross_entropy
+from typing import TYPE_CHECKING
 
 from experiments import cli
-from experiments.arms import Supervised
-from experiments.experiment import DataOptions, Experiment, TaskSetting, UsageError, identify
-from experiments.figures import Panel
-from plasticity.circuits import Brickwork
-from plasticity.data import Images, load_images
-from plasticity.learners import Learner
-from plasticity.metrics import (
-    FisherProbe,
-    Metric,
-    gradient_norm,
-    logit_statistics,
-    test_accuracy,
-    weight_norm,
-)
-from plasticity.networks import bounded, mlp
-from plasticity.qnn import QNN, SignedPauliZ
-from plasticity.seeding import generator_for
-from plasticity.streams import ClassPairs
+from experiments.experiment import DataOptions, Experiment, Panel, TaskSetting, UsageError, identify
+
+if TYPE_CHECKING:
+    from experiments.arms import Supervised
+    from plasticity.data import Images
 
 
 @dataclass(frozen=True)
@@ -94,6 +84,9 @@ QUICK = dataclasses.replace(
 
 def load(config: Config, options: DataOptions) -> Images:
     """Read the images; a blank one has no direction, so nothing to encode as a state."""
+    from plasticity.data import load_images
+    from plasticity.streams import ClassPairs
+
     images = load_images(config.dataset, options.data_root.expanduser())
     images.require_nonzero()
     ClassPairs(images, num_tasks=1, seed=0)  # raises if classes or images are too few
@@ -102,6 +95,25 @@ def load(config: Config, options: DataOptions) -> Images:
 
 def build(config: Config, images: Images, network: str) -> Supervised:
     """Make an arm: the circuit has as many qubits as the pixels need, Z is read on the last."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from experiments.arms import Supervised
+    from plasticity.circuits import Brickwork
+    from plasticity.learners import Learner
+    from plasticity.metrics import (
+        FisherProbe,
+        Metric,
+        gradient_norm,
+        logit_statistics,
+        test_accuracy,
+        weight_norm,
+    )
+    from plasticity.networks import bounded, mlp
+    from plasticity.qnn import QNN, SignedPauliZ
+    from plasticity.seeding import generator_for
+    from plasticity.streams import ClassPairs
+
     generator = generator_for(config.seed, "initial weights")
     if network == "mlp":
         epsilon = config.mlp.adam_epsilon

@@ -13,11 +13,8 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
+from experiments import interrupts
 from experiments.experiment import Config, Experiment, Failure, Options, UsageError
-from experiments.running import run
-from plasticity.data import DataError
-from plasticity.loop import Diverged
-from plasticity.record import RecordError
 
 Preset = TypeVar("Preset", bound=str)
 Chosen = TypeVar("Chosen", bound=Options)
@@ -27,25 +24,42 @@ Parsed = TypeVar("Parsed")
 def main(experiment: Experiment[Any], arguments: Sequence[str] | None = None) -> int:
     """Run an experiment from the command line and return the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    return status_of(lambda: run(experiment, *parse(experiment, arguments)))
+
+    def train() -> None:
+        parsed = parse(experiment, arguments)
+        from experiments.running import run  # takes seconds
+
+        run(experiment, *parsed)
+
+    return status_of(train, "stopped: what is finished is kept; the same command goes on.")
 
 
-def status_of(command: Callable[[], object]) -> int:
+def status_of(command: Callable[[], object], stopped: str = "stopped: nothing is saved.") -> int:
     """Do what a command asks for and return the exit status.
 
-    0 for success, 2 for wrong use, 1 for a failure, 130 for Ctrl-C; what a user can cause ends in
-    one or two lines on standard error.
+    0 for success, 2 for wrong use, 1 for a failure, 130 for Ctrl-C, 141 where nobody reads what is
+    printed; what a user can cause ends in one or two lines on standard error.
+
+    Args:
+        command: Called.
+        stopped: Said after Ctrl-C.
     """
     try:
-        command()
+        with interrupts.raised():
+            try:
+                command()
+            finally:
+                print(end="", flush=True)  # a closed pipe is found here, not when Python exits
+    except BrokenPipeError:
+        return interrupts.drop_output()
     except UsageError as error:
         print(f"error: {error} (see --help)", file=sys.stderr)
         return 2
-    except (Failure, DataError, RecordError, Diverged) as error:
+    except Failure as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped: what is finished is kept; the same command goes on.", file=sys.stderr)
+        print(stopped, file=sys.stderr)
         return 130
     return 0
 
@@ -71,7 +85,7 @@ def parse(experiment: Experiment[Config], arguments: Sequence[str]) -> tuple[str
     """
     presets = experiment.presets
     preset = next(iter(presets))
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for word, following in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
         name, equals, value = word.partition("=")
         if name == "--preset":
             preset = value if equals else following

@@ -21,6 +21,7 @@ from tensorcircuit.torchnn import TorchLayer
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from experiments.experiment import Failure
 from plasticity.circuits import Ansatz, Brickwork, Ring, Staircase
 from plasticity.gates import pauli_words
 from plasticity.planning import Carry, light_cone
@@ -34,7 +35,7 @@ EVALUATION_BATCH = 500
 """Samples that the other contestants evaluate at a time: they are slower with more, or fewer."""
 
 
-class Disagreement(Exception):
+class Disagreement(Failure):
     """A contestant's outputs or gradient are not ours."""
 
 

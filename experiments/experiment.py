@@ -1,18 +1,23 @@
-"""What an experiment is made of, and what all of them have: options, settings, errors."""
+"""What an experiment is made of, and what all of them have: options, settings, errors.
+
+The command line is read, and ``--help`` answered, before anything that takes seconds to import.
+So this module, and what stands at the top of each experiment's, imports neither torch nor numpy,
+scipy or matplotlib: the functions that need them do.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-import torch
 import tyro
 
-from experiments.arms import Arm, Row
-from experiments.figures import Panel
+if TYPE_CHECKING:
+    from experiments.arms import Arm, Row
 
 
 class UsageError(Exception):
@@ -58,14 +63,9 @@ class Setting:
 
     def __post_init__(self) -> None:
         check_numbers(self)
-        try:
-            device = torch.device(self.device)
-        except RuntimeError:
-            device = None
-        if device is None or device.type not in ("cpu", "cuda"):
+        # Whether there is such a device is asked of torch, when a run begins.
+        if not re.fullmatch(r"(cpu|cuda)(:\d{1,2})?", self.device):
             raise UsageError(f"--device {self.device}: networks train on cpu or cuda")
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise UsageError(f"--device {self.device}: this torch finds no CUDA device")
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,26 @@ class Progress:
 TASKS = Progress(
     "task", lambda config: config.num_tasks, lambda row: row["task"] + 1, "test_accuracy"
 )
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes of a figure: a column of the rows over the tasks, or over the steps.
+
+    Attributes:
+        column: Drawn.
+        label: Of the ordinate.
+        logarithmic: Where the values span more than a factor 3.
+        abscissa: The column that it is drawn over, if it is not the run's unit.
+        samples: The column of lists that ``column`` has the means of; the 95 % interval of the mean
+            (Student's t) is shaded, and the curve is not smoothed.
+    """
+
+    column: str
+    label: str
+    logarithmic: bool = False
+    samples: str = ""
+    abscissa: str = ""
 
 
 @dataclass(frozen=True)

@@ -5,45 +5,27 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from experiments import interrupts
+
+    interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
+
 import importlib
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
-from scipy.special import stdtrit
+from experiments.cli import status_of
+from experiments.experiment import Failure, Panel, UsageError
 
-from plasticity.plots import COLOURS, plot_curve
-from plasticity.record import RecordError, read_rows
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 EXPERIMENTS = ("ant", "cifar", "qdata", "mnist")
 """Those with more columns first."""
 
 Rows = Sequence[Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One pair of axes: a column of the rows over the tasks, or over the steps.
-
-    Attributes:
-        column: Drawn.
-        label: Of the ordinate.
-        logarithmic: Where the values span more than a factor 3.
-        abscissa: The column that it is drawn over, if it is not the run's unit.
-        samples: The column of lists that ``column`` has the means of; the 95 % interval of the mean
-            (Student's t) is shaded, and the curve is not smoothed.
-    """
-
-    column: str
-    label: str
-    logarithmic: bool = False
-    samples: str = ""
-    abscissa: str = ""
 
 
 def learning_curves(
@@ -62,6 +44,12 @@ def learning_curves(
         title: Above all panels.
         unit: The column of the rows that is the abscissa, in the singular.
     """
+    import numpy as np
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    from plasticity.plots import COLOURS, plot_curve
+
     longest = max(len(of_network) for of_network in rows.values())
     window = max(1, longest // 10)
     figure = Figure(figsize=(4 * len(panels), 3.6), dpi=150, layout="constrained")
@@ -100,18 +88,27 @@ def learning_curves(
 
 def half_interval(samples: Sequence[float]) -> float:
     """Return half the width of the mean's 95 % interval by Student's t, 0 for a single sample."""
+    import numpy as np
+    from scipy.special import stdtrit
+
     n = len(samples)
     return float(stdtrit(n - 1, 0.975) * np.std(samples, ddof=1) / np.sqrt(n)) if n > 1 else 0.0
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Draw one run folder."""
+def draw(arguments: Sequence[str]) -> None:
+    """Read the command line and draw one run folder.
+
+    Raises:
+        UsageError: There is no folder, or too much, on the command line.
+        Failure: The folder cannot be drawn.
+    """
     if "-h" in arguments or "--help" in arguments:
         print(__doc__)
-        return 0
+        return
     if len(arguments) not in (1, 2):
-        print("usage: python -m experiments.figures RUN_FOLDER [FILE.png]", file=sys.stderr)
-        return 2
+        raise UsageError(f"{len(arguments)} arguments: say RUN_FOLDER [FILE.png]")
+    from plasticity.record import RecordError, read_rows
+
     folder = Path(arguments[0])
     target = Path(arguments[1]) if len(arguments) == 2 else Path(f"{folder.resolve().name}.png")
     if not target.suffix:
@@ -122,7 +119,7 @@ def main(arguments: Sequence[str]) -> int:
         rows = {n: read_rows(folder / n) for n in networks if (folder / n).is_dir()}
         rows = {network: of_network for network, of_network in rows.items() if of_network}
         if not rows:
-            raise RecordError(f"{folder} holds no rows: it is not a run folder, or has just begun.")
+            raise Failure(f"{folder} holds no rows: it is not a run folder, or has just begun.")
         # The columns tell whose rows these are; a folder may have been renamed.
         columns = {column for of_network in rows.values() for row in of_network for column in row}
         drawable = (e for e in experiments if all(p.column in columns for p in e.panels))
@@ -133,16 +130,17 @@ def main(arguments: Sequence[str]) -> int:
         title, unit = folder.resolve().name, drawn.progress.unit
         learning_curves(rows, networks, drawn.panels, title, unit).savefig(target)
     except KeyError as error:
-        print(
-            f"error: rows of {folder} have no {error}: the run has just begun, or they were edited",
-            file=sys.stderr,
-        )
-        return 1
+        raise Failure(
+            f"rows of {folder} have no {error}: the run has just begun, or they were edited"
+        ) from error
     except (RecordError, OSError, ValueError) as error:  # ValueError: a format that is none
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        raise Failure(str(error)) from error
     print(target)
-    return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Draw what the command line asks for and return the exit status."""
+    return status_of(lambda: draw(arguments))
 
 
 if __name__ == "__main__":

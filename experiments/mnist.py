@@ -6,28 +6,24 @@ neural network of 10 qubits learn 1,000 tasks. Stopped at any moment, the same c
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from experiments import interrupts
+
+    interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
+
 import dataclasses
 import functools
 import math
 import sys
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
-from torch.nn.functional import cross_entropy
+from typing import TYPE_CHECKING, Literal
 
 from experiments import cli
-from experiments.arms import Supervised
-from experiments.experiment import DataOptions, Experiment, TaskSetting, UsageError, identify
-from experiments.figures import Panel
-from plasticity.circuits import Brickwork
-from plasticity.data import Images, load_images
-from plasticity.learners import Learner, reset_optimizer
-from plasticity.metrics import Metric, gradient_norm, test_accuracy, weight_norm
-from plasticity.networks import mlp
-from plasticity.qnn import QNN, LogOdds
-from plasticity.seeding import generator_for
-from plasticity.streams import PermutedPixels
+from experiments.experiment import DataOptions, Experiment, Panel, TaskSetting, UsageError, identify
+
+if TYPE_CHECKING:
+    from experiments.arms import Supervised
+    from plasticity.data import Images
 
 
 @dataclass(frozen=True)
@@ -111,6 +107,8 @@ QUICK = dataclasses.replace(
 
 def load(config: Config, options: DataOptions) -> Images:
     """Read the images; a blank one has no direction, so nothing to encode as a state."""
+    from plasticity.data import load_images
+
     images = load_images(config.dataset, options.data_root.expanduser())
     images.require_nonzero()
     return images
@@ -118,6 +116,18 @@ def load(config: Config, options: DataOptions) -> Images:
 
 def build(config: Config, images: Images, network: str) -> Supervised:
     """Make an arm: the circuit has as many qubits as pixels and classes need."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from experiments.arms import Supervised
+    from plasticity.circuits import Brickwork
+    from plasticity.learners import Learner, reset_optimizer
+    from plasticity.metrics import Metric, gradient_norm, test_accuracy, weight_norm
+    from plasticity.networks import mlp
+    from plasticity.qnn import QNN, LogOdds
+    from plasticity.seeding import generator_for
+    from plasticity.streams import PermutedPixels
+
     num_qubits = max(2, math.ceil(math.log2(max(images.num_pixels, images.num_classes))))
     generator = generator_for(config.seed, "initial weights")
     if network == "mlp":
@@ -143,17 +153,17 @@ def build(config: Config, images: Images, network: str) -> Supervised:
         unit_norm=network == "mlp" and config.mlp.unit_norm,
         device=config.device,
     )
+    metrics = (
+        Metric("weight_norm", weight_norm, "before"),
+        Metric("gradient_norm", gradient_norm, "before"),
+        Metric("test_accuracy", test_accuracy, "after"),
+    )
     reset = config.reset_optimizer in (network, "both")
     interventions = [reset_optimizer] if reset else []
     learner = Learner(model.to(config.device), adam, cross_entropy, interventions)
-    return Supervised(learner, stream, chosen.epochs, config.batch_size, config.seed, METRICS)
+    return Supervised(learner, stream, chosen.epochs, config.batch_size, config.seed, metrics)
 
 
-METRICS = (
-    Metric("weight_norm", weight_norm, "before"),
-    Metric("gradient_norm", gradient_norm, "before"),
-    Metric("test_accuracy", test_accuracy, "after"),
-)
 COLUMNS = {
     "accuracies": "test_accuracy",
     "weight_norms": "weight_norm",

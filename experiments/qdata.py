@@ -7,29 +7,25 @@ data is computed, the same command goes on.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from experiments import interrupts
+
+    interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
+
 import dataclasses
 import functools
 import sys
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
-from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from typing import TYPE_CHECKING, Literal
 
 from experiments import cli
-from experiments.arms import Supervised
-from experiments.experiment import DataOptions, Experiment, TaskSetting, UsageError, identify
-from experiments.figures import Panel
-from plasticity.circuits import Staircase
-from plasticity.learners import Learner
-from plasticity.levels import SpinLevels, load_levels
-from plasticity.metrics import Metric, gradient_norm, logit_statistics, test_accuracy, weight_norm
-from plasticity.networks import bounded, mlp
-from plasticity.planning import light_cone
-from plasticity.qnn import QNN, PauliZ
-from plasticity.seeding import generator_for
-from plasticity.streams import SpinChainLevels
+from experiments.experiment import DataOptions, Experiment, Panel, TaskSetting, UsageError, identify
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from experiments.arms import Supervised
+    from plasticity.levels import SpinLevels
 
 
 @dataclass(frozen=True)
@@ -95,6 +91,9 @@ QUICK = dataclasses.replace(RELEASED, num_sites=6, num_tasks=20, learning_rate=1
 
 def load(config: Config, options: DataOptions) -> SpinLevels:
     """Read the eigenstates, or compute them."""
+    from plasticity.levels import load_levels
+    from plasticity.streams import SpinChainLevels
+
     levels = load_levels(config.num_sites, config.levels, options.data_root.expanduser())
     SpinChainLevels(levels, num_tasks=1, seed=0)  # raises if there is no pair
     return levels
@@ -102,11 +101,31 @@ def load(config: Config, options: DataOptions) -> SpinLevels:
 
 def loss(outputs: Tensor, labels: Tensor) -> Tensor:
     """Return the binary cross entropy in nats; the output is the logit of label 1."""
+    from torch.nn.functional import binary_cross_entropy_with_logits
+
     return binary_cross_entropy_with_logits(outputs.squeeze(1), labels.to(outputs.dtype))
 
 
 def build(config: Config, levels: SpinLevels, network: str) -> Supervised:
     """Make an arm: the circuit has a qubit a site, Z is read on the first."""
+    import torch
+
+    from experiments.arms import Supervised
+    from plasticity.circuits import Staircase
+    from plasticity.learners import Learner
+    from plasticity.metrics import (
+        Metric,
+        gradient_norm,
+        logit_statistics,
+        test_accuracy,
+        weight_norm,
+    )
+    from plasticity.networks import bounded, mlp
+    from plasticity.planning import light_cone
+    from plasticity.qnn import QNN, PauliZ
+    from plasticity.seeding import generator_for
+    from plasticity.streams import SpinChainLevels
+
     generator = generator_for(config.seed, "initial weights")
     classical, remark = network == "mlp", ""
     if classical:
@@ -136,18 +155,18 @@ def build(config: Config, levels: SpinLevels, network: str) -> Supervised:
         fix_sign=classical and config.mlp.fix_sign,
         device=config.device,
     )
+    metrics = (
+        Metric("weight_norm", weight_norm, "before"),
+        Metric("gradient_norm", gradient_norm, "before"),
+        Metric("test_accuracy", test_accuracy),
+        Metric("logit", logit_statistics),
+    )
     learner = Learner(model, adam, loss)
     return Supervised(
-        learner, stream, config.epochs, config.batch_size, config.seed, METRICS, remark
+        learner, stream, config.epochs, config.batch_size, config.seed, metrics, remark
     )
 
 
-METRICS = (
-    Metric("weight_norm", weight_norm, "before"),
-    Metric("gradient_norm", gradient_norm, "before"),
-    Metric("test_accuracy", test_accuracy),
-    Metric("logit", logit_statistics),
-)
 EXPERIMENT = Experiment(
     name="qdata",
     about=__doc__,

@@ -14,13 +14,42 @@ import torch
 from tqdm import tqdm
 
 from experiments.arms import Arm, Row
-from experiments.experiment import Config, Experiment, Failure, Options
+from experiments.experiment import Config, Experiment, Failure, Options, UsageError
 from experiments.figures import learning_curves
-from plasticity.record import ArmRecord, RunFolder, open_run
+from plasticity.data import DataError
+from plasticity.loop import Diverged
+from plasticity.record import ArmRecord, RecordError, RunFolder, open_run
 
 
+@contextlib.contextmanager
+def library_errors() -> Iterator[None]:
+    """Turn the library's errors that a user can cause into the experiments' own.
+
+    The command line knows only these: the library's modules take seconds to import.
+    """
+    try:
+        yield
+    except (DataError, RecordError, Diverged) as error:
+        raise Failure(str(error)) from error
+
+
+def check_device(device: str) -> None:
+    """Refuse a CUDA device that is not there.
+
+    Raises:
+        UsageError: With what torch finds.
+    """
+    kind, _, index = device.partition(":")
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "cuda" and int(index or 0) >= found:
+        there = f"CUDA devices 0 to {found - 1}" if found else "no CUDA device"
+        raise UsageError(f"--device {device}: this torch finds {there}")
+
+
+@library_errors()
 def run(experiment: Experiment[Config], preset: str, options: Options, config: Config) -> Path:
     """Train the arms that are not finished, write exports and figure, and return the run folder."""
+    check_device(config.device)
     torch.set_num_threads(config.threads)
     data = experiment.load(config, options)
     with open_run(

@@ -556,7 +556,7 @@ def slippery(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_watch_writes_an_episode_of_a_saved_policy(
     slippery: Path, capsys, drawn: list[Any], name: str
 ) -> None:
-    assert run("--watch", str(slippery), name) == 0
+    assert run("--watch", str(slippery), name, "--env=tests.short:ShortAnt-v0") == 0
     said = capsys.readouterr().out
     assert "quantum, best policy: return" in said
     if name.endswith("mp4"):
@@ -565,7 +565,8 @@ def test_watch_writes_an_episode_of_a_saved_policy(
         assert seconds == pytest.approx(count / drawn[0].metadata["render_fps"], rel=0.1)
     else:
         assert imageio.v3.improps(name, plugin="pillow").shape[-3:] == (64, 64, 3)
-    friction = rows_of(slippery, "quantum")[-1]["friction"]
+    evaluated = [row for row in rows_of(slippery, "quantum") if "evaluation_return" in row]
+    friction = max(evaluated, key=lambda row: row["evaluation_return"])["friction"]
     assert set(drawn[0].unwrapped.model.geom_friction[:, 0]) == {friction}
 
 
@@ -575,7 +576,7 @@ def test_watch_plays_the_policy_that_was_saved(trained: Path, drawn: list[Any]) 
         config = watch.read_config(trained / "config.json")
         assert config == cli.parse(EXPERIMENT, TINY)[2]
         model = watch.load_policy(config, file, network)
-        env = watch.make_rendered(config, trained / network)
+        env = watch.make_rendered(config.env, None)
         steps, total = watch.write_episode(env, model, Path("out.mp4"), seed=3)
         env = policies.make_gymnasium(config.env)
         policy = PPO.load(file, device="cpu")
@@ -607,7 +608,7 @@ def test_watch_names_what_is_wrong(
     Path("run").symlink_to(copied)
     (copied / "classical_best_policy.zip").unlink()
     (copied / "quantum_last_policy.zip").write_bytes(b"nothing")
-    assert run("--watch", *arguments) == status
+    assert run("--watch", *arguments, "--env=tests.short:ShortPendulum-v0") == status
     said = capsys.readouterr().err
     error = said[said.index("error:") :]
     assert part in error
@@ -628,7 +629,8 @@ def test_watch_says_where_nothing_renders(
         raise RuntimeError("no display\nand more")
 
     monkeypatch.setattr(watch, "make_gymnasium", no_renderer)
-    assert run("--watch", str(trained), "out.mp4") == 1
+    env = "--env=tests.short:ShortPendulum-v0"
+    assert run("--watch", str(trained), "out.mp4", env) == 1
     said = capsys.readouterr().err
     assert "cannot be rendered here (no display)" in said
     assert not Path("out.mp4").exists()
@@ -647,7 +649,8 @@ class Ticking:
 
 def test_bench_says_where_the_time_goes(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_ppo, "time", Ticking())
-    monkeypatch.setattr(bench_ppo, "SubprocVecEnv", DummyVecEnv)  # 16 processes take long to start
+    # 16 processes take long to start.
+    monkeypatch.setattr("stable_baselines3.common.vec_env.SubprocVecEnv", DummyVecEnv)
     monkeypatch.setattr(policies.joblib, "cpu_count", lambda: 1)
     arguments = ["--env=tests.short:ShortPendulum-v0", "--n-steps=8", "--rounds=2"]
     assert bench_ppo.main(arguments) == 0

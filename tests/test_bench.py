@@ -6,7 +6,7 @@ import matplotlib.image
 import pytest
 import torch
 
-from experiments import bench
+from experiments import bench, stopwatch
 from experiments.contestants import (
     CONTESTANTS,
     OPTIONAL,
@@ -94,8 +94,8 @@ class Clock:
 
 def test_slow_steps_get_fewer_turns_and_fast_ones_are_not_starved(monkeypatch):
     clock = Clock(reading=1e-6)
-    monkeypatch.setattr(bench, "time", clock)
-    monkeypatch.setattr(bench, "PRODUCT", 4)
+    monkeypatch.setattr(stopwatch, "time", clock)
+    monkeypatch.setattr(stopwatch, "PRODUCT", 4)
     calls = {"slow": 0, "uneven": 0, "fast": 0}
 
     def step(name, *seconds):
@@ -107,7 +107,7 @@ def test_slow_steps_get_fewer_turns_and_fast_ones_are_not_starved(monkeypatch):
         "uneven": lambda: step("uneven", 0.1, 0.3, 0.1, 0.1),
         "fast": lambda: step("fast", 3e-6),
     }
-    timings, rate = bench.time_in_turn(steps, 0.1, "cpu", "test")
+    timings, rate = stopwatch.time_in_turn(steps, 0.1, "cpu", "test")
     assert [timings[name]["rounds"] for name in steps] == [3, 3, 200]
     # Three times before, to see how long they take; what is fast runs also before it is timed.
     assert calls == {"slow": 3 + 3, "uneven": 3 + 3, "fast": 3 + 11 * 200}
@@ -121,19 +121,19 @@ def test_slow_steps_get_fewer_turns_and_fast_ones_are_not_starved(monkeypatch):
 
 def test_step_that_becomes_slower_is_given_up_after_twice_its_time(monkeypatch):
     clock = Clock(reading=0.0)
-    monkeypatch.setattr(bench, "time", clock)
-    monkeypatch.setattr(bench, "PRODUCT", 4)
+    monkeypatch.setattr(stopwatch, "time", clock)
+    monkeypatch.setattr(stopwatch, "PRODUCT", 4)
     mm = torch.mm
     monkeypatch.setattr(torch, "mm", lambda *a, **k: (clock.advance(0.1), mm(*a, **k)))
     durations = iter([0.1] * 3 + [1.0] * 100)
-    timings, _ = bench.time_in_turn(
+    timings, _ = stopwatch.time_in_turn(
         {"step": lambda: clock.advance(next(durations))}, 2.0, "cpu", "test"
     )
     assert timings["step"]["rounds"] == 5  # of 20: more than 4 seconds are over
 
 
 def test_mlp_arm_and_bare_torch_learn_the_same():
-    steps = bench.mlp_steps("cpu")
+    steps = stopwatch.mlp_steps("cpu")
     for _ in range(3):
         ours, bare = (step() for step in steps.values())
         torch.testing.assert_close(ours, bare)
@@ -177,7 +177,7 @@ def test_command_writes_table_and_json(tmp_path, capsys, monkeypatch):
 def test_figure_shows_every_curve(tmp_path):
     timing = {"median_ms": 2.0, "quartiles_ms": [1.0, 3.0], "rounds": 3}
     curve = {"label": "states", "sizes": [2, 4], "timings": [timing] * 2, "limits_ms": [0.1, 0.2]}
-    figure = bench.draw([curve | {"axis": axis} for axis in ("qubits", "depth")])
+    figure = stopwatch.draw([curve | {"axis": axis} for axis in ("qubits", "depth")])
     figure.savefig(tmp_path / "figure.png")
     assert matplotlib.image.imread(tmp_path / "figure.png").std() > 0
     assert [len(axes.lines) for axes in figure.axes] == [2, 2]
@@ -185,10 +185,10 @@ def test_figure_shows_every_curve(tmp_path):
 
 def test_what_is_not_installed_is_left_out_and_said(monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    report = bench.run(bench.Options(shapes=(), sweep=False, threads=torch.get_num_threads()))
+    report = stopwatch.run(bench.Options(shapes=(), sweep=False, threads=torch.get_num_threads()))
     assert report["left_out"] == list(OPTIONAL)
     assert "pip install -e '.[bench]'" in capsys.readouterr().out
-    assert "pennylane, deepquantum" in bench.table(report)
+    assert "pennylane, deepquantum" in stopwatch.table(report)
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,12 @@ def train(config: Config, network: str) -> list[dict[str, float]]:
     )
 
 
+def test_command_without_arguments_is_the_released_protocol() -> None:
+    preset, options, config = cli.parse(EXPERIMENT, [])
+    assert (preset, config) == ("released", RELEASED)
+    assert options == DataOptions(networks=("mlp", "qnn"))
+
+
 @pytest.mark.parametrize("field", fields_of(Config()))
 def test_every_field_of_the_config_is_an_option_and_part_of_the_identity(
     field: str, monkeypatch: pytest.MonkeyPatch

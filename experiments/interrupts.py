@@ -1,0 +1,64 @@
+"""How a command ends when it is stopped: in a line, at any moment.
+
+Python raises KeyboardInterrupt wherever Ctrl-C finds it. Within an import that does not end a
+program reliably: some libraries catch it, or turn it into another error. So Ctrl-C ends a command
+at once while it imports and before and after its work, and again if it comes twice. Nothing is lost
+by that: whatever is written survives a kill. During its work KeyboardInterrupt is raised, so that
+it can clean up. What comes before a command's first line, the start of Python itself, is not ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from types import FrameType
+
+
+def guard() -> None:
+    """Make Ctrl-C end this process at once, with a line and status 130.
+
+    For programs, before all other imports: the signal handlers of those who import are theirs.
+    """
+    # Where a shell starts a command in the background, Ctrl-C is ignored, and stays so.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end)
+
+
+@contextlib.contextmanager
+def raised() -> Iterator[None]:
+    """Let Ctrl-C raise KeyboardInterrupt again in what is done here, if ``guard`` was called."""
+    if signal.getsignal(signal.SIGINT) is not _end:
+        yield
+        return
+    signal.signal(signal.SIGINT, _raise)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, _end)
+
+
+def drop_output() -> int:
+    """Forget what a closed pipe (``| head``) did not take, and return the exit status for it."""
+    # Python writes what is left when it exits, and would complain then.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
+    return 141  # as of a program that SIGPIPE ends
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, b"stopped.\n")  # print could be what was interrupted
+    os._exit(130)
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGINT, _end)  # a second Ctrl-C does not wait for the cleaning up
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            _end(number, frame)
+        frame = frame.f_back
+    raise KeyboardInterrupt
