@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import os
+import pickle
 import sys
 import typing
 import zipfile
@@ -162,6 +163,8 @@ def load_policy(config: Config, file: Path, network: str) -> PPO:
         env = DummyVecEnv([lambda: make_evaluation_environment(config.env)])
         model = make_model(small, network, env)
         model.policy.load_state_dict(weights)
+    except pickle.UnpicklingError as error:  # torch's own message says how to execute it
+        raise Failure(f"{file}: not a policy of this run (it holds more than weights)") from error
     except Exception as error:
         raise Failure(f"{file}: not a policy of this run ({message_of(error)})") from error
     return model

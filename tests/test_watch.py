@@ -210,7 +210,9 @@ def test_policy_with_a_planted_pickle_is_refused(
     capsys: pytest.CaptureFixture[str], folder: Path, content: bytes
 ) -> None:
     rewrite(folder, policy__pth=content)
-    assert "not a policy of this run" in refused(capsys)
+    said = refused(capsys)
+    assert "not a policy of this run" in said
+    assert "can still be loaded" not in said
 
 
 def test_planted_pickles_beside_the_weights_are_not_read(folder: Path) -> None:
