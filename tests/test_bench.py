@@ -149,7 +149,7 @@ def test_command_writes_table_and_json(tmp_path, capsys, monkeypatch):
         medians = {"ours": 2.0, "plain-torch": 5.0}
         return {name: timing | {"median_ms": median} for name, median in medians.items()}, 1e12
 
-    monkeypatch.setattr(bench, "time_in_turn", timed)  # real ones depend on the machine
+    monkeypatch.setattr(stopwatch, "time_in_turn", timed)  # real ones depend on the machine
     arguments = "--shapes xxz --contestants plain-torch --seconds 0.01 --no-sweep --results"
     before = torch.get_num_threads()
     try:

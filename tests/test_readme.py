@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments import bench, cli
+from experiments import cli, running, stopwatch
 from plasticity.data import MNIST_DIGEST
 from plasticity.record import run_name
 
@@ -81,12 +81,12 @@ def test_commands_of_the_pages_are_right_use(
         pytest.importorskip("stable_baselines3")
     main, asked = command_main(module), []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "run", lambda *parsed: asked.append(parsed))
-    for name in ("bench", "bench_ppo"):
-        if module == f"experiments.{name}":
-            monkeypatch.setattr(importlib.import_module(module), "run", asked.append)
-            monkeypatch.setattr(bench, "table", lambda report: "")
-            monkeypatch.setattr(bench, "save", lambda report, folder: "")
+    monkeypatch.setattr(running, "run", lambda *parsed: asked.append(parsed))
+    monkeypatch.setattr(stopwatch, "run", asked.append)
+    monkeypatch.setattr(stopwatch, "table", lambda report: "")
+    monkeypatch.setattr(stopwatch, "save", lambda report, folder: "")
+    if module == "experiments.bench_ppo":
+        monkeypatch.setattr(importlib.import_module(module), "run", asked.append)
     try:
         status = main(arguments)
     except SystemExit as stop:  # --help

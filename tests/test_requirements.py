@@ -30,7 +30,7 @@ def read_setup() -> dict[str, dict[str, Requirement]]:
 
 def read_pins() -> dict[str, Requirement]:
     """Return the pinned packages, of the files that requirements.txt includes too."""
-    lines, files = [], [ROOT / "requirements.txt"]
+    lines, files = [], [ROOT / "requirements-dev.txt"]
     while files:
         file = files.pop()
         for line in file.read_text().splitlines():
