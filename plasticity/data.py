@@ -6,26 +6,32 @@ what to multiply a batch by. Every fault a user can cause is a `DataError`.
 
 import contextlib
 import hashlib
-import http.client
 import importlib
 import io
 import math
+import os
 import re
+import shutil
 import sys
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
 
+import filelock
 import numpy as np
 import torch
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 MAX_PIXELS = 2**20
+# Of an .npz file. Gray images compress 3 to 10 times, drawings of two colours as float64 up to some
+# 250 times, and zeros 1,000 times, which is all that zip can do.
+MAX_COMPRESSION = 500
+SMALL_BYTES = 2**26  # what unpacks to no more is read, however well it was compressed
 # Images.digest of the official MNIST files. torchvision checks what it downloads, not what it
 # finds on disk, so a damaged or half-written cache is only caught here.
 MNIST_DIGEST = "71d2fb5be09a2455696fc3a18cb070e3a4b9b4af1c7d368e7eade743afc74e3b"
@@ -132,62 +138,60 @@ def load_digits() -> Images:
 
 
 def load_mnist(root: Path) -> Images:
-    """Load MNIST (28x28, 60,000 + 10,000) from `root`, downloading what is missing.
+    """Load MNIST (28x28, 60,000 + 10,000) from `root`, downloading what is missing or damaged.
 
     Raises:
-        DataError: It cannot be downloaded, or the files in `root` are not the official ones.
+        DataError: It is not whole in `root` and cannot be downloaded.
     """
-    folder = Path(root) / "MNIST"
-    way_out = f"delete {folder} and start again to download it anew"
     mnist = _torchvision_datasets().MNIST
-    # torchvision downloads when, and only when, one of these is missing.
-    files = [folder / "raw" / Path(resource).stem for resource, _ in mnist.resources]
-    cached = all(file.is_file() for file in files)
-    try:
-        train, test = _read_or_download(mnist, root)
-    except Exception as error:  # a damaged file can raise anything, even a bare AssertionError
-        if not cached:
-            others = "--dataset digits or --dataset FILE.npz"
-            raise _no_download("MNIST", root, error, others) from error
-        message = f"cannot read MNIST in {folder}: {_cause(error)};\n{way_out}"
-        raise DataError(message) from error
-    images = Images(
-        "mnist",
-        np.asarray(train.data).reshape(len(train.data), -1),
-        np.asarray(train.targets),
-        np.asarray(test.data).reshape(len(test.data), -1),
-        np.asarray(test.targets),
-        scale=1 / 255,
-    )
-    if images.digest != MNIST_DIGEST:
-        raise DataError(
-            f"MNIST in {folder} is truncated or altered: sha256 {images.digest[:12]}..., "
-            f"not {MNIST_DIGEST[:12]}...;\n{way_out}"
+
+    def read(root: Path, *, download: bool) -> Images:
+        train, test = _read(mnist, root, download)
+        images = Images(
+            "mnist",
+            np.asarray(train.data).reshape(len(train.data), -1),
+            np.asarray(train.targets),
+            np.asarray(test.data).reshape(len(test.data), -1),
+            np.asarray(test.targets),
+            scale=1 / 255,
         )
-    return images
+        if images.digest != MNIST_DIGEST:
+            digests = f"sha256 {images.digest[:12]}..., not {MNIST_DIGEST[:12]}..."
+            raise DataError(f"truncated or altered: {digests}")
+        return images
+
+    archives = {f"MNIST/raw/{name}": md5 for name, md5 in mnist.resources}
+    # torchvision reads these files of its old releases rather than the raw ones.
+    obsolete = [f"MNIST/processed/{name}" for name in (mnist.training_file, mnist.test_file)]
+    others = "--dataset digits or --dataset FILE.npz"
+    return _read_or_download("MNIST", root, read, archives, others, obsolete)
 
 
 def load_cifar100(root: Path) -> Images:
     """Load CIFAR-100 (32x32, 50,000 + 10,000, fine labels) as gray, downloading what is missing.
 
-    torchvision checks the md5 of its (pickled) files before it opens them, and unpacks or downloads
-    again what does not match. Gray values are those of `to_gray`.
+    Its files are pickles, which can hold code. torchvision compares the md5 of the archive with the
+    official one before it unpacks it, and the md5 of each file before it opens it, every time; what
+    does not match is never unpickled. Gray values are those of `to_gray`.
 
     Raises:
         DataError: It is not whole in `root` and cannot be downloaded.
     """
-    try:
-        train, test = _read_or_download(_torchvision_datasets().CIFAR100, root)
-    except (OSError, RuntimeError, EOFError, http.client.HTTPException) as error:
-        raise _no_download("CIFAR-100", root, error, "--dataset FILE.npz") from error
-    return Images(
-        "cifar100",
-        to_gray(train.data),
-        np.asarray(train.targets, dtype=np.int64),
-        to_gray(test.data),
-        np.asarray(test.targets, dtype=np.int64),
-        scale=1 / 255,
-    )
+    cifar100 = _torchvision_datasets().CIFAR100
+
+    def read(root: Path, *, download: bool) -> Images:
+        train, test = _read(cifar100, root, download)
+        return Images(
+            "cifar100",
+            to_gray(train.data),
+            np.asarray(train.targets, dtype=np.int64),
+            to_gray(test.data),
+            np.asarray(test.targets, dtype=np.int64),
+            scale=1 / 255,
+        )
+
+    archives = {cifar100.filename: cifar100.tgz_md5}
+    return _read_or_download("CIFAR-100", root, read, archives, "--dataset FILE.npz")
 
 
 def load_npz(path: Path) -> Images:
@@ -198,7 +202,9 @@ def load_npz(path: Path) -> Images:
     scale 1. Labels are integers, (N,) or (N, 1). Nothing is unpickled.
 
     Raises:
-        DataError: The file cannot be read, or its arrays are not such images and labels.
+        DataError: The file cannot be read, or its arrays are not such images and labels; an image
+            is not zero, but so small that it is in float32; the arrays would take over half of the
+            machine's memory, or `MAX_COMPRESSION` times the file and over `SMALL_BYTES`.
     """
     path = Path(path)
     try:
@@ -252,28 +258,98 @@ def _cause(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
-def _no_download(title: str, root: Path, error: Exception, others: str) -> DataError:
-    """Return the two lines that say a download failed and what to do instead."""
-    return DataError(
-        f"{title} is not (or not whole) in {root} and cannot be downloaded: {_cause(error)};\n"
-        f"without a network use {others}, or name the folder that holds it with --data-root"
-    )
+def _read_or_download(
+    title: str,
+    root: Path,
+    read: Callable[..., Images],
+    archives: Mapping[str, str],
+    others: str,
+    obsolete: Sequence[str] = (),
+) -> Images:
+    """Read a data set of torchvision's, after downloading it where it is not whole.
+
+    Whatever happens to a download, the same command repeats it: it is made in a folder aside, and
+    its files are moved one by one, each in one step, to where they are read from. A whole data set
+    is read without the lock, by many at once, also from a disk that cannot be written.
+
+    Args:
+        title: Of the data set.
+        root: Folder that holds it.
+        read: Called with a root and whether to download, raises `DataError` if it is not whole.
+        archives: What is downloaded: md5 by the path below the root.
+        others: What to do without a network, for the message.
+        obsolete: Files below the root to be removed, once there is a download.
+
+    Raises:
+        DataError: It is not whole and cannot be downloaded.
+    """
+    with contextlib.suppress(DataError):
+        return read(root, download=False)
+    aside = root / f"{title}.download"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with locked(root / f"{title}.lock", f"downloads {title} into {root}"):
+            with contextlib.suppress(DataError):  # another process did it while this one waited
+                return read(root, download=False)
+            shutil.rmtree(aside, ignore_errors=True)  # left by a process that was killed
+            try:
+                aside.mkdir()
+                _copy_intact(archives, root, aside)
+                images = read(aside, download=True)
+                for name in obsolete:
+                    (root / name).unlink(missing_ok=True)
+                # The archives first: with them, what is stopped from here on needs no network.
+                files = [f.relative_to(aside) for f in aside.rglob("*") if f.is_file()]
+                for file in sorted(files, key=lambda f: f.as_posix() not in archives):
+                    (root / file).parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(aside / file, root / file)
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
+        return images
+    except (OSError, DataError) as error:
+        raise DataError(
+            f"{title} is not (or not whole) in {root} and cannot be downloaded: {_cause(error)};\n"
+            f"without a network use {others}, or name the folder that holds it with --data-root"
+        ) from error
 
 
-def _read_or_download(dataset: Any, root: Path) -> tuple[Any, Any]:
-    """Return torchvision's training and test set; only its progress bars reach the terminal."""
-    missing = [folder for folder in (root, *root.parents) if not folder.exists()]
+def _copy_intact(archives: Mapping[str, str], source: Path, target: Path) -> None:
+    """Copy what has the right md5, so that it need not be downloaded again."""
+    check_integrity = _torchvision_datasets().utils.check_integrity
+    for name, md5 in archives.items():
+        if check_integrity(source / name, md5):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, target / name)
+
+
+def _read(dataset: Any, root: Path, download: bool) -> tuple[Any, Any]:
+    """Return torchvision's training and test set; only its progress bars reach the terminal.
+
+    Raises:
+        DataError: They are not there, not whole, or cannot be downloaded.
+    """
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         # numpy 2.4.0 to 2.4.4 on CIFAR's old pickles (numpy#31177).
         warnings.filterwarnings("ignore", message=r"dtype\(\): align should be passed")
         try:
-            return dataset(root, train=True, download=True), dataset(root, train=False)
-        except Exception:
-            # A download that did not begin leaves empty folders behind.
-            for folder in (root / "MNIST" / "raw", root / "MNIST", *missing):
-                with contextlib.suppress(OSError):  # not there, or not empty
-                    folder.rmdir()
-            raise
+            return dataset(root, train=True, download=download), dataset(root, train=False)
+        except Exception as error:  # a damaged file can raise anything, even a bare AssertionError
+            raise DataError(_cause(error)) from error
+
+
+@contextlib.contextmanager
+def locked(path: Path, doing: str) -> Iterator[None]:
+    """Hold a lock file, waiting for whoever has it; ``doing`` tells the user what that one does."""
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        print(f"waiting for another process that {doing}", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 _operators: list[torch.library.Library] = []  # an operator lives as long as its Library
@@ -306,6 +382,7 @@ def _read_arrays(path: Path, archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
     missing = [name for name in ARRAYS if f"{name}.npy" not in archive.namelist()]
     if missing:
         raise DataError(f"{path}: no array {', '.join(missing)}; needed are {', '.join(ARRAYS)}")
+    _check_size(path, sum(archive.getinfo(f"{name}.npy").file_size for name in ARRAYS))
     headers = {name: _read_member(path, archive, name, _read_header) for name in ARRAYS}
     for name, (shape, dtype, header_length) in headers.items():
         wanted = "biuf" if name.startswith("x") else "iu"
@@ -348,6 +425,24 @@ def _read_arrays(path: Path, archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
     }
 
 
+def _check_size(path: Path, num_bytes: int) -> None:
+    """Refuse an archive that would fill the memory, before anything is unpacked."""
+    packed = path.stat().st_size
+    if num_bytes > max(SMALL_BYTES, MAX_COMPRESSION * packed):
+        raise DataError(
+            f"{path} has {packed / 1e6:.3g} MB and unpacks to {num_bytes / 1e6:.3g} MB, over "
+            f"{MAX_COMPRESSION} times as much, as images do not; if they are, use numpy.savez"
+        )
+    if not hasattr(os, "sysconf"):  # Windows
+        return
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if num_bytes > memory / 2:  # the other half is for copies as float32
+        raise DataError(
+            f"{path} unpacks to {num_bytes / 1e9:.3g} GB; this machine has {memory / 1e9:.3g} GB "
+            "of memory, of which the arrays may take half; store fewer images, or as uint8"
+        )
+
+
 def _read_member(
     path: Path, archive: zipfile.ZipFile, name: str, read: Callable[[IO[bytes]], Any]
 ) -> Any:
@@ -372,17 +467,26 @@ def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype, int]:
 def _as_pixels(path: Path, name: str, x: np.ndarray) -> tuple[np.ndarray, float]:
     """Return images as (N, pixels) of uint8 or float32, and their scale."""
     scale = 1 / 255 if x.dtype.kind in "iu" else 1.0
+    stored = x
     if x.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # what overflows is found below
+        with np.errstate(over="ignore", under="ignore"):  # both are found below
             x = x.astype(np.float32, copy=False)
         # The extremes first: they carry every NaN and infinity and need no mask as large as x.
         if not (np.isfinite(x.min()) and np.isfinite(x.max())):
-            raise DataError(f"{path}: {_first(name, x, ~np.isfinite(x))}, not a finite float32")
+            first = _first(name, stored, ~np.isfinite(x))
+            raise DataError(f"{path}: {first}, not a finite float32")
     elif x.dtype != np.uint8:
         if x.min() < 0 or x.max() > 255:
             raise DataError(f"{path}: {_first(name, x, (x < 0) | (x > 255))}, not within 0..255")
         x = x.astype(np.uint8)
     x = to_gray(x) if x.ndim == 4 else x.reshape(len(x), -1)
+    if x.dtype.kind == "f":
+        for image in np.flatnonzero(~x.any(axis=1)):
+            if largest := abs(stored[image]).max():
+                raise DataError(
+                    f"{path}: image {image} of {name} is all zeros as gray float32, its largest "
+                    f"value in the file is {largest}; multiply the images by a number"
+                )
     return np.ascontiguousarray(x), scale
 
 

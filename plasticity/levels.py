@@ -29,12 +29,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import filelock
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from plasticity.data import DataError
+from plasticity.data import DataError, locked
 from plasticity.record import make_folder, replace_file
 from plasticity.spinchain import (
     DELTAS,
@@ -123,7 +122,7 @@ def load_levels(num_sites: int, kind: str, data_root: Path) -> SpinLevels:
         if not cache.is_whole():
             num_workers = cache.check_room()
             make_folder(cache.path)
-            with _locked(cache.path):
+            with locked(cache.path / "lock", f"computes {cache.path}"):
                 cache.complete(num_workers)
         return cache.levels()
 
@@ -390,21 +389,6 @@ def _one_torch_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, waiting for whoever has it."""
-    lock = filelock.FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        _say(f"waiting for another process that computes {folder}")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextlib.contextmanager

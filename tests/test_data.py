@@ -2,13 +2,16 @@
 
 import gzip
 import hashlib
+import http.server
 import io
+import json
 import os
 import pickle
 import struct
 import subprocess
 import sys
 import tarfile
+import threading
 import urllib.request
 import warnings
 import zipfile
@@ -182,7 +185,18 @@ BAD_ARRAYS = {
     "bool_labels": ({"y_test": np.ones(6, bool)}, ["y_test", "bool"]),
     "nan": ({"x_train": put(X / 255, (3, 1, 2), np.nan)}, ["x_train[3, 1, 2] is nan"]),
     "infinity": ({"x_test": put(T / 255, (5, 3, 4), -np.inf)}, ["x_test[5, 3, 4] is -inf"]),
-    "float32_overflow": ({"x_train": put(X / 255, (0, 0, 1), 1e300)}, ["x_train[0, 0, 1]"]),
+    "float32_overflow": (
+        {"x_train": put(X / 255, (0, 0, 1), 1e300)},
+        ["x_train[0, 0, 1] is 1e+300, not a finite float32"],
+    ),
+    "float32_underflow": (
+        {"x_train": put(X / 255, 3, 1e-60), "x_test": T / 255},
+        ["image 3 of x_train is all zeros as gray float32", "1e-60"],
+    ),
+    "gray_underflow": (
+        {"x_train": np.stack([X] * 3, -1) / 255, "x_test": np.full((6, 4, 5, 3), [0, 0, 1e-45])},
+        ["image 0 of x_test is all zeros as gray float32", "1e-45"],
+    ),
     "pixel_256": ({"x_train": put(X.astype(int), (2, 0, 4), 256)}, ["x_train[2, 0, 4] is 256"]),
     "pixel_minus_1": ({"x_test": put(T.astype("i2"), (1, 0, 0), -1)}, ["x_test[1, 0, 0] is -1"]),
     "mixed_scales": ({"x_test": T / 255}, ["x_train", "uint8", "x_test", "float32"]),
@@ -283,6 +297,67 @@ def test_giant_header_is_an_error_before_anything_is_allocated(tmp_path):
     assert "giant.npz" in message and "x_train has 5 bytes" in message and str(shape) in message
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("factors", [[1e-42], [1e-25], [1e25], [1e-42, 1e-25, 1.0, 1e25, 1e36]])
+def test_tiny_and_huge_pixels_are_read_as_float32_has_them(tmp_path, factors, dtype):
+    x = {}
+    for name, count in (("x_train", 12), ("x_test", 6)):
+        images = 1.0 + small_arrays()[name]
+        x[name] = (images * np.resize(factors, (count, 1, 1))).astype(dtype)
+    images = load_npz(write_npz(tmp_path / "a.npz", **x))
+    images.require_nonzero()
+    np.testing.assert_array_equal(images.x_train, x["x_train"].astype("f4").reshape(12, 20))
+    np.testing.assert_array_equal(images.x_test, x["x_test"].astype("f4").reshape(6, 20))
+
+
+def test_blank_and_partly_underflowing_float_images_are_read(tmp_path):
+    x = put(put(X / 255, (0, 1), 1e-60), 1, 0.0)
+    images = load_npz(write_npz(tmp_path / "a.npz", x_train=x, x_test=T / 255))
+    assert not images.x_train[1].any() and images.x_train[0].any()
+
+
+@pytest.mark.parametrize("bomb", ["x_train", "y_test"])
+def test_archive_that_unpacks_to_far_more_than_images_do_is_refused_unread(
+    tmp_path, monkeypatch, bomb
+):
+    monkeypatch.setattr(data, "SMALL_BYTES", 2**16)
+    path = write_npz(tmp_path / "bomb.npz", **{bomb: np.zeros((4000, 1000), np.uint8)})
+    monkeypatch.setattr(data, "_read_member", lambda *args: pytest.fail("unpacked"))
+    message = message_of(load_npz, path)
+    for part in ("bomb.npz", "unpacks to 4 MB", f"{data.MAX_COMPRESSION} times", "numpy.savez"):
+        assert part in message
+    assert "\n" not in message
+
+
+def test_zeros_that_are_not_many_are_read(tmp_path):
+    x = {name: np.zeros((count, 100, 100)) for name, count in (("x_train", 12), ("x_test", 6))}
+    path = write_npz(tmp_path / "zeros.npz", **x)
+    assert data.MAX_COMPRESSION * path.stat().st_size < 18 * 10**4 * 8
+    assert not load_npz(path).x_train.any()
+
+
+def test_drawings_of_two_colours_compress_well_and_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "SMALL_BYTES", 0)
+    digits = data.load_digits()
+    large = np.kron((digits.x_train.reshape(-1, 8, 8) > 8), np.ones((1, 14, 14)))
+    arrays = {"x_train": large, "y_train": digits.y_train, "x_test": large[:9]}
+    path = write_npz(tmp_path / "drawings.npz", **arrays, y_test=digits.y_train[:9])
+    assert large.nbytes > 100 * path.stat().st_size
+    assert load_npz(path).num_pixels == 112**2
+
+
+def test_archive_larger_than_half_the_memory_is_refused_unread(tmp_path, monkeypatch):
+    path = write_npz(tmp_path / "large.npz")
+    num_bytes = sum(128 + array.nbytes for array in small_arrays().values())
+    pages = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 2 * num_bytes}
+    monkeypatch.setattr(data.os, "sysconf", pages.__getitem__)
+    load_npz(path)
+    pages["SC_PHYS_PAGES"] -= 2
+    monkeypatch.setattr(data, "_read_member", lambda *args: pytest.fail("unpacked"))
+    message = message_of(load_npz, path)
+    assert "large.npz unpacks to" in message and "of memory" in message and "\n" not in message
+
+
 # --- names, digits, gray ------------------------------------------------------------------------
 
 
@@ -352,22 +427,86 @@ def idx(array):
     return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
-@pytest.fixture
-def mnist(tmp_path, monkeypatch, no_network):
-    """Write a small MNIST as .gz files, and take it for the official one; return the raw folder."""
-    arrays = small_arrays()
-    raw = tmp_path / "root" / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    resources = []
-    for name, array in arrays.items():
+def md5(content):
+    return hashlib.md5(content).hexdigest()
+
+
+def mnist_archives():
+    """Return a small MNIST as torchvision downloads it, by file name."""
+    archives = {}
+    for name, array in small_arrays().items():
         part = "train" if name.endswith("train") else "t10k"
         kind = "images-idx3" if name.startswith("x") else "labels-idx1"
-        content = gzip.compress(idx(array))
-        (raw / f"{part}-{kind}-ubyte.gz").write_bytes(content)
-        resources.append((f"{part}-{kind}-ubyte.gz", hashlib.md5(content).hexdigest()))
-    monkeypatch.setattr(data._torchvision_datasets().MNIST, "resources", resources)
+        archives[f"{part}-{kind}-ubyte.gz"] = gzip.compress(idx(array), mtime=0)
+    return archives
+
+
+RGB = np.random.default_rng(4).integers(0, 256, (9, 3, 32, 32), dtype=np.uint8)
+
+
+def cifar_files():
+    """Return a small CIFAR-100 as its pickled files, by name."""
+    flat = RGB.reshape(9, -1)
+    files = {
+        "train": {"data": flat[:6], "fine_labels": [0, 1, 2, 0, 1, 2], "coarse_labels": [7] * 6},
+        "test": {"data": flat[6:], "fine_labels": [2, 1, 0], "coarse_labels": [7] * 3},
+        "meta": {"fine_label_names": ["apple", "baby", "can"]},
+    }
+    return {name: pickle.dumps(content, protocol=2) for name, content in files.items()}
+
+
+def cifar_archive(files):
+    """Return files as torchvision downloads them."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"cifar-100-python/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return gzip.compress(archive.getvalue(), mtime=0)
+
+
+def small_sets(address="http://nowhere/"):
+    """Return what torchvision has to hold for official, by class and attribute."""
+    files = {name: md5(content) for name, content in cifar_files().items()}
+    return {
+        "MNIST": {
+            "mirrors": [address],
+            "resources": [(name, md5(content)) for name, content in mnist_archives().items()],
+        },
+        "CIFAR100": {
+            "url": f"{address}cifar-100-python.tar.gz",
+            "tgz_md5": md5(cifar_archive(cifar_files())),
+            "train_list": [["train", files["train"]]],
+            "test_list": [["test", files["test"]]],
+            "meta": {"filename": "meta", "key": "fine_label_names", "md5": files["meta"]},
+        },
+    }
+
+
+@pytest.fixture
+def official(tmp_path, monkeypatch):
+    """Have the small data sets taken for the official ones; return the way to say from where."""
     expected = load_npz(write_npz(tmp_path / "expected.npz"))
     monkeypatch.setattr(data, "MNIST_DIGEST", expected.digest)
+
+    def served_from(address):
+        for name, attributes in small_sets(address).items():
+            for attribute, value in attributes.items():
+                dataset = getattr(data._torchvision_datasets(), name)
+                monkeypatch.setattr(dataset, attribute, value)
+
+    served_from("http://nowhere/")
+    return served_from
+
+
+@pytest.fixture
+def mnist(tmp_path, official, no_network):
+    """Write a small MNIST as .gz files; return their folder."""
+    raw = tmp_path / "root" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, content in mnist_archives().items():
+        (raw / name).write_bytes(content)
     return raw
 
 
@@ -383,13 +522,14 @@ def test_mnist_is_unpacked_then_read_from_its_cache_without_network(mnist, no_ne
     assert no_network == []
 
 
-def test_official_mnist_digest_is_checked(mnist, monkeypatch):
-    monkeypatch.undo()
-    monkeypatch.setattr(urllib.request, "urlopen", lambda *args: pytest.fail("network"))
-    for packed in mnist.glob("*.gz"):
-        packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
-    message = message_of(load_mnist, mnist.parents[1])
-    assert "altered" in message and f"delete {mnist.parent}" in message
+def test_official_mnist_digest_is_checked(mnist, monkeypatch, no_network):
+    root = mnist.parents[1]
+    load_mnist(root)
+    other = "00" * 32
+    monkeypatch.setattr(data, "MNIST_DIGEST", other)
+    message = message_of(load_mnist, root)
+    assert "truncated or altered" in message and f"not {other[:12]}" in message
+    assert no_network == []
 
 
 @pytest.mark.parametrize("file", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
@@ -407,15 +547,25 @@ def test_official_mnist_digest_is_checked(mnist, monkeypatch):
     ],
     ids=["empty", "header_cut", "dims_cut", "short", "one_bit", "long", "type", "html"],
 )
-def test_damaged_mnist_cache_says_what_to_delete(mnist, no_network, file, damage):
+def test_damaged_mnist_cache_is_replaced_or_the_way_out_is_told(
+    mnist, no_network, capfd, file, damage
+):
     root = mnist.parents[1]
-    load_mnist(root)
+    whole = load_mnist(root).digest
     content = (mnist / file).read_bytes()
     (mnist / file).write_bytes(damage(content))
-    message = message_of(load_mnist, root)
-    assert f"delete {mnist.parent}" in message
-    assert (mnist / file).read_bytes() == damage(content)
+    assert load_mnist(root).digest == whole  # from the archives
+    assert (mnist / file).read_bytes() == content
     assert no_network == []
+    (mnist / file).write_bytes(damage(content))
+    for packed in mnist.glob("*.gz"):
+        packed.unlink()
+    message = message_of(load_mnist, root)
+    for part in (str(root), "no network in this test", "FILE.npz", "--data-root"):
+        assert part in message
+    assert (mnist / file).read_bytes() == damage(content)
+    assert sorted(path.name for path in root.iterdir()) == ["MNIST", "MNIST.lock"]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_interrupted_mnist_download_goes_on_by_itself(mnist, no_network):
@@ -443,32 +593,12 @@ def test_data_root_that_cannot_be_written_is_named(tmp_path, no_network, name):
 
 
 @pytest.fixture
-def cifar(tmp_path, monkeypatch, no_network):
-    """Write a small CIFAR-100, packed, and take it for the official one; return root and RGB."""
-    rgb = np.random.default_rng(4).integers(0, 256, (9, 3, 32, 32), dtype=np.uint8)
-    flat = rgb.reshape(9, -1)
-    files = {
-        "train": {"data": flat[:6], "fine_labels": [0, 1, 2, 0, 1, 2], "coarse_labels": [7] * 6},
-        "test": {"data": flat[6:], "fine_labels": [2, 1, 0], "coarse_labels": [7] * 3},
-        "meta": {"fine_label_names": ["apple", "baby", "can"]},
-    }
+def cifar(tmp_path, official, no_network):
+    """Write a small CIFAR-100, packed; return root and RGB."""
     root = tmp_path / "root"
     root.mkdir()
-    md5 = {}
-    with tarfile.open(root / "cifar-100-python.tar.gz", "w:gz") as tar:
-        for name, content in files.items():
-            content = pickle.dumps(content, protocol=2)
-            md5[name] = hashlib.md5(content).hexdigest()
-            member = tarfile.TarInfo(f"cifar-100-python/{name}")
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    cifar100 = data._torchvision_datasets().CIFAR100
-    packed = hashlib.md5((root / "cifar-100-python.tar.gz").read_bytes()).hexdigest()
-    monkeypatch.setattr(cifar100, "tgz_md5", packed)
-    monkeypatch.setattr(cifar100, "train_list", [["train", md5["train"]]])
-    monkeypatch.setattr(cifar100, "test_list", [["test", md5["test"]]])
-    monkeypatch.setattr(cifar100, "meta", cifar100.meta | {"md5": md5["meta"]})
-    return root, rgb
+    (root / "cifar-100-python.tar.gz").write_bytes(cifar_archive(cifar_files()))
+    return root, RGB
 
 
 def test_cifar100_is_read_as_gray_with_fine_labels(cifar, no_network):
@@ -497,6 +627,70 @@ def test_numpy_warning_about_the_official_pickles_is_not_shown(cifar, monkeypatc
         load_cifar100(cifar[0])
 
 
+class Trap:
+    """Writes a file where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"echo > {self.path}",)
+
+
+def test_pickles_that_are_not_the_official_ones_are_not_run(cifar, tmp_path):
+    root, _ = cifar
+    digest = load_cifar100(root).digest
+    trap, folder = tmp_path / "trapped", root / "cifar-100-python"
+    for name in ("train", "test", "meta"):
+        planted = pickle.dumps(Trap(trap))
+        (folder / name).write_bytes(planted)
+        assert load_cifar100(root).digest == digest  # from the archive
+        assert (folder / name).read_bytes() == cifar_files()[name]
+    planted = cifar_archive(cifar_files() | {"train": planted, "more": planted})
+    (root / "cifar-100-python.tar.gz").write_bytes(planted)
+    for name in ("train", "test", "meta"):
+        (folder / name).write_bytes(pickle.dumps(Trap(trap)))
+        assert str(root) in message_of(load_cifar100, root)
+        (folder / name).write_bytes(cifar_files()[name])
+        assert load_cifar100(root).digest == digest
+    assert not trap.exists()
+    assert not (folder / "more").exists()
+    pickle.loads(pickle.dumps(Trap(trap)))
+    assert trap.exists()
+
+
+def test_files_of_old_torchvision_are_removed_where_they_are_damaged_and_not_run(
+    mnist, tmp_path, no_network
+):
+    root = mnist.parents[1]
+    digest = load_mnist(root).digest
+    old = root / "MNIST" / "processed"
+    old.mkdir()
+    for name in ("training.pt", "test.pt"):
+        (old / name).write_bytes(pickle.dumps(Trap(tmp_path / "trapped")))
+    assert load_mnist(root).digest == digest
+    assert not (tmp_path / "trapped").exists()
+    assert not list(old.iterdir())
+    assert no_network == []
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar100"])
+def test_whole_data_set_is_read_where_nothing_can_be_written(
+    official, server, tmp_path, monkeypatch, name
+):
+    root = tmp_path / "root"
+    official(server.address)
+    digest = load_images(name, root).digest
+    for used in ("locked", "_copy_intact"):
+        monkeypatch.setattr(data, used, None)
+    monkeypatch.setattr(Path, "mkdir", None)
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    count = len(server.requests)
+    assert load_images(name, root).digest == digest
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+    assert len(server.requests) == count
+
+
 def test_damaged_cifar100_is_unpacked_again_or_names_its_folder(cifar, no_network):
     root, _ = cifar
     digest = load_cifar100(root).digest
@@ -506,6 +700,196 @@ def test_damaged_cifar100_is_unpacked_again_or_names_its_folder(cifar, no_networ
     (root / "cifar-100-python.tar.gz").write_bytes(b"cut")
     message = message_of(load_cifar100, root)
     assert str(root) in message and "no network in this test" in message
+
+
+# --- downloads from a server on this machine -----------------------------------------------------
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves the small data sets, notes what is asked for, and can hold an answer back."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.files = mnist_archives() | {"cifar-100-python.tar.gz": cifar_archive(cifar_files())}
+        self.address = f"http://127.0.0.1:{self.server_port}/"
+        self.requests = []
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        name = self.path.strip("/")
+        self.server.requests.append(name)
+        self.server.may_answer.wait(600)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.server.files[name])))
+        self.end_headers()
+        self.wfile.write(self.server.files[name])
+
+    def log_message(self, *args):
+        """Write nothing."""
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.may_answer.set()
+        server.shutdown()
+        thread.join()
+
+
+def start(body, server, *arguments):
+    """Start a program that takes the small data sets for the official ones."""
+    program = (
+        "import json, os, sys\n"
+        "from pathlib import Path\n"
+        "from plasticity import data\n"
+        "datasets = data._torchvision_datasets()\n"
+        "data.MNIST_DIGEST, sets = sys.argv[1], json.loads(sys.argv[2])\n"
+        "for name, attributes in sets.items():\n"
+        "    for attribute, value in attributes.items():\n"
+        "        setattr(getattr(datasets, name), attribute, value)\n"
+    )
+    sets = json.dumps(small_sets(server.address))
+    words = [sys.executable, "-c", program + body, data.MNIST_DIGEST, sets, *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(words, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+FOLDERS = {"mnist": "MNIST", "cifar100": "CIFAR-100"}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_data_set_is_downloaded_once_and_nothing_else_is_left(official, server, tmp_path, name):
+    official(server.address)
+    root = tmp_path / "not" / "there"
+    digest = load_images(name, root).digest
+    asked = list(server.requests)
+    assert load_images(name, root).digest == digest
+    assert server.requests == asked
+    names = {path.name for path in root.iterdir()}
+    assert names == {f"{FOLDERS[name]}.lock"} | (
+        {"MNIST"} if name == "mnist" else {"cifar-100-python", "cifar-100-python.tar.gz"}
+    )
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_damaged_data_set_is_downloaded_again(official, server, tmp_path, name):
+    official(server.address)
+    root = tmp_path / "root"
+    digest = load_images(name, root).digest
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    for path in before:
+        path.write_bytes(before[path][:-1])
+    assert load_images(name, root).digest == digest
+    after = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    assert after == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")
+@pytest.mark.parametrize("name", FOLDERS)
+def test_download_killed_at_any_instant_is_repeated_by_the_same_command(
+    official, server, tmp_path, name
+):
+    """Kill before every call that changes the disk and in the middle of every write."""
+    body = """
+import builtins, signal, tarfile
+
+def kill_at(limit):
+    left = limit
+    def tick(*half_write):
+        nonlocal left
+        left -= 1
+        if left == 0:
+            for step in half_write:
+                step()
+            os.kill(os.getpid(), signal.SIGKILL)
+    def audit(event, arguments):
+        writes = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if writes or event in ("os.mkdir", "os.remove", "os.rename", "os.rmdir"):
+            tick()
+    def halving_open(*arguments):
+        file = builtins.open(*arguments)
+        class Halving:
+            def __enter__(self): return self
+            def __exit__(self, *_): file.close()
+            def __getattr__(self, name): return getattr(file, name)
+            def write(self, data):
+                tick(lambda: file.write(bytes(data)[:len(data) // 2]), file.flush)
+                return file.write(data)
+        return file if arguments[1] == "rb" else Halving()
+    datasets.utils.open = tarfile.bltn_open = halving_open
+    sys.addaudithook(audit)
+
+def killed(limit, root):
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # progress bars
+        kill_at(limit)
+        data.load_images(name, root)
+        os._exit(0)
+    return os.waitpid(child, 0)[1] == signal.SIGKILL
+
+name, aside, results = sys.argv[3:]
+limit, half_unpacked = 1, 0
+while killed(limit, Path(results, str(limit))):
+    half_unpacked += Path(results, str(limit), aside).exists()
+    print(data.load_images(name, Path(results, str(limit))).digest)
+    left = [path for path in Path(results, str(limit), aside).rglob("*") if path.is_file()]
+    assert not left, left
+    limit += 1
+print(half_unpacked)
+"""
+    process = start(body, server, name, f"{FOLDERS[name]}.download", tmp_path / "roots")
+    said, complaint = process.communicate(timeout=300)
+    assert process.returncode == 0, complaint
+    *digests, half_unpacked = said.split()
+    official(server.address)
+    assert set(digests) == {load_images(name, tmp_path / "whole").digest}
+    assert int(half_unpacked) > 10
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_two_processes_at_once_download_once(official, server, tmp_path, name):
+    official(server.address)
+    digest = load_images(name, tmp_path / "alone").digest
+    asked_alone = list(server.requests)
+    server.requests.clear()
+    server.may_answer.clear()
+    body = "print(data.load_images(sys.argv[3], Path(sys.argv[4])).digest)"
+    first, second = (start(body, server, name, tmp_path / "root") for _ in range(2))
+    # Whoever gets the lock waits for the server, which waits until the other has said so.
+    complaints = ["", ""]
+
+    def listen(i, process):
+        for line in process.stderr:
+            complaints[i] += line
+            if "waiting" in line:
+                server.may_answer.set()
+
+    listeners = [
+        threading.Thread(target=listen, args=arguments) for arguments in enumerate((first, second))
+    ]
+    for listener in listeners:
+        listener.start()
+    said = [process.stdout.read() for process in (first, second)]
+    for process, listener in zip((first, second), listeners, strict=True):
+        process.wait()
+        process.stdout.close()
+        listener.join()
+        process.stderr.close()
+    assert said == [f"{digest}\n"] * 2, complaints
+    assert server.requests == asked_alone
+    waiting = f"waiting for another process that downloads {FOLDERS[name]} into {tmp_path}/root\n"
+    assert sum(complaint.count(waiting) for complaint in complaints) == 1
 
 
 @pytest.mark.parametrize(

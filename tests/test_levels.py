@@ -435,7 +435,7 @@ def test_threads_at_once_get_the_same(built, tmp_path):
 
 def test_finished_chain_is_read_where_nothing_can_be_written(built, monkeypatch):
     chain, root = built
-    monkeypatch.setattr(levels, "_locked", None)
+    monkeypatch.setattr(levels, "locked", None)
     monkeypatch.setattr(levels, "make_folder", None)
     assert load_levels(6, chain.kind, root).digest == chain.digest
 
