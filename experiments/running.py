@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -108,16 +109,21 @@ def export(
     for file, network in files.items():
         columns, rows = experiment.exports[network][file], complete[network]
         if isinstance(columns, str):
-            folder.save_npy(file, column(rows, columns))
-        elif isinstance(columns, tuple):
-            folder.save_npy(file, np.stack([column(rows, name) for name in columns]))
+            folder.save_npy(file, column(rows, columns, math.nan))
+        elif isinstance(columns, tuple):  # pairs, of the rows that have both
+            pairs = [row for row in rows if all(name in row for name in columns)]
+            folder.save_npy(file, np.stack([column(pairs, name) for name in columns]))
         else:
-            arrays = {array: column(rows, name) for array, name in columns.items()}
+            arrays = {array: column(rows, name, math.nan) for array, name in columns.items()}
             folder.save_npz(file, **arrays)
 
 
-def column(rows: Sequence[Row], name: str) -> np.ndarray:
-    """Collect what the rows hold under a name: a number, a list of numbers, or nothing."""
+def column(rows: Sequence[Row], name: str, missing: float | None = None) -> np.ndarray:
+    """Collect what the rows hold under a name: a number, a list of numbers, or nothing.
+
+    A row without it is left out, or has the number ``missing`` instead.
+    """
+    rows = rows if missing is None else [{name: missing} | row for row in rows]
     values = [row[name] for row in rows if name in row]
     return np.hstack(values) if values else np.array([])
 

@@ -23,6 +23,7 @@ import math
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -287,24 +288,27 @@ class _Cache:
             states = states.astype(self.states.dtype, order="C")
             self.states.write(range(index, len(states) * len(DELTAS), len(DELTAS)), states)
             self.energies.write([index], energies[None])
-            return index, self._digest(energies, states)
+            digest = self._digest(energies, states)
+            with writing:  # here, so that what is finished is noted also where another one fails
+                journal.write(_journal_line(index, digest))
+            return index, digest
 
         bar = tqdm(
             total=len(DELTAS), initial=len(done), desc=f"XXZ chain, {self.num_sites} sites",
             unit="delta", dynamic_ncols=True, mininterval=0.1 if sys.stderr.isatty() else 30,
         )  # fmt: skip
-        # OpenMP counts threads for each thread anew, so every worker has to say it again.
-        pool = ThreadPoolExecutor(num_workers, initializer=torch.set_num_threads, initargs=(1,))
+        writing = threading.Lock()
         missing = sorted({*range(len(DELTAS))} - {*done})
-        try:
-            with bar, open(self.journal, "a", buffering=1) as journal:
+        with bar, open(self.journal, "a", buffering=1) as journal:
+            # OpenMP counts threads for each thread anew, so every worker has to say it again.
+            pool = ThreadPoolExecutor(num_workers, initializer=torch.set_num_threads, initargs=(1,))
+            try:
                 for future in as_completed([pool.submit(write, index) for index in missing]):
                     index, done[index] = future.result()
-                    journal.write(_journal_line(index, done[index]))
                     bar.update()
-        finally:
-            # After Ctrl-C or an error: wait for what is being computed, and begin no more.
-            pool.shutdown(cancel_futures=True)
+            finally:
+                # After Ctrl-C or an error: wait for what is being computed, and begin no more.
+                pool.shutdown(cancel_futures=True)
 
     def _digest(self, energies: np.ndarray, states: np.ndarray) -> str:
         sha256 = self._sha256.copy()

@@ -295,7 +295,7 @@ class FisherProbe:
             ):
                 columns[f"{kind}_{where}"] = trace
                 columns[f"{kind}_{where}_per_parameter"] = trace / num_parameters
-                columns[f"{kind}_{where}_relative"] = trace / initial
+                columns[f"{kind}_{where}_relative"] = trace / initial if initial else math.nan
         return columns
 
 

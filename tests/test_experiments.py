@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import functools
 import json
+import math
 import multiprocessing.forkserver
 import os
 import pkgutil
@@ -26,7 +27,7 @@ import pytest
 import sklearn.datasets  # noqa: F401  # here, so that child processes have it from the start
 import torch
 
-from experiments import cli, figures
+from experiments import cli, figures, running
 from experiments.experiment import DataOptions
 from experiments.mnist import EXPERIMENT, MATCHED, RELEASED, Config, build, identify
 from plasticity import record
@@ -386,6 +387,13 @@ def test_exports_hold_the_rows(tiny: list[str]) -> None:
             for array, column in columns.items():
                 assert archive[array].dtype == np.float64
                 assert archive[array].tolist() == [row[column] for row in rows]
+
+
+def test_exports_stay_in_step_where_a_column_is_undefined() -> None:
+    rows = [{"task": 0, "norm": 2.0}, {"task": 1}, {"task": 2, "norm": 3.0}]
+    np.testing.assert_array_equal(running.column(rows, "norm", math.nan), [2, math.nan, 3])
+    assert running.column(rows, "norm").tolist() == [2, 3]
+    assert running.column(rows, "task", math.nan).tolist() == [0, 1, 2]
 
 
 def test_rows_are_those_of_the_library_for_the_config(tiny: list[str]) -> None:

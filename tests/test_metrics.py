@@ -350,6 +350,16 @@ FISHER_NETWORKS = {
 }
 
 
+def test_fisher_trace_that_begins_at_zero_has_no_relative_value() -> None:
+    learner, stream = tiny_learner("mlp"), tiny_stream()
+    with torch.no_grad():
+        learner.network[2].weight.zero_()
+    x, y = probe(stream[0], 0)
+    columns = FisherProbe((x, y), (0.0, 0.0), 0)(learner, stream[0])
+    assert math.isnan(columns["true_task0_relative"])
+    assert columns["true_task0"] > 0
+
+
 @pytest.mark.parametrize("make", FISHER_NETWORKS.values(), ids=FISHER_NETWORKS)
 @pytest.mark.parametrize("numbers", [1, 10**9])
 def test_fisher_traces_match_a_loop_over_samples_and_classes(make, numbers, monkeypatch) -> None:
