@@ -480,14 +480,16 @@ def test_processes_end_when_nobody_holds_them():
 @pytest.mark.slow
 def test_workers_are_silent_at_ctrl_c_and_end_with_their_parent():
     code = (
-        "import numpy as np, time\n"
+        "import numpy as np, signal, time\n"
         "from tests.test_workers import Workers, counter_makers\n"
         "if __name__ == '__main__':\n"
+        # A shell starts background jobs with Ctrl-C ignored, and so their children.
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "    env = Workers(counter_makers(), 3)\n"
         "    env.reset()\n"
         "    try:\n"
         "        print(*set(env.env_method('pid')), flush=True)\n"
-        "        while True:\n"
+        f"        for _ in range({100 * PATIENCE:.0f}):\n"
         "            time.sleep(0.01)\n"
         "    except KeyboardInterrupt:\n"
         "        print('interrupted', env.get_attr('number'), flush=True)\n"
