@@ -102,7 +102,7 @@ def snapshot(folder: Path) -> dict[Path, tuple[bytes, int]]:
     return {
         path: (path.read_bytes(), path.stat().st_mtime_ns)
         for path in folder.rglob("*")
-        if path.is_file() and path.name not in ("lock", "lock.pid")
+        if path.is_file() and path.name not in ("lock", "lock.pid", "MNIST.lock")
     }
 
 
