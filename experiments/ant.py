@@ -9,7 +9,7 @@ python -m experiments.ant --watch RUN out.mp4 renders an episode of a policy tha
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from experiments import interrupts
+    from experiments.parts import interrupts
 
     interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
 
@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from experiments import cli
-from experiments.experiment import (
+from experiments.parts import cli
+from experiments.parts.experiment import (
     Experiment,
     Failure,
     Options,
@@ -35,7 +35,7 @@ from experiments.experiment import (
 )
 
 if TYPE_CHECKING:
-    from experiments.policies import PolicyArm
+    from experiments.parts.policies import PolicyArm
 
 
 @dataclass(frozen=True)
@@ -179,13 +179,13 @@ def needed() -> Iterator[None]:
 def load(config: Config, options: AntOptions) -> Any:
     """Check the environment, and choose where its copies run."""
     with needed():
-        from experiments.policies import Environments
+        from experiments.parts.policies import Environments
     return Environments(config, options.env_processes)
 
 
 def build(config: Config, environments: Any, network: str) -> PolicyArm:
     """Make an arm; this process's random states are the arm's from here on."""
-    from experiments.policies import PolicyArm
+    from experiments.parts.policies import PolicyArm
 
     return PolicyArm(config, environments, network)
 

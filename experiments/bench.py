@@ -9,7 +9,7 @@ were found equal. Memory is measured in a process of its own for each.
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from experiments import interrupts
+    from experiments.parts import interrupts
 
     interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
 
@@ -23,16 +23,16 @@ from typing import Literal
 
 import tyro
 
-from experiments.cli import in_one_line, status_of
-from experiments.experiment import Failure, UsageError
+from experiments.parts.cli import in_one_line, status_of
+from experiments.parts.experiment import Failure, UsageError
 
 SHAPES = (
     "mnist", "cifar", "cifar-deep", "xxz", "ant", "ant-rollout", "mnist-evaluation",
     "cifar-evaluation", "mlp",
 )  # fmt: skip
-"""Steps that can be timed: those of ``experiments.contestants``, and the classical arm's."""
+"""Steps that can be timed: those of ``experiments.parts.contestants``, and the classical arm's."""
 CONTESTANTS = ("ours", "tensorcircuit", "plain-torch", "pennylane", "deepquantum")
-"""Those of ``experiments.contestants``, which takes seconds to import."""
+"""Those of ``experiments.parts.contestants``, which takes seconds to import."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def measure(options: Options) -> None:
     Raises:
         Failure: Results differ from ours, or nothing can be saved.
     """
-    from experiments import stopwatch
+    from experiments.parts import stopwatch
 
     folder = options.results.expanduser()
     with disk_errors():

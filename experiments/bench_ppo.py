@@ -7,7 +7,7 @@ evaluations are left out. A shorter rollout than the protocol's changes no propo
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from experiments import interrupts
+    from experiments.parts import interrupts
 
     interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
 
@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from experiments.ant import RELEASED, Config, needed
-from experiments.cli import in_one_line, status_of
-from experiments.experiment import check_numbers
+from experiments.parts.cli import in_one_line, status_of
+from experiments.parts.experiment import check_numbers
 
 if TYPE_CHECKING:
     from stable_baselines3 import PPO
@@ -95,7 +95,7 @@ class Contestant:
 
 def arm(config: Config, network: str) -> Contestant:
     """Enter one of our arms."""
-    from experiments.policies import Environments, PolicyArm
+    from experiments.parts.policies import Environments, PolicyArm
 
     policy = PolicyArm(config, Environments(config, None), network)
     rows = policy.rows(1, lambda steps: None)
@@ -108,7 +108,7 @@ def own_loop(config: Config, kind: type[DummyVecEnv] | type[SubprocVecEnv]) -> C
     from stable_baselines3 import PPO
     from stable_baselines3.common.env_util import make_vec_env
 
-    from experiments.policies import make_gymnasium
+    from experiments.parts.policies import make_gymnasium
 
     env = make_vec_env(
         lambda: make_gymnasium(config.env), config.num_envs, seed=0, vec_env_cls=kind
@@ -132,10 +132,10 @@ def run(options: Options) -> None:
     with needed():
         from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
-        import experiments.policies  # noqa: F401  # what it needs is found to be there, or not
+        import experiments.parts.policies  # noqa: F401  # what it needs is found to be there, or not
     import torch
 
-    from experiments.running import progress_bar
+    from experiments.parts.running import progress_bar
 
     torch.set_num_threads(options.threads)
     contestants = {

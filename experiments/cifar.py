@@ -7,7 +7,7 @@ sensitive they still are. Stopped at any moment, the same command goes on.
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from experiments import interrupts
+    from experiments.parts import interrupts
 
     interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
 
@@ -18,12 +18,19 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from experiments import cli
-from experiments.experiment import DataOptions, Experiment, Panel, TaskSetting, UsageError, identify
+from experiments.parts import cli
+from experiments.parts.experiment import (
+    DataOptions,
+    Experiment,
+    Panel,
+    TaskSetting,
+    UsageError,
+    identify,
+)
 
 if TYPE_CHECKING:
-    from experiments.arms import Supervised
-    from plasticity.data import Images
+    from experiments.parts.arms import Supervised
+    from plasticity.tasks.images import Images
 
 
 @dataclass(frozen=True)
@@ -84,8 +91,8 @@ QUICK = dataclasses.replace(
 
 def load(config: Config, options: DataOptions) -> Images:
     """Read the images; a blank one has no direction, so nothing to encode as a state."""
-    from plasticity.data import load_images
-    from plasticity.streams import ClassPairs
+    from plasticity.tasks.images import load_images
+    from plasticity.tasks.streams import ClassPairs
 
     images = load_images(config.dataset, options.data_root.expanduser())
     images.require_nonzero()
@@ -98,10 +105,9 @@ def build(config: Config, images: Images, network: str) -> Supervised:
     import torch
     from torch.nn.functional import cross_entropy
 
-    from experiments.arms import Supervised
-    from plasticity.circuits import Brickwork
-    from plasticity.learners import Learner
-    from plasticity.metrics import (
+    from experiments.parts.arms import Supervised
+    from plasticity.learning.learner import Learner
+    from plasticity.metrics.measures import (
         FisherProbe,
         Metric,
         gradient_norm,
@@ -109,10 +115,11 @@ def build(config: Config, images: Images, network: str) -> Supervised:
         test_accuracy,
         weight_norm,
     )
-    from plasticity.networks import bounded, mlp
-    from plasticity.qnn import QNN, SignedPauliZ
+    from plasticity.networks.mlp import bounded, mlp
+    from plasticity.quantum.circuits import Brickwork
+    from plasticity.quantum.layer import QNN, SignedPauliZ
     from plasticity.seeding import generator_for
-    from plasticity.streams import ClassPairs
+    from plasticity.tasks.streams import ClassPairs
 
     generator = generator_for(config.seed, "initial weights")
     if network == "mlp":

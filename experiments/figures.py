@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from experiments import interrupts
+    from experiments.parts import interrupts
 
     interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
 
@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.cli import status_of
-from experiments.experiment import Failure, Panel, UsageError
+from experiments.parts.cli import status_of
+from experiments.parts.experiment import Failure, Panel, UsageError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,7 +48,7 @@ def learning_curves(
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-    from plasticity.plots import COLOURS, plot_curve
+    from plasticity.results.plots import COLOURS, plot_curve
 
     longest = max(len(of_network) for of_network in rows.values())
     window = max(1, longest // 10)
@@ -107,7 +107,7 @@ def draw(arguments: Sequence[str]) -> None:
         return
     if len(arguments) not in (1, 2):
         raise UsageError(f"{len(arguments)} arguments: say RUN_FOLDER [FILE.png]")
-    from plasticity.record import RecordError, read_rows
+    from plasticity.results.record import RecordError, read_rows
 
     folder = Path(arguments[0])
     target = Path(arguments[1]) if len(arguments) == 2 else Path(f"{folder.resolve().name}.png")

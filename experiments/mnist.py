@@ -7,7 +7,7 @@ neural network of 10 qubits learn 1,000 tasks. Stopped at any moment, the same c
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from experiments import interrupts
+    from experiments.parts import interrupts
 
     interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
 
@@ -18,12 +18,19 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from experiments import cli
-from experiments.experiment import DataOptions, Experiment, Panel, TaskSetting, UsageError, identify
+from experiments.parts import cli
+from experiments.parts.experiment import (
+    DataOptions,
+    Experiment,
+    Panel,
+    TaskSetting,
+    UsageError,
+    identify,
+)
 
 if TYPE_CHECKING:
-    from experiments.arms import Supervised
-    from plasticity.data import Images
+    from experiments.parts.arms import Supervised
+    from plasticity.tasks.images import Images
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,7 @@ QUICK = dataclasses.replace(
 
 def load(config: Config, options: DataOptions) -> Images:
     """Read the images; a blank one has no direction, so nothing to encode as a state."""
-    from plasticity.data import load_images
+    from plasticity.tasks.images import load_images
 
     images = load_images(config.dataset, options.data_root.expanduser())
     images.require_nonzero()
@@ -119,14 +126,14 @@ def build(config: Config, images: Images, network: str) -> Supervised:
     import torch
     from torch.nn.functional import cross_entropy
 
-    from experiments.arms import Supervised
-    from plasticity.circuits import Brickwork
-    from plasticity.learners import Learner, reset_optimizer
-    from plasticity.metrics import Metric, gradient_norm, test_accuracy, weight_norm
-    from plasticity.networks import mlp
-    from plasticity.qnn import QNN, LogOdds
+    from experiments.parts.arms import Supervised
+    from plasticity.learning.learner import Learner, reset_optimizer
+    from plasticity.metrics.measures import Metric, gradient_norm, test_accuracy, weight_norm
+    from plasticity.networks.mlp import mlp
+    from plasticity.quantum.circuits import Brickwork
+    from plasticity.quantum.layer import QNN, LogOdds
     from plasticity.seeding import generator_for
-    from plasticity.streams import PermutedPixels
+    from plasticity.tasks.streams import PermutedPixels
 
     num_qubits = max(2, math.ceil(math.log2(max(images.num_pixels, images.num_classes))))
     generator = generator_for(config.seed, "initial weights")

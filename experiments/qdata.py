@@ -8,7 +8,7 @@ data is computed, the same command goes on.
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from experiments import interrupts
+    from experiments.parts import interrupts
 
     interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
 
@@ -18,14 +18,21 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from experiments import cli
-from experiments.experiment import DataOptions, Experiment, Panel, TaskSetting, UsageError, identify
+from experiments.parts import cli
+from experiments.parts.experiment import (
+    DataOptions,
+    Experiment,
+    Panel,
+    TaskSetting,
+    UsageError,
+    identify,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from experiments.arms import Supervised
-    from plasticity.levels import SpinLevels
+    from experiments.parts.arms import Supervised
+    from plasticity.tasks.levels import SpinLevels
 
 
 @dataclass(frozen=True)
@@ -91,8 +98,8 @@ QUICK = dataclasses.replace(RELEASED, num_sites=6, num_tasks=20, learning_rate=1
 
 def load(config: Config, options: DataOptions) -> SpinLevels:
     """Read the eigenstates, or compute them."""
-    from plasticity.levels import load_levels
-    from plasticity.streams import SpinChainLevels
+    from plasticity.tasks.levels import load_levels
+    from plasticity.tasks.streams import SpinChainLevels
 
     levels = load_levels(config.num_sites, config.levels, options.data_root.expanduser())
     SpinChainLevels(levels, num_tasks=1, seed=0)  # raises if there is no pair
@@ -110,21 +117,21 @@ def build(config: Config, levels: SpinLevels, network: str) -> Supervised:
     """Make an arm: the circuit has a qubit a site, Z is read on the first."""
     import torch
 
-    from experiments.arms import Supervised
-    from plasticity.circuits import Staircase
-    from plasticity.learners import Learner
-    from plasticity.metrics import (
+    from experiments.parts.arms import Supervised
+    from plasticity.learning.learner import Learner
+    from plasticity.metrics.measures import (
         Metric,
         gradient_norm,
         logit_statistics,
         test_accuracy,
         weight_norm,
     )
-    from plasticity.networks import bounded, mlp
-    from plasticity.planning import light_cone
-    from plasticity.qnn import QNN, PauliZ
+    from plasticity.networks.mlp import bounded, mlp
+    from plasticity.quantum.circuits import Staircase
+    from plasticity.quantum.engine.planning import light_cone
+    from plasticity.quantum.layer import QNN, PauliZ
     from plasticity.seeding import generator_for
-    from plasticity.streams import SpinChainLevels
+    from plasticity.tasks.streams import SpinChainLevels
 
     generator = generator_for(config.seed, "initial weights")
     classical, remark = network == "mlp", ""

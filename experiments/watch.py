@@ -23,11 +23,16 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from experiments.ant import Config, Watch
-from experiments.experiment import Failure, UsageError
-from experiments.policies import make_evaluation_environment, make_gymnasium, make_model, seed_for
-from experiments.running import library_errors, progress_bar
-from plasticity.environments import MAX_FRICTION, MIN_FRICTION, set_friction
-from plasticity.record import read_rows
+from experiments.parts.experiment import Failure, UsageError
+from experiments.parts.policies import (
+    make_evaluation_environment,
+    make_gymnasium,
+    make_model,
+    seed_for,
+)
+from experiments.parts.running import library_errors, progress_bar
+from plasticity.results.record import read_rows
+from plasticity.rl.environments import MAX_FRICTION, MIN_FRICTION, set_friction
 
 MAX_CONFIG = 10_000  # bytes; our own configs have fewer than 1,000
 Parsed = TypeVar("Parsed")

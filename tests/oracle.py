@@ -9,7 +9,7 @@ import scipy.linalg
 import tensorcircuit as tc
 import torch
 
-from plasticity.circuits import Ansatz
+from plasticity.quantum.circuits import Ansatz
 
 DATA = Path(__file__).parent / "data"
 PAULI = {

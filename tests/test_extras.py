@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MODULES = ("plasticity.rl", "plasticity.ppo", "plasticity.environments", "plasticity.workers")
+MODULES = (
+    "plasticity.rl.features",
+    "plasticity.rl.ppo",
+    "plasticity.rl.environments",
+    "plasticity.rl.workers",
+)
 COMMANDS = {"train": ["--preset=quick"], "watch": ["--watch", "run", "out.mp4"]}
 # One process for all, since most of its time goes into imports that they share.
 PROGRAM = """

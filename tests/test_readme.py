@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments import cli, running, stopwatch
-from plasticity.data import MNIST_DIGEST
-from plasticity.record import run_name
+from experiments.parts import cli, running, stopwatch
+from plasticity.results.record import run_name
+from plasticity.tasks.images import MNIST_DIGEST
 
 ROOT = Path(__file__).parents[1]
 TEXT = "\n".join(p.read_text() for p in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))])

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from plasticity.circuits import Brickwork
-from plasticity.data import Images
-from plasticity.learners import Intervention, Learner
-from plasticity.networks import mlp
-from plasticity.qnn import QNN, LogOdds
+from plasticity.learning.learner import Intervention, Learner
+from plasticity.networks.mlp import mlp
+from plasticity.quantum.circuits import Brickwork
+from plasticity.quantum.layer import QNN, LogOdds
 from plasticity.seeding import generator_for
-from plasticity.streams import PermutedPixels
+from plasticity.tasks.images import Images
+from plasticity.tasks.streams import PermutedPixels
 
 NUM_PIXELS = 6
 NUM_CLASSES = 3

@@ -1,0 +1,238 @@
+"""PPO's policies as arms of an experiment: environments, networks, evaluation."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import multiprocessing
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+import joblib
+import torch
+from gymnasium import spaces
+from stable_baselines3 import PPO
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+from experiments.parts.arms import Arm, Row
+from experiments.parts.experiment import Failure, UsageError
+from plasticity.rl.environments import Resumable, Slippery, check_resumable, set_friction
+from plasticity.rl.features import MlpFeatures, QuantumFeatures
+from plasticity.rl.ppo import get_state, set_state, train_ppo
+from plasticity.rl.workers import WorkerError, Workers
+from plasticity.seeding import generator_for
+
+if TYPE_CHECKING:
+    from experiments.ant import Config
+
+
+def make_gymnasium(name: str, **options: Any) -> gymnasium.Env:
+    """Make an environment of Gymnasium's; Ant-v4, which the protocol asks for, without advice."""
+    with warnings.catch_warnings():
+        advice = ".*The environment Ant-v4 is out of date"
+        warnings.filterwarnings("ignore", advice, DeprecationWarning)
+        return gymnasium.make(name, **options)
+
+
+def make_environment(name: str, period: int | None, seed: int) -> gymnasium.Env:
+    """Make an environment to train in, whose friction changes every ``period`` of its steps."""
+    env = make_gymnasium(name)
+    if period is not None:
+        env = Slippery(env, period, seed)
+    return Resumable(Monitor(env))
+
+
+def make_evaluation_environment(name: str) -> gymnasium.Env:
+    """Make an environment to evaluate in, whose friction others set."""
+    return Monitor(make_gymnasium(name))
+
+
+class Environments:
+    """Where a config's policies act.
+
+    Args:
+        config: Checked on construction, with an environment made for it.
+        processes: Beside this one, to step them in; None: one for each core. 0: they are stepped
+            in this process.
+
+    Attributes:
+        name: Of the environment, with its version, which ``config.env`` may leave open.
+        remark: What there is to say about it.
+
+    Raises:
+        UsageError: There is no such environment, or a policy or the friction is not for it.
+        Failure: The environment needs a package that is not installed.
+    """
+
+    def __init__(self, config: Config, processes: int | None) -> None:
+        if processes is None:
+            cores = joblib.cpu_count()
+            processes = cores if cores > 1 else 0
+        self._config = config
+        self._processes = min(processes, config.num_envs)
+        self.name = self._checked_name()
+        period = config.friction_period
+        steps = None if period is None else period // config.num_envs
+        self._make = functools.partial(make_environment, self.name, steps, config.seed)
+        self.remark = ""
+        try:
+            check_resumable(self._make)
+        except TypeError as error:
+            raise UsageError(f"--friction-period, --env {config.env}: {error}") from error
+        except ValueError as error:
+            self.remark = (
+                f"{config.env} keeps state that cannot be saved ({error}); training that is "
+                "stopped goes on, but not bit for bit"
+            )
+
+    def _checked_name(self) -> str:
+        """Return the environment's name with its version, if a policy can act in it."""
+        option = f"--env {self._config.env}"
+        try:
+            env = make_gymnasium(self._config.env)
+        except gymnasium.error.DependencyNotInstalled as error:
+            raise Failure(f"{option}: {error}") from error
+        except (gymnasium.error.Error, ImportError) as error:
+            raise UsageError(f"{option}: {error}") from error
+        with contextlib.closing(env):
+            if not isinstance(env.action_space, spaces.Box):
+                raise UsageError(f"{option}: its actions are {env.action_space}, not a Box")
+            try:
+                QuantumFeatures(env.observation_space, self._config.quantum.num_qubits, depth=1)
+            except (TypeError, ValueError) as error:
+                raise UsageError(f"{option}: {error}") from error
+            assert env.spec is not None
+            module, colon, _ = self._config.env.rpartition(":")
+            return f"{module}{colon}{env.spec.id}"
+
+    def training(self) -> VecEnv:
+        """Make the environments of an arm."""
+        makers: list[Callable[[], gymnasium.Env]] = [self._make] * self._config.num_envs
+        if not self._processes:
+            return DummyVecEnv(makers)
+        # One process imports what the others, forked from it, then have.
+        multiprocessing.set_forkserver_preload([__name__])
+        return Workers(makers, self._processes)
+
+    def evaluation(self) -> DummyVecEnv:
+        """Make environments to evaluate an arm in."""
+        make = functools.partial(make_evaluation_environment, self.name)
+        return DummyVecEnv([make] * min(self._config.evaluation_episodes, self._config.num_envs))
+
+
+def make_model(config: Config, network: str, env: VecEnv) -> PPO:
+    """Make stable-baselines3's PPO with the network's policy, untrained.
+
+    It seeds the environments, torch, NumPy and Python.
+    """
+    adam = {"eps": 1e-5, "fused": True}  # the epsilon is stable-baselines3's
+    policy: dict[str, Any] = {"activation_fn": torch.nn.Tanh, "optimizer_kwargs": adam}
+    if network == "quantum":
+        learning_rate = config.quantum.learning_rate
+        policy |= {
+            "features_extractor_class": QuantumFeatures,
+            "features_extractor_kwargs": {
+                "num_qubits": config.quantum.num_qubits,
+                "depth": config.quantum.depth,
+                "scale": config.quantum.scale,
+            },
+            "net_arch": {"pi": [], "vf": []},
+        }
+    else:
+        learning_rate = config.classical.learning_rate
+        policy["net_arch"] = {"pi": list(config.classical.pi), "vf": list(config.classical.vf)}
+        if config.classical.shared:
+            policy |= {
+                "features_extractor_class": MlpFeatures,
+                "features_extractor_kwargs": {"hidden": config.classical.shared},
+            }
+    return PPO(
+        "MlpPolicy",
+        env,
+        learning_rate=learning_rate,
+        n_steps=config.n_steps,
+        batch_size=config.batch_size,
+        n_epochs=config.epochs,
+        gamma=config.gamma,
+        gae_lambda=config.gae_lambda,
+        clip_range=config.clip_range,
+        policy_kwargs=policy,
+        seed=seed_for(config.seed, "ppo"),
+        device=config.device,
+    )
+
+
+def seed_for(seed: int, purpose: str, *indices: int) -> int:
+    """Draw a seed for those who count on from it: runs of neighbouring seeds share none."""
+    return int(torch.randint(2**31, (), generator=generator_for(seed, purpose, *indices)))
+
+
+class PolicyArm(Arm):
+    """A policy that PPO trains."""
+
+    def __init__(self, config: Config, environments: Environments, network: str) -> None:
+        self._config = config
+        self._network = network
+        self._evaluation = environments.evaluation()
+        self._training = environments.training()
+        self.model = make_model(config, network, self._training)
+        self._best: float | None = None
+        parameters = sum(p.numel() for p in self.model.policy.parameters())
+        self.remark = f"{parameters:,} parameters"
+        if environments.remark:
+            self.remark += f"; {environments.remark}"
+
+    def rows(self, start: int, advance: Callable[[int], object]) -> Iterator[Row]:  # noqa: D102
+        config = self._config
+        try:
+            for row in train_ppo(
+                self.model, self.evaluate, total_steps=config.total_steps,
+                evaluation_every=config.evaluation_every, start=start, advance=advance,
+            ):  # fmt: skip
+                if config.friction_period is not None:
+                    row["friction"] = self._friction()
+                yield row
+        except WorkerError as error:
+            raise Failure(f"{error}\nThe same command goes on after the last update.") from error
+
+    def evaluate(self, model: PPO, update: int) -> tuple[list[float], list[int]]:
+        """Return returns and lengths of episodes, on the floor as it is in training."""
+        if self._config.friction_period is not None:
+            friction = self._friction()
+            for env in self._evaluation.envs:
+                set_friction(env, friction)
+        self._evaluation.seed(seed_for(self._config.seed, "evaluation", update))
+        returns, lengths = evaluate_policy(
+            model, self._evaluation, self._config.evaluation_episodes, return_episode_rewards=True
+        )
+        return [float(r) for r in returns], [int(n) for n in lengths]  # type: ignore[union-attr]
+
+    def state_dict(self) -> dict[str, Any]:  # noqa: D102
+        return {"ppo": get_state(self.model), "best": self._best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102
+        set_state(self.model, state["ppo"])
+        self._best = state["best"]
+
+    def files(self, row: Row) -> Mapping[str, bytes]:
+        """Return the policy after ``row``, also as the best one if no evaluation was better."""
+        policy = io.BytesIO()
+        self.model.save(policy)
+        files = {f"{self._network}_last_policy.zip": policy.getvalue()}
+        score = row.get("evaluation_return")
+        if score is not None and (self._best is None or score > self._best):
+            self._best = score
+            files[f"{self._network}_best_policy.zip"] = policy.getvalue()
+        return files
+
+    def close(self) -> None:  # noqa: D102
+        self._training.close()
+        self._evaluation.close()
+
+    def _friction(self) -> float:
+        return self._training.get_attr("current_friction", indices=0)[0]

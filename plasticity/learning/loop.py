@@ -1,0 +1,72 @@
+"""The supervised training loop: a generator of rows, one a task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from plasticity.learning.learner import Learner
+from plasticity.metrics.measures import Metric
+from plasticity.seeding import generator_for
+from plasticity.tasks.streams import TaskStream
+
+Row = dict[str, float]
+
+
+class Diverged(Exception):
+    """Training has left the numbers: the loss is not finite."""
+
+
+def train_on_stream(
+    learner: Learner,
+    stream: TaskStream,
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    metrics: Sequence[Metric] = (),
+    start: int = 0,
+) -> Iterator[Row]:
+    """Train on one task after the other and yield a row for each.
+
+    The order of the samples is a function of ``(seed, task, epoch)``, so that training can start at
+    any task from the learner's state after the task before, and so that two learners see the same
+    batches. The last batch of an epoch may be smaller.
+
+    Args:
+        learner: Trained in place.
+        stream: The tasks.
+        epochs: Passes over a task's training samples.
+        batch_size: Samples an update.
+        seed: Decides the order of the samples.
+        metrics: What to measure.
+        start: First task.
+
+    Yields:
+        ``{"task": index, "train_loss": mean over the last epoch in nats, <metric>: value}``; when
+        it is yielded, the learner is in its state after the task.
+
+    Raises:
+        Diverged: The loss of a task is not finite.
+    """
+    for index in range(start, len(stream)):
+        task = stream[index]
+        learner.start_task(index)
+        row: Row = {"task": index}
+        for metric in (m for m in metrics if m.due("before", index)):
+            row |= metric.columns(learner, task)
+        num_samples = len(task.train)
+        for epoch in range(epochs):
+            generator = generator_for(seed, "order", index, epoch)
+            order = torch.randperm(num_samples, generator=generator).to(learner.device)
+            loss_sum = torch.zeros((), device=learner.device)
+            for indices in order.split(batch_size):
+                x, y = task.train.batch(indices)
+                loss_sum += learner.update(x, y) * len(indices)
+        row["train_loss"] = float(loss_sum) / num_samples
+        if not torch.isfinite(loss_sum):
+            raise Diverged(f"the training loss of task {index} is {row['train_loss']}")
+        for metric in (m for m in metrics if m.due("after", index)):
+            row |= metric.columns(learner, task)
+        yield row

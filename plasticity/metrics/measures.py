@@ -1,0 +1,322 @@
+"""What is measured: a metric is a function of learner and task, and when it is due.
+
+A metric leaves the learner and all random states as it found them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from plasticity.learning.learner import Learner
+from plasticity.quantum.layer import QNN
+from plasticity.seeding import generator_for
+from plasticity.tasks.streams import Samples, Task
+
+GRADIENT_BATCH = 128
+"""Samples of the gradient norm (protocol "Permuted MNIST")."""
+
+EVALUATION_BATCH = 2_000
+"""Samples evaluated at once: bounds memory, decides nothing else."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A quantity and its schedule.
+
+    Attributes:
+        name: Its column in the rows.
+        fn: From the learner and the task at hand to a number, or to several by name; those become
+            columns ``<name>_<key>``.
+        when: Before the task's first update or after its last.
+        every: Due at tasks 0, every, 2 every, ...
+    """
+
+    name: str
+    fn: Callable[[Learner, Task], float | Mapping[str, float]]
+    when: Literal["before", "after"] = "after"
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.when not in ("before", "after") or self.every < 1:
+            raise ValueError(f"metric {self.name}: when={self.when!r}, every={self.every}")
+
+    def due(self, when: str, index: int) -> bool:
+        """Tell whether the metric is to be taken at this point of task ``index``."""
+        return when == self.when and index % self.every == 0
+
+    def columns(self, learner: Learner, task: Task) -> dict[str, float]:
+        """Take the metric and return its columns of the row."""
+        value = self.fn(learner, task)
+        if isinstance(value, Mapping):
+            return {f"{self.name}_{key}": number for key, number in value.items()}
+        return {self.name: value}
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _batches(samples: Samples) -> Iterator[tuple[Tensor, Tensor]]:
+    for start in range(0, len(samples), EVALUATION_BATCH):
+        yield samples.batch(slice(start, start + EVALUATION_BATCH))
+
+
+def class_logits(outputs: Tensor) -> Tensor:
+    """Return a logit a class: a single output is that of class 1, beside 0 for class 0.
+
+    Args:
+        outputs: Of a network, ``(..., classes)`` or ``(..., 1)``, whose sigmoid is p(1 | x).
+    """
+    if outputs.shape[-1] > 1:
+        return outputs
+    return torch.cat([torch.zeros_like(outputs), outputs], -1)
+
+
+def test_accuracy(learner: Learner, task: Task) -> float:
+    """Return the fraction of the task's test samples whose largest logit is the label's."""
+    with torch.no_grad(), _evaluating(learner.network):
+        right = [
+            (class_logits(learner.network(x)).argmax(1) == y).sum() for x, y in _batches(task.test)
+        ]
+    return int(torch.stack(right).sum()) / len(task.test)
+
+
+test_accuracy.__test__ = False  # type: ignore[attr-defined]  # not a test of pytest's
+
+
+def weight_norm(learner: Learner, task: Task) -> float:
+    """Return the mean Frobenius norm of the weight tensors; NaN where there is none.
+
+    Weight tensors are the matrices of linear layers, without biases, and of a QNN its angles split
+    by ``ansatz.gate_groups`` (even and odd bricks). Of any other module they are its own parameters
+    of two dimensions or more. Source: protocol "Permuted MNIST".
+    """
+    norms = [
+        torch.linalg.vector_norm(part)
+        for module in learner.network.modules()
+        for part in _weights(module)
+    ]
+    return float(torch.stack(norms).mean()) if norms else math.nan
+
+
+def _weights(module: nn.Module) -> list[Tensor]:
+    if isinstance(module, QNN):
+        return [module.angles.detach()[list(g)] for g in module.ansatz.gate_groups]
+    return [p.detach() for p in module.parameters(recurse=False) if p.dim() > 1]
+
+
+def gradient_norm(learner: Learner, task: Task) -> float:
+    """Return the mean norm of the loss's gradient over the parameter tensors.
+
+    On the task's first 128 training samples; biases count as tensors of their own, and a QNN's
+    angles are split as in ``weight_norm``. Source: protocol "Permuted MNIST".
+    """
+    groups = {
+        id(module.angles): module.ansatz.gate_groups
+        for module in learner.network.modules()
+        if isinstance(module, QNN)
+    }
+    parameters = list(learner.network.parameters())
+    x, y = task.train.batch(slice(0, GRADIENT_BATCH))
+    with torch.enable_grad(), _evaluating(learner.network):
+        gradients = torch.autograd.grad(learner.loss(learner.network(x), y), parameters)
+    norms = []
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parts = [gradient[list(g)] for g in groups.get(id(parameter), ())] or [gradient]
+        norms += [torch.linalg.vector_norm(part) for part in parts]
+    return float(torch.stack(norms).mean())
+
+
+# --------------------------------------------------------------------------- Fisher information
+PROBE_SAMPLES = 64
+"""Samples of a Fisher probe (protocol "Split CIFAR-100")."""
+
+JACOBIAN_NUMBERS = 2**23
+"""Numbers of per-sample gradients held at once: bounds memory, decides nothing else."""
+
+
+def fisher_traces(network: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
+    """Return the traces of the empirical and of the true Fisher information, exactly.
+
+    With g_c the gradient of log p(c | x) in all parameters and p the softmax of the outputs (for a
+    single output: the sigmoid of it, labels 0 and 1), these are the means over samples of
+
+    * empirical: ||g_y||^2 at the observed label y (what the released program calls the trace);
+    * true: sum_c p_c ||g_c||^2, the expectation over the model's own labels.
+
+    Both follow from the Gram matrix of the gradients of logit differences d_k = l_k - l_0, since
+    g_c = sum_k (delta_ck - p_k) grad d_k: classes - 1 backward passes, for all samples together.
+    The large gradients of linear layers are never formed: their inner products are those of the
+    layer's inputs times those of the gradients of its outputs (Goodfellow 2015, arXiv:1510.01799).
+    That holds where a layer sees each sample once and shares nothing; others go the long way.
+    A complex parameter counts as its real and its imaginary part.
+    Source: Kunstner, Hennig and Balles 2019, "Limitations of the empirical Fisher approximation".
+
+    Args:
+        network: Any classifier whose samples do not see each other.
+        x: ``(samples, features)``.
+        y: ``(samples,)``, int64.
+    """
+    layers = _layers_used_once(network, x[:1])
+    parameters = {
+        name: torch.view_as_real(p.detach()) if p.is_complex() else p.detach()
+        for name, p in network.named_parameters()
+        if name.rpartition(".")[0] not in layers
+    }
+    complex_ones = {name for name, p in network.named_parameters() if p.is_complex()}
+    shifts = {name: x.new_zeros(layer.out_features) for name, layer in layers.items()}
+
+    def differences(
+        parameters: dict[str, Tensor], shifts: dict[str, Tensor], sample: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, dict[str, Tensor]]]:
+        inputs: dict[str, Tensor] = {}
+
+        def shifted(name: str, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            inputs[name] = given[0]
+            return output + shifts[name]
+
+        hooks = [
+            layer.register_forward_hook(
+                lambda _, given, output, name=name: shifted(name, given, output)
+            )
+            for name, layer in layers.items()
+        ]
+        given_back = {
+            name: torch.view_as_complex(p) if name in complex_ones else p
+            for name, p in parameters.items()
+        }
+        try:
+            logits = torch.func.functional_call(network, given_back, (sample.unsqueeze(0),))[0]
+        finally:
+            for hook in hooks:
+                hook.remove()
+        logits = class_logits(logits)
+        return logits[1:] - logits[0], (logits.detach(), inputs)
+
+    jacobian = torch.func.vmap(
+        torch.func.jacrev(differences, argnums=(0, 1), has_aux=True), in_dims=(None, None, 0)
+    )
+    empirical = true = 0.0
+    with _evaluating(network), torch.no_grad():
+        num_differences = max(1, network(x[:1]).shape[1] - 1)
+        held = sum(p.numel() for p in (*parameters.values(), *shifts.values())) * num_differences
+        chunk = max(1, JACOBIAN_NUMBERS // held)
+        for some_x, some_y in zip(x.split(chunk), y.split(chunk), strict=True):
+            (gradients, deltas), (logits, inputs) = jacobian(parameters, shifts, some_x)
+            gram = x.new_zeros(())
+            for gradient in gradients.values():
+                rows = gradient.reshape(*gradient.shape[:2], -1)
+                gram = gram + rows @ rows.mT
+            for name, delta in deltas.items():
+                # The weight's gradient is the outer product of delta and input, the bias's delta.
+                square = inputs[name].square().flatten(1).sum(1) + (layers[name].bias is not None)
+                gram = gram + delta @ delta.mT * square[:, None, None]
+            p = logits.softmax(1)
+            of_labels = torch.eye(p.shape[1], dtype=p.dtype, device=p.device) - p.unsqueeze(1)
+            weights = of_labels[:, :, 1:]  # (samples, classes, differences)
+            squared_norms = torch.einsum("sck,skl,scl->sc", weights, gram, weights)
+            empirical += float(squared_norms.gather(1, some_y.unsqueeze(1)).sum())
+            true += float((p * squared_norms).sum())
+    return empirical / len(x), true / len(x)
+
+
+def _layers_used_once(network: nn.Module, x: Tensor) -> dict[str, nn.Linear]:
+    """Find the linear layers that see each sample once, as a vector, and share no parameter."""
+    layers = {name: m for name, m in network.named_modules() if type(m) is nn.Linear}
+    shapes: dict[str, list[torch.Size]] = {name: [] for name in layers}
+    hooks = [
+        layer.register_forward_hook(
+            lambda _, given, output, name=name: shapes[name].append(given[0].shape)
+        )
+        for name, layer in layers.items()
+    ]
+    try:
+        with torch.no_grad(), _evaluating(network):
+            network(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    users = Counter(id(p) for _, p in network.named_parameters(remove_duplicate=False))
+    return {
+        name: layer
+        for name, layer in layers.items()
+        if shapes[name] == [(1, layer.in_features)]
+        and all(users[id(p)] == 1 for p in layer.parameters())
+    }
+
+
+@dataclass(frozen=True)
+class FisherProbe:
+    """Both Fisher traces on a probe that never changes and on the current task's.
+
+    Each as the trace, per parameter, and relative to its value at initialisation on the fixed
+    probe. The fixed probe is old data: what is forgotten moves it. The current one tells how
+    sensitive the network is to what it is learning now.
+
+    Attributes:
+        fixed: Inputs and labels of the fixed probe (the released program's: from task 0).
+        initial: ``fisher_traces`` of the untrained network on it.
+        seed: Decides which of a task's training samples are its probe.
+    """
+
+    fixed: tuple[Tensor, Tensor]
+    initial: tuple[float, float]
+    seed: int
+
+    @classmethod
+    def of(cls, network: nn.Module, first: Task, seed: int) -> FisherProbe:
+        """Make the probe from the untrained network and the first task."""
+        fixed = probe(first, seed)
+        return cls(fixed, fisher_traces(network, *fixed), seed)
+
+    def __call__(self, learner: Learner, task: Task) -> dict[str, float]:
+        """Return the columns."""
+        num_parameters = sum(p.numel() for p in learner.network.parameters())
+        columns = {}
+        for where, samples in (("task0", self.fixed), ("current", probe(task, self.seed))):
+            traces = fisher_traces(learner.network, *samples)
+            for kind, trace, initial in zip(
+                ("empirical", "true"), traces, self.initial, strict=True
+            ):
+                columns[f"{kind}_{where}"] = trace
+                columns[f"{kind}_{where}_per_parameter"] = trace / num_parameters
+                columns[f"{kind}_{where}_relative"] = trace / initial if initial else math.nan
+        return columns
+
+
+def probe(task: Task, seed: int) -> tuple[Tensor, Tensor]:
+    """Return ``PROBE_SAMPLES`` of the task's training samples, the same at every call."""
+    order = torch.randperm(len(task.train), generator=generator_for(seed, "probe", task.index))
+    return task.train.batch(order[:PROBE_SAMPLES])
+
+
+def logit_statistics(learner: Learner, task: Task) -> dict[str, float]:
+    """Return the means over the test samples of p(1 - p), p of the label, and of all |logit|.
+
+    p(1 - p) is by how much the loss's gradient is damped where the network is sure; bounded logits
+    keep it from vanishing.
+    """
+    spread, magnitude, outputs = 0.0, 0.0, 0
+    with torch.no_grad(), _evaluating(learner.network):
+        for x, y in _batches(task.test):
+            logits = learner.network(x)
+            p = class_logits(logits).softmax(1).gather(1, y.unsqueeze(1))
+            spread += float((p * (1 - p)).sum())
+            magnitude += float(logits.abs().sum())
+            outputs += logits.numel()
+    return {"label_variance": spread / len(task.test), "magnitude": magnitude / outputs}

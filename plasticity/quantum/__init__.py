@@ -1,0 +1,1 @@
+"""The quantum layer: circuits, readouts, and what evaluates them."""

@@ -1,0 +1,1 @@
+"""How a circuit is evaluated fast; only the layer calls it."""

@@ -1,0 +1,143 @@
+"""Two-qubit gates as exponentials of Pauli words, all of a circuit in one call."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plasticity.quantum.engine.constants import cached_constants
+from plasticity.quantum.engine.transforms import is_forward_mode, over_batched_gradients
+
+
+@lru_cache
+def pauli_words() -> np.ndarray:
+    """Return the P_k of ``plasticity.quantum.circuits`` in its order, ``(15, 4, 4)`` complex128."""
+    letters = [
+        np.array(m, dtype=np.complex128)
+        for m in ([[1, 0], [0, 1]], [[0, 1], [1, 0]], [[0, -1j], [1j, 0]], [[1, 0], [0, -1]])
+    ]
+    return np.stack([np.kron(a, b) for a, b in itertools.product(letters, letters)][1:])
+
+
+@cached_constants
+def _pauli_basis(device: torch.device) -> tuple[Tensor]:
+    """Return P_k as rows of interleaved real and imaginary parts, ``(15, 32)`` float64."""
+    words = torch.from_numpy(pauli_words()).reshape(15, 16)
+    return (torch.view_as_real(words).reshape(15, 32).to(device),)
+
+
+def exponentials(angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return exp(-iH) with the eigenvalues and eigenvectors of H = sum_k angles_k P_k.
+
+    Computed in complex128 whatever the angles' dtype: at 4x4 it costs the same.
+    """
+    hamiltonian = _hamiltonian(angles)
+    try:
+        levels, vectors = torch.linalg.eigh(hamiltonian)
+    except torch.linalg.LinAlgError:  # angles that are not finite give NaN, as any layer would
+        levels = torch.full_like(hamiltonian[..., 0].real, math.nan)
+        vectors = torch.full_like(hamiltonian, math.nan)
+    phases = torch.polar(torch.ones_like(levels), -levels)
+    return (vectors * phases.unsqueeze(-2)) @ vectors.mH, levels, vectors
+
+
+def pull_to_angles(grad: Tensor, levels: Tensor, vectors: Tensor) -> Tensor:
+    """Return the gradient of the angles from that of the gates, float64 (Daleckii-Krein).
+
+    With H = V diag(l) V*, the derivative of exp(-iH) in direction E is V (F o (V* E V)) V*, where
+    F_jk = (exp(-i l_j) - exp(-i l_k)) / (l_j - l_k) = -i exp(-i (l_j + l_k)/2) sinc((l_j - l_k)/2),
+    which is smooth at equal eigenvalues (Higham, Functions of Matrices, theorem 3.11).
+    """
+    half = levels / 2
+    mean = half.unsqueeze(-1) + half.unsqueeze(-2)
+    gap = half.unsqueeze(-1) - half.unsqueeze(-2)
+    # The conjugate of F: i exp(i mean) sinc(gap); torch's sinc has a factor pi.
+    quotient = torch.polar(torch.sinc(gap / math.pi), mean + math.pi / 2)
+    adjoint = vectors.mH
+    return _along_paulis(vectors @ (quotient * (adjoint @ grad @ vectors)) @ adjoint)
+
+
+class _GateExponential(torch.autograd.Function):
+    """The gates and their derivatives, for ``torch.func`` and higher derivatives."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return exponentials(angles)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        _, levels, vectors = output
+        ctx.mark_non_differentiable(levels, vectors)
+        ctx.save_for_backward(inputs[0], levels, vectors)
+
+    @staticmethod
+    @over_batched_gradients
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> Tensor:
+        if is_forward_mode():
+            return _by_matrix_exponential(grad, ctx.saved_tensors[0])
+        return _GateExponentialBackward.apply(grad, *ctx.saved_tensors)
+
+
+class _GateExponentialBackward(torch.autograd.Function):
+    """The map from the gradient of the gates to that of the angles, itself differentiable."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(grad: Tensor, angles: Tensor, levels: Tensor, vectors: Tensor) -> Tensor:
+        return pull_to_angles(grad, levels, vectors).to(angles.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs[:2])
+
+    @staticmethod
+    @over_batched_gradients
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        pull_back = torch.func.vjp(_by_matrix_exponential, *ctx.saved_tensors)[1]
+        return *pull_back(grad), None, None
+
+
+def _by_matrix_exponential(grad: Tensor, angles: Tensor) -> Tensor:
+    """Do what ``pull_to_angles`` does by functions that torch itself differentiates in any way.
+
+    That is, without eigenvectors, whose derivatives are singular at equal eigenvalues: the adjoint
+    derivative at X is the upper right block of exp [[X*, G], [0, X*]] (Higham, theorem 3.6).
+    """
+    adjoint = 1j * _hamiltonian(angles)
+    blank = torch.zeros_like(adjoint)
+    both = torch.cat([torch.cat([adjoint, grad], -1), torch.cat([blank, adjoint], -1)], -2)
+    inner = 1j * torch.linalg.matrix_exp(both)[..., :4, 4:]
+    return _along_paulis(inner).to(angles.dtype)
+
+
+def _along_paulis(grad_hamiltonian: Tensor) -> Tensor:
+    parts = torch.view_as_real(grad_hamiltonian.resolve_conj()).flatten(-3)
+    return parts @ _pauli_basis(grad_hamiltonian.device)[0].T
+
+
+def _hamiltonian(angles: Tensor) -> Tensor:
+    parts = angles.double() @ _pauli_basis(angles.device)[0]
+    return torch.view_as_complex(parts.unflatten(-1, (16, 2))).unflatten(-1, (4, 4))
+
+
+def gate_matrices(angles: Tensor) -> Tensor:
+    """Return the gates exp(-i sum_k angles[g, k] P_k).
+
+    Args:
+        angles: ``(gates, 15)``, float32 or float64, radians.
+
+    Returns:
+        ``(gates, 4, 4)`` complex128, unitary to rounding. Differentiable any number of times.
+    """
+    if is_forward_mode():
+        return torch.linalg.matrix_exp(-1j * _hamiltonian(angles))
+    return _GateExponential.apply(angles)[0]

@@ -1,0 +1,372 @@
+"""How the gates of an ansatz are fused into blocks, and what is cheapest to carry through them."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Literal
+
+from torch import Tensor
+
+from plasticity.quantum.circuits import Ansatz
+
+BLOCK_QUBITS = 4
+"""Qubits of a block. A brickwork's 2x2 diamond of four gates fills a 16x16 matrix exactly: as many
+multiplications as gate by gate (4 x 4 per amplitude), in one well-shaped product, not four."""
+
+
+@dataclass(frozen=True)
+class Transposition:
+    """Transpose the qubit axes of a ``(2**n, vectors)`` array; neighbours that stay so are one."""
+
+    shape: tuple[int, ...]  # of the runs of qubits, and -1 for the vectors
+    axes: tuple[int, ...]
+
+    @classmethod
+    def between(cls, old: tuple[int, ...], new: tuple[int, ...]) -> Transposition | None:
+        """Make the transposition from one order of the qubits to another, or None."""
+        places = [old.index(q) for q in new]
+        starts = [k for k, p in enumerate(places) if k == 0 or p != places[k - 1] + 1]
+        lengths = [b - a for a, b in itertools.pairwise([*starts, len(places)])]
+        if len(starts) == 1:
+            return None
+        in_old_order = sorted(range(len(starts)), key=lambda run: places[starts[run]])
+        shape = tuple(2 ** lengths[run] for run in in_old_order)
+        return cls((*shape, -1), (*map(in_old_order.index, range(len(starts))), len(starts)))
+
+    @cached_property
+    def inverse(self) -> Transposition:
+        """Return the transposition back."""
+        order = sorted(range(len(self.axes)), key=self.axes.__getitem__)
+        return Transposition(tuple(self.shape[axis] for axis in self.axes), tuple(order))
+
+    def view(self, state: Tensor) -> Tensor:
+        """Return the transposed state as a view of more dimensions."""
+        return state.view(self.shape).permute(self.axes)
+
+
+@dataclass(frozen=True)
+class Step:
+    """Apply one block to a window of neighbouring axes."""
+
+    before: Transposition | None  # to be done first
+    left: int  # amplitudes to the left of the window
+    block: int  # which block
+
+
+Slot = tuple[int, tuple[int, ...]]
+
+
+@dataclass(frozen=True, eq=False)  # compared and hashed by identity: there is one of each
+class Plan:
+    """How a sequence of gates is fused into blocks and swept over the state.
+
+    Attributes:
+        num_qubits: Qubits of the state.
+        width: Qubits of a block.
+        gates: Which of the ansatz's gates act, in order.
+        flipped: Those of them whose first qubit comes second in the window.
+        layers: Slots side by side in a block, layer by layer, in order. A slot is ``(position in
+            the window, gate of each block)``; a block that has no gate in a slot has ``len(gates)``
+            there, the identity.
+        steps: One a block.
+        transposed: Multiply by the blocks' transposes.
+        after: Transposition of the qubit axes after the last step.
+        observed: For an expectation value, where its qubit is after the last step: only the
+            amplitudes of states in which it is 0 are made, in whatever order they are then.
+    """
+
+    num_qubits: int
+    width: int
+    gates: tuple[int, ...]
+    flipped: tuple[bool, ...]
+    layers: tuple[tuple[Slot, ...], ...]
+    steps: tuple[Step, ...]
+    after: Transposition | None
+    observed: int | None = None
+    transposed: bool = False
+
+
+def light_cone(ansatz: Ansatz, qubit: int | None) -> tuple[int, ...]:
+    """List the gates that an observable on one qubit depends on (all gates for ``qubit=None``)."""
+    if qubit is None:
+        return tuple(range(ansatz.num_gates))
+    seen, gates = {qubit}, []
+    for gate in reversed(range(ansatz.num_gates)):
+        if seen & set(ansatz.pairs[gate]):
+            seen |= set(ansatz.pairs[gate])
+            gates.append(gate)
+    return tuple(reversed(gates))
+
+
+@lru_cache
+def make_plan(ansatz: Ansatz, qubit: int | None = None, width: int = BLOCK_QUBITS) -> Plan:
+    """Fuse the gates in the light cone of ``qubit`` into blocks of ``width`` qubits.
+
+    Greedy: of all windows of neighbouring qubits (around the ring, if some gate goes around), take
+    the one that can absorb most of the gates that are due, until none is left.
+    """
+    n = ansatz.num_qubits
+    width = min(width, n)
+    gates = light_cone(ansatz, qubit)
+    pairs = [ansatz.pairs[g] for g in gates]
+    queues: list[list[int]] = [[k for k, pair in enumerate(pairs) if q in pair] for q in range(n)]
+    heads = [0] * n
+    windows = _windows(n, width, pairs)
+    blocks: list[tuple[tuple[int, ...], list[tuple[int, int]]]] = []
+    while any(head < len(queue) for head, queue in zip(heads, queues, strict=True)):
+        candidates = [(_absorb(window, queues, heads), window) for window in windows]
+        content, window = max(candidates, key=lambda candidate: len(candidate[0]))
+        for gate, _ in content:
+            for q in pairs[gate]:
+                heads[q] += 1
+        blocks.append((window, content))
+    steps, order = _steps(n, [window for window, _ in blocks])
+    after = Transposition.between(order, tuple(range(n))) if qubit is None else None
+    observed = None if qubit is None else order.index(qubit)
+    flipped = [False] * len(gates)
+    for window, content in blocks:
+        for gate, position in content:
+            flipped[gate] = window[position] != pairs[gate][0]
+    layers = _layers(blocks, len(gates))
+    return Plan(n, width, gates, tuple(flipped), layers, steps, after, observed)
+
+
+def _windows(n: int, width: int, pairs: list[tuple[int, int]]) -> list[tuple[int, ...]]:
+    """List the windows that gates may be fused in, so that every pair stands together in one."""
+    around = n > 2 and any(abs(a - b) == n - 1 for a, b in pairs)
+    starts = range(n) if around else range(n - width + 1)
+    windows = [tuple((s + k) % n for k in range(width)) for s in starts]
+    for a, b in sorted({(min(pair), max(pair)) for pair in pairs}):
+        if b - a != 1 and not (around and b - a == n - 1):
+            windows.append((a, b, *[q for q in range(n) if q not in (a, b)][: width - 2]))
+    return windows
+
+
+def _absorb(
+    window: tuple[int, ...], queues: list[list[int]], heads: list[int]
+) -> list[tuple[int, int]]:
+    """List (gate, position) of the gates that are due, one after the other, inside the window."""
+    heads = heads.copy()
+    content: list[tuple[int, int]] = []
+    progress = True
+    while progress:
+        progress = False
+        for position, (a, b) in enumerate(itertools.pairwise(window)):
+            while (
+                heads[a] < len(queues[a])
+                and heads[b] < len(queues[b])
+                and queues[a][heads[a]] == queues[b][heads[b]]
+            ):
+                content.append((queues[a][heads[a]], position))
+                heads[a] += 1
+                heads[b] += 1
+                progress = True
+    return content
+
+
+def _layers(
+    blocks: list[tuple[tuple[int, ...], list[tuple[int, int]]]], identity: int
+) -> tuple[tuple[Slot, ...], ...]:
+    """Align the gates of all blocks, so that one batched product serves a layer of all blocks.
+
+    A gate's layer is its depth inside its block, even at even positions and odd at odd ones, so
+    that the gates of a layer stand side by side and blocks may start on either kind of brick.
+    """
+    table: dict[int, dict[int, list[int]]] = {}
+    for block, (window, content) in enumerate(blocks):
+        depths = [-1] * len(window)
+        for gate, position in content:
+            depth = max(depths[position], depths[position + 1]) + 1
+            depth += (depth + position) % 2
+            depths[position] = depths[position + 1] = depth
+            slots = table.setdefault(depth, {})
+            slots.setdefault(position, [identity] * len(blocks))[block] = gate
+    return tuple(
+        tuple((position, tuple(gates)) for position, gates in sorted(table[depth].items()))
+        for depth in sorted(table)
+    )
+
+
+def _steps(n: int, windows: list[tuple[int, ...]]) -> tuple[tuple[Step, ...], tuple[int, ...]]:
+    """Lay the qubits so that each window is contiguous, and as rarely as possible anew.
+
+    Returns:
+        The steps, and the order of the qubits after the last.
+    """
+
+    def place(order: tuple[int, ...], window: tuple[int, ...]) -> int | None:
+        start = order.index(window[0])
+        return start if order[start : start + len(window)] == window else None
+
+    def fits(order: tuple[int, ...], first: int) -> int:
+        count = 0
+        while first + count < len(windows) and place(order, windows[first + count]) is not None:
+            count += 1
+        return count
+
+    order = natural = tuple(range(n))
+    rotations = [natural[k:] + natural[:k] for k in range(n)]
+    steps = []
+    for k, window in enumerate(windows):
+        before = None
+        if place(order, window) is None:
+            moved = window + tuple(q for q in natural if q not in window)
+            new = max([*rotations, moved], key=lambda candidate: fits(candidate, k))
+            before, order = Transposition.between(order, new), new
+        start = place(order, window)
+        assert start is not None
+        steps.append(Step(before, 2**start, k))
+    return tuple(steps), order
+
+
+@lru_cache
+def reversed_plan(plan: Plan) -> Plan:
+    """Return the plan of the transposed matrix: the blocks' transposes in the opposite order.
+
+    Raises:
+        ValueError: The plan is of an expectation value, which has no few rows.
+    """
+    if plan.observed is not None:
+        raise ValueError("an expectation value depends on all rows: carry columns or states")
+    # Backwards, the inverse of what comes before a step comes after it: before the next one.
+    moves = [*(step.before for step in plan.steps), plan.after]
+    inverses = [move and move.inverse for move in moves]
+    steps = tuple(
+        Step(inverses[k + 1], plan.steps[k].left, plan.steps[k].block)
+        for k in reversed(range(len(plan.steps)))
+    )
+    return replace(plan, steps=steps, after=inverses[0], transposed=not plan.transposed)
+
+
+@dataclass(frozen=True)
+class Product:
+    """The part of a block that a step multiplies, and onto what.
+
+    Attributes:
+        left: Amplitudes to the left of the window.
+        right: Amplitudes to the right of it, of each vector.
+        width: Qubits of the window.
+        absent: Places in the window whose qubit is still in |0>: their other columns act on zeros.
+        observed: Place in the window whose qubit is read as 0: the other rows are not read.
+    """
+
+    left: int
+    right: int
+    width: int
+    absent: tuple[int, ...]
+    observed: int | None
+
+    @property
+    def columns(self) -> int:
+        """Count the columns of the part."""
+        return int(2 ** (self.width - len(self.absent)))
+
+    @property
+    def rows(self) -> int:
+        """Count the rows of the part."""
+        return int(2 ** (self.width - (self.observed is not None)))
+
+    @property
+    def is_whole(self) -> bool:
+        """Tell whether the part is the block."""
+        return not self.absent and self.observed is None
+
+    def select(self, matrix: Tensor) -> Tensor:
+        """View the part of a ``(2**width, 2**width)`` matrix, with an axis for each bit."""
+        rows = [0 if place == self.observed else slice(None) for place in range(self.width)]
+        columns = [0 if place in self.absent else slice(None) for place in range(self.width)]
+        return matrix.view((2,) * (2 * self.width))[(*rows, *columns)]
+
+
+@lru_cache
+def products(plan: Plan, count: int | None = None) -> tuple[Product, ...]:
+    """List what each step multiplies.
+
+    With ``count``, the initial states are the leading ``count`` basis states, in which all but the
+    last few qubits are in |0>; a qubit enters with the first block that acts on it.
+    """
+    n, width = plan.num_qubits, plan.width
+    present = [count is None or q >= n - (count - 1).bit_length() for q in range(n)]
+    if not _all_enter(plan, present):
+        present = [True] * n
+    result = []
+    for k, step in enumerate(plan.steps):
+        start = step.left.bit_length() - 1
+        end = start + width
+        absent = tuple(place for place in range(width) if not present[start + place])
+        observed = None
+        if plan.observed is not None and k == len(plan.steps) - 1:
+            observed = plan.observed - start
+        left, right = 2 ** sum(present[:start]), 2 ** sum(present[end:])
+        result.append(Product(left, right, width, absent, observed))
+        present[start:end] = [True] * width
+    return tuple(result)
+
+
+def _all_enter(plan: Plan, present: list[bool]) -> bool:
+    """Tell whether blocks act on all absent qubits before any qubits are transposed."""
+    entered = {q for q, is_present in enumerate(present) if is_present}
+    for step in plan.steps:
+        if step.before is not None:
+            break
+        start = step.left.bit_length() - 1
+        entered |= set(range(start, start + plan.width))
+    return len(entered) == plan.num_qubits
+
+
+# ------------------------------------------------------------------------------------ cost model
+Carry = Literal["rows", "columns", "states"]
+
+REUSE = 10
+"""How many batches one contracted matrix is expected to serve while no gradient is asked for."""
+
+
+def floating_point_operations(
+    carry: Carry, plan: Plan, *, batch: int, features: int, outcomes: int | None, grad: bool
+) -> float:
+    """Estimate the work of one evaluation, with its backward pass if ``grad``.
+
+    A sweep multiplies a 2**width square matrix onto every window: 8 real operations for each of
+    2**width x 2**n x vectors complex products a block (fewer at both ends: ``products``), where the
+    vectors are the outcomes (rows), the features (columns) or the batch (states); backward does it
+    twice more. Rows and columns are then multiplied with the batch of real inputs: 4 operations for
+    each of batch x features x (outcomes or amplitudes), and once more backward. Where weights stand
+    still, a matrix serves ``REUSE`` batches.
+
+    Args:
+        carry: What is carried through the gates.
+        plan: The gates that act.
+        batch: Samples.
+        features: Leading basis states that the inputs touch.
+        outcomes: Leading basis states that are read, or None for an expectation value.
+        grad: Whether a backward pass follows.
+    """
+    if carry == "rows":
+        if outcomes is None:
+            return float("inf")  # an expectation value has no few rows
+        plan, vectors, width = reversed_plan(plan), outcomes, outcomes
+    elif carry == "columns":
+        amplitudes = 2**plan.num_qubits // (1 if plan.observed is None else 2)
+        vectors, width = features, outcomes or amplitudes
+    else:
+        vectors, width = batch, 0
+    parts = products(plan, None if carry == "states" else vectors)
+    sweep = 8 * vectors * sum(part.left * part.right * part.rows * part.columns for part in parts)
+    sweep *= 3 if grad else 1
+    if carry == "states":
+        return sweep
+    return sweep / (1 if grad else REUSE) + 4 * batch * features * width * (2 if grad else 1)
+
+
+@lru_cache(maxsize=1024)
+def cheapest(plan: Plan, *, batch: int, features: int, outcomes: int | None, grad: bool) -> Carry:
+    """Choose what to carry through the gates (arguments: ``floating_point_operations``)."""
+    choices: tuple[Carry, ...] = ("rows", "columns", "states")
+    return min(
+        choices,
+        key=lambda carry: floating_point_operations(
+            carry, plan, batch=batch, features=features, outcomes=outcomes, grad=grad
+        ),
+    )

@@ -1,0 +1,406 @@
+"""The quantum layer: amplitude encoding, an ansatz, and a readout, as a ``torch.nn.Module``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import tensorcircuit as tc
+import torch
+from tensorcircuit.torchnn import TorchLayer
+from torch import Tensor
+
+from plasticity.quantum.circuits import Ansatz
+from plasticity.quantum.engine.contraction import sweep
+from plasticity.quantum.engine.planning import Carry, Plan, cheapest, make_plan, reversed_plan
+from plasticity.quantum.engine.program import Lease
+from plasticity.quantum.engine.transforms import is_forward_mode, is_transformed
+
+# ------------------------------------------------------------------------------------- readouts
+
+
+@dataclass(frozen=True)
+class LogOdds:
+    """Read log p_k - log(1 - p_k) of the basis states k = 0..num_classes-1.
+
+    p_k is clipped to [1e-7, 1 - 1e-7], so logits lie in about [-16.1, 16.1] and their gradient is
+    zero outside. As in the released program's permuted MNIST classifier, the source of this
+    readout, 1e-9 is added to every logit; a softmax does not see it.
+    """
+
+    num_classes: int
+    qubit: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        if self.num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, not {self.num_classes}")
+
+    def num_outcomes(self, num_qubits: int) -> int:
+        """Count the basis states read, from 0 on."""
+        if self.num_classes > 2**num_qubits:
+            raise ValueError(
+                f"num_classes {self.num_classes} exceeds the {2**num_qubits} basis states of "
+                f"{num_qubits} qubits"
+            )
+        return self.num_classes
+
+    def __call__(self, probabilities: Tensor) -> Tensor:
+        """Map ``(batch, num_classes)`` probabilities to logits."""
+        return torch.logit(probabilities, eps=1e-7) + 1e-9
+
+
+@dataclass(frozen=True)
+class Probabilities:
+    """Read the probabilities of all 2**num_qubits basis states."""
+
+    qubit: ClassVar[None] = None
+
+    def num_outcomes(self, num_qubits: int) -> int:
+        """Count the basis states read, from 0 on."""
+        return int(2**num_qubits)
+
+    def __call__(self, probabilities: Tensor) -> Tensor:
+        """Return ``(batch, 2**num_qubits)`` probabilities as they are."""
+        return probabilities
+
+
+@dataclass(frozen=True)
+class _ZExpectation:
+    qubit: int
+
+    def num_outcomes(self, num_qubits: int) -> None:
+        """Return None, as for any expectation value; raise if the qubit is not there."""
+        if not 0 <= self.qubit < num_qubits:
+            raise ValueError(f"qubit {self.qubit} is not one of the qubits 0..{num_qubits - 1}")
+
+
+@dataclass(frozen=True)
+class PauliZ(_ZExpectation):
+    """Read the expectation of Z on one qubit, in [-1, 1], ``(batch, 1)``.
+
+    Source: the released program's XXZ classifier (qubit 0).
+    """
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Map ``(batch,)`` expectations to outputs."""
+        return z.unsqueeze(-1)
+
+
+@dataclass(frozen=True)
+class SignedPauliZ(_ZExpectation):
+    """Read (Z, -Z) on one qubit as two bounded logits, ``(batch, 2)``.
+
+    Source: the released program's CIFAR classifier (last qubit).
+    """
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Map ``(batch,)`` expectations to outputs."""
+        return torch.stack([z, -z], dim=-1)
+
+
+Readout = LogOdds | Probabilities | PauliZ | SignedPauliZ
+
+
+# ----------------------------------------------------------------------------------- evaluation
+class _Evaluate:
+    """Evaluate ansatz and readout on a batch: the function inside the layer.
+
+    Under ``no_grad`` the last contracted matrix is kept, so that while the angles stand still an
+    evaluation is one product. It is used again only if angles are equal, number by number, to those
+    it was made from: whatever changed them, it cannot go stale.
+
+    Args:
+        ansatz: The gates.
+        readout: What is read.
+        carry: Force one of the contractions instead of the cheapest; for tests and benchmarks.
+    """
+
+    def __init__(self, ansatz: Ansatz, readout: Readout, carry: Carry | None = None) -> None:
+        readout.num_outcomes(ansatz.num_qubits)  # raises where the readout does not fit
+        self.ansatz, self.readout, self.carry = ansatz, readout, carry
+        self._plan = make_plan(ansatz, readout.qubit)
+        self._kept: tuple[Carry, Tensor, Tensor] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:  # copies and pickles begin without a kept matrix
+        return _Evaluate, (self.ansatz, self.readout, self.carry)
+
+    def __call__(self, x: Tensor, angles: Tensor) -> Tensor:
+        if not torch.is_autocast_enabled(x.device.type):
+            return self._evaluate(x, angles, torch.matmul)
+        with torch.autocast(x.device.type, enabled=False):
+            return self._evaluate(x, angles, _ExactProduct.apply)
+
+    def _evaluate(
+        self, x: Tensor, angles: Tensor, multiply: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        if angles.dtype not in (torch.float32, torch.float64):
+            raise TypeError(
+                f"angles are {angles.dtype}: a QNN computes in torch.float32 or torch.float64 "
+                "(net.float(), net.double())"
+            )
+        num_qubits, readout, plan = self.ansatz.num_qubits, self.readout, self._plan
+        x, norm = _checked(x, num_qubits, angles.dtype)
+        scale = 1 / norm
+        outcomes = readout.num_outcomes(num_qubits)
+        carry = self.carry or cheapest(
+            plan,
+            batch=len(x),
+            features=x.shape[1],
+            outcomes=outcomes,
+            grad=torch.is_grad_enabled() and angles.requires_grad,
+        )
+        if carry == "states":
+            amplitudes = sweep(plan, angles, (x * scale).T)[:outcomes]
+            squares = torch.view_as_real(amplitudes).square()
+            if readout.qubit is None:
+                return readout(squares.sum(2).T)
+            probabilities = squares.sum(0)  # of 0, of the real and of the imaginary parts
+            return readout(2 * probabilities.sum(1) - 1)
+        # Real and imaginary parts are the last axis of a row, but the second of columns: so a row
+        # need not be copied, and of columns, whose outcomes are many, long runs are added.
+        axis = 2 if carry == "rows" else 1
+        count = outcomes if carry == "rows" and outcomes else x.shape[1]
+        matrix = self._matrix(carry, plan, angles, count)[: x.shape[1]]
+        matrix = matrix.narrow(3 - axis, 0, outcomes) if outcomes else matrix
+        if matrix[0].numel() < x.shape[1]:  # the fewer numbers are scaled
+            amplitudes = _product(x, matrix, axis, multiply) * scale.unsqueeze(2)
+        else:
+            amplitudes = _product(x * scale, matrix, axis, multiply)
+        probabilities = amplitudes.square().sum(axis)
+        if readout.qubit is None:
+            return readout(probabilities)
+        return readout(2 * probabilities.sum(1) - 1)  # the probability of 0 less that of 1
+
+    def _matrix(self, carry: Carry, plan: Plan, angles: Tensor, count: int) -> Tensor:
+        """Return how features make amplitudes, from ``count`` rows or columns of U.
+
+        Returns:
+            Real and imaginary parts: ``(features, outcomes, 2)`` from rows, ``(features, 2,
+            outcomes)`` from columns.
+        """
+        has_derivatives = torch.is_grad_enabled() or is_forward_mode()
+        may_keep = not has_derivatives and not is_transformed(angles)
+        if may_keep and self._kept is not None:
+            kept_carry, kept_angles, kept = self._kept
+            same_kind = angles.dtype == kept_angles.dtype and angles.device == kept_angles.device
+            enough = kept.shape[1 if carry == "rows" else 0] >= count
+            if kept_carry == carry and enough and same_kind and torch.equal(angles, kept_angles):
+                return kept
+        if carry == "rows":
+            matrix = torch.view_as_real(sweep(reversed_plan(plan), angles, count))
+        else:
+            matrix = torch.view_as_real(sweep(plan, angles, count)).permute(1, 2, 0).contiguous()
+        if may_keep:
+            self._kept = carry, angles.detach().clone(), matrix
+        return matrix
+
+
+def _checked(x: Tensor, num_qubits: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return x in the layer's precision and its samples' norms, ``(batch, 1)``, or raise."""
+    if x.dim() != 2:
+        raise ValueError(f"inputs must be (batch, features), not of shape {tuple(x.shape)}")
+    if not 1 <= x.shape[1] <= 2**num_qubits:
+        raise ValueError(
+            f"{x.shape[1]} features do not fit: {num_qubits} qubits have 1 to {2**num_qubits} "
+            "amplitudes"
+        )
+    x = x.to(dtype.to_complex() if x.is_complex() else dtype)
+    norm = _norms(x)
+    if x.device.type != "cpu" or is_transformed(norm) or is_forward_mode():
+        x = _within_range(x, norm.detach())
+        return x, _norms(x)
+    if len(x) == 0:
+        return x, norm
+    smallest, largest = (bound.item() for bound in norm.detach().aminmax())
+    if not (_smallest_norm(dtype) <= smallest and largest < math.inf):  # NaN is neither
+        x = _within_range(x, norm.detach())
+        norm = _norms(x)
+        if not bool(((norm > 0) & norm.isfinite()).all()):
+            sample = int((~((norm > 0) & norm.isfinite())).flatten().nonzero()[0])
+            what = "is zero" if norm[sample] == 0 else "has a non-finite value"
+            raise ValueError(
+                f"sample {sample} {what} (norm {norm[sample].item()}): it has no state"
+            )
+    return x, norm
+
+
+def _norms(x: Tensor) -> Tensor:
+    """Return the samples' norms, ``(batch, 1)``."""
+    parts = torch.view_as_real(x).flatten(1) if x.is_complex() else x
+    # Five times as fast as torch's norm, where features are the first axis in memory.
+    return parts.square().sum(1, keepdim=True).sqrt()
+
+
+def _smallest_norm(dtype: torch.dtype) -> float:
+    """Return the norm from which on squares that underflow are lost in rounding."""
+    limits = torch.finfo(dtype)
+    return math.sqrt(limits.tiny) / limits.eps
+
+
+def _within_range(x: Tensor, norm: Tensor) -> Tensor:
+    """Divide samples whose squares under- or overflow by their largest number; leave the others.
+
+    Only a sample's direction counts, also for its gradient, so the divisor may be any constant.
+    """
+    is_fine = (norm >= _smallest_norm(norm.dtype)) & norm.isfinite()
+    parts = torch.view_as_real(x.detach()).flatten(1) if x.is_complex() else x.detach()
+    largest = parts.abs().amax(1, keepdim=True).clamp(min=torch.finfo(norm.dtype).tiny)
+    return x / torch.where(is_fine, 1, largest)
+
+
+def _product(
+    x: Tensor, matrix: Tensor, axis: int, multiply: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Return x M in real products only; parts of M and of the result along ``axis``."""
+    flat, shape = matrix.flatten(1), matrix.shape[1:]
+    if not x.is_complex():
+        return multiply(x, flat).unflatten(1, shape)
+    real, imaginary = (multiply(part, flat).unflatten(1, shape) for part in (x.real, x.imag))
+    turned = torch.stack([-imaginary.select(axis, 1), imaginary.select(axis, 0)], axis)  # i times
+    return real + turned
+
+
+class _ExactProduct(torch.autograd.Function):
+    """A matrix product that ``torch.autocast`` does not round, backward and forward mode included.
+
+    Who calls ``backward`` within autocast would otherwise have the product's gradients in bfloat16.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor) -> Tensor:
+        with torch.autocast(a.device.type, enabled=False):
+            return a @ b
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = ctx.saved_tensors
+        return _ExactProduct.apply(grad, b.mT), _ExactProduct.apply(a.mT, grad)
+
+    @staticmethod
+    def jvp(ctx: Any, da: Tensor, db: Tensor) -> Tensor:
+        a, b = ctx.saved_tensors
+        return _ExactProduct.apply(da, b) + _ExactProduct.apply(a, db)
+
+
+# ---------------------------------------------------------------------------------------- layer
+def pooled_bytes() -> int:
+    """Return how many bytes of memory wait for the next training step, in all layers together.
+
+    A step lays out its products in memory and leaves them to the next one of the same kind (the
+    same circuit, batch size and dtype): on the CPU, and up to 256 MiB.
+    """
+    return Lease.waiting_bytes()
+
+
+def empty_pool() -> None:
+    """Give that memory back; the next step takes what it needs anew."""
+    Lease.forget_waiting()
+
+
+class QNN(TorchLayer):
+    """Classify with a parametrised quantum circuit on amplitude-encoded inputs.
+
+    Each sample is padded with zeros to 2**num_qubits, scaled to unit norm, sent through the
+    ansatz's gates and read out. Exact: no sampling noise, no approximation beyond rounding.
+
+    The samples' norm is checked on the CPU. On other devices, where looking at the numbers would
+    stall the device, under ``torch.func`` and in forward mode, a zero or non-finite sample gives
+    NaN.
+
+    It computes in the precision of ``angles``, float32 or float64, also under ``torch.autocast``.
+
+    Args:
+        ansatz: ``Brickwork``, ``Staircase``, ``Ring`` or any ``Ansatz``.
+        readout: ``LogOdds``, ``PauliZ``, ``SignedPauliZ`` or ``Probabilities``.
+        initializer: Called with the shape of ``angles``, returns their first values; by default
+            uniform in [0, 2 pi) from torch's global generator.
+
+    Attributes:
+        angles: The parameter, ``(num_gates, 15)``, radians; ``angles[g]`` acts on
+            ``ansatz.pairs[g]``, in order of application.
+
+    Raises:
+        ValueError: The readout does not fit the ansatz; on calling, more features than amplitudes,
+            a zero sample or a non-finite one.
+        TypeError: On calling, ``angles`` are neither float32 nor float64.
+
+    Example:
+        >>> from plasticity.quantum.circuits import Brickwork
+        >>> net = QNN(Brickwork(num_qubits=4, depth=2), LogOdds(num_classes=3))
+        >>> net(torch.rand(5, 16)).shape
+        torch.Size([5, 3])
+    """
+
+    def __init__(
+        self,
+        ansatz: Ansatz,
+        readout: Readout,
+        initializer: Callable[[tuple[int, int]], Tensor] | None = None,
+    ) -> None:
+        super().__init__(
+            _Evaluate(ansatz, readout),
+            weights_shape=[(ansatz.num_gates, 15)],
+            initializer=initializer or _uniform_angles,
+            use_vmap=False,
+            use_interface=False,
+            use_jit=False,
+        )
+        # One parameter, under the name it has in the literature rather than "q_weights.0".
+        self.angles = self.q_weights[0]
+        del self.q_weights
+
+    @property
+    def ansatz(self) -> Ansatz:
+        """Return the ansatz."""
+        return self.f.ansatz
+
+    @property
+    def readout(self) -> Readout:
+        """Return the readout."""
+        return self.f.readout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map inputs to outputs.
+
+        Args:
+            x: ``(batch, features)``, real or complex, features <= 2**num_qubits.
+
+        Returns:
+            ``(batch, outputs)`` in the dtype of ``angles``.
+        """
+        return self.f(x, self.angles)
+
+    def circuit(self, x: Tensor) -> tc.Circuit:
+        """Build the same circuit for one sample, to draw, export, add noise to, or check against.
+
+        Args:
+            x: ``(features,)``.
+
+        Returns:
+            A ``tc.Circuit`` in the tensors of the TensorCircuit backend and dtype that are set.
+        """
+        if x.dim() != 1:
+            raise ValueError(f"one sample must be (features,), not of shape {tuple(x.shape)}")
+        x, norm = _checked(x.unsqueeze(0), self.ansatz.num_qubits, self.angles.dtype)
+        state = (x / norm).squeeze(0)
+        padding = 2**self.ansatz.num_qubits - len(state)
+        return self.ansatz.circuit(self.angles, torch.nn.functional.pad(state, (0, padding)))
+
+    def extra_repr(self) -> str:
+        """Describe ansatz and readout in one line."""
+        ansatz = self.ansatz
+        name = f"{type(ansatz).__name__}({ansatz.num_qubits} qubits, {ansatz.num_gates} gates)"
+        return f"{name}, {self.readout}"
+
+
+def _uniform_angles(shape: tuple[int, int]) -> Tensor:
+    return 2 * math.pi * torch.rand(shape)

@@ -1,0 +1,317 @@
+"""Task streams: ``stream[i]`` is a pure function of the seed and i."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plasticity.seeding import generator_for
+from plasticity.tasks.images import DataError, Images
+from plasticity.tasks.levels import SpinLevels
+
+
+class Samples(Protocol):
+    """Labelled samples that can be had a batch at a time."""
+
+    def __len__(self) -> int:
+        """Count the samples."""
+
+    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Return inputs ``(batch, features)`` float32 and labels ``(batch,)`` int64."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a stream."""
+
+    index: int
+    train: Samples
+    test: Samples
+
+
+class TaskStream(Protocol):
+    """A sequence of tasks."""
+
+    def __len__(self) -> int:
+        """Count the tasks."""
+
+    def __getitem__(self, index: int) -> Task:
+        """Return a task; the same index always gives the same task."""
+
+
+def _with_norms(x: np.ndarray) -> np.ndarray:
+    """Return images whose norms float32 can hold, in directions that are those of ``x``.
+
+    Squares of pixels beyond about 1e19 overflow, those below 1e-19 lose digits or vanish. Where any
+    image comes near, every image is multiplied by the power of two that brings its largest value
+    to 1/2..1. That is exact, so images that did not need it have the same unit vector, bit for bit.
+
+    Args:
+        x: ``(images, pixels)``; bytes, and floats that need nothing, are returned as they are.
+    """
+    if x.dtype.kind != "f" or not x.size:
+        return x
+    largest = np.maximum(x.max(axis=1), -x.min(axis=1))
+    # Up to 2**20 squares within 2**-100..2**100 sum up to what float32 holds with all its digits.
+    if largest.min() > 2.0**-50 and largest.max() < 2.0**50:
+        return x
+    return np.ldexp(x, -np.frexp(largest)[1][:, None])
+
+
+@dataclass(frozen=True)
+class _PermutedImages:
+    """Images whose pixels are permuted when a batch is asked for, never all at once."""
+
+    pixels: Tensor
+    labels: Tensor
+    permutation: Tensor
+    scale: float
+    unit_norm: bool
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        # Permuting rows copies whole runs of memory, permuting columns byte by byte: transpose
+        # first. The result's columns are contiguous, which matrix products take as it is.
+        x = self.pixels[index].T.contiguous().index_select(0, self.permutation).T * self.scale
+        if self.unit_norm:
+            x = x / torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        return x, self.labels[index]
+
+
+class PermutedPixels(Sequence[Task]):
+    """Show the same images in every task, their pixels in another order.
+
+    Task 0 is permuted too. Source: protocol "Permuted MNIST"; Goodfellow et al. 2013.
+
+    Args:
+        images: The images.
+        num_tasks: Number of tasks.
+        seed: Decides the permutations.
+        num_inputs: Inputs of the network, at least the number of pixels; images are padded with
+            zeros and all positions are permuted.
+        unit_norm: Scale each image to unit Euclidean norm; a blank one would give NaN (see
+            ``Images.require_nonzero``).
+        device: Where batches are made.
+
+    Raises:
+        ValueError: ``num_inputs`` is smaller than the images.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        *,
+        num_tasks: int,
+        seed: int,
+        num_inputs: int,
+        unit_norm: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if num_inputs < images.num_pixels:
+            raise ValueError(f"{images.num_pixels} pixels do not fit into {num_inputs} inputs")
+        self.num_tasks = num_tasks
+        self.seed = seed
+        self.num_inputs = num_inputs
+        self.scale = images.scale
+        self.unit_norm = unit_norm
+        self.device = torch.device(device)
+        splits = ((images.x_train, images.y_train), (images.x_test, images.y_test))
+        self._train, self._test = (
+            (self._padded(_with_norms(x) if unit_norm else x), self._tensor(y)) for x, y in splits
+        )
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+    def _padded(self, x: np.ndarray) -> Tensor:
+        # Raw values (a byte a pixel) are a quarter of the memory of floats.
+        return torch.nn.functional.pad(self._tensor(x), (0, self.num_inputs - x.shape[1]))
+
+    def __len__(self) -> int:
+        return self.num_tasks
+
+    def permutation(self, index: int) -> Tensor:
+        """Return where each input of task ``index`` comes from, ``(num_inputs,)`` int64."""
+        generator = generator_for(self.seed, "permutation", index)
+        return torch.randperm(self.num_inputs, generator=generator)
+
+    def __getitem__(self, index: int) -> Task:  # type: ignore[override]
+        if not 0 <= index < self.num_tasks:
+            raise IndexError(f"task {index} is not one of 0..{self.num_tasks - 1}")
+        permutation = self.permutation(index).to(self.device)
+        train, test = (
+            _PermutedImages(pixels, labels, permutation, self.scale, self.unit_norm)
+            for pixels, labels in (self._train, self._test)
+        )
+        return Task(index, train, test)
+
+
+@dataclass(frozen=True)
+class ArraySamples:
+    """Samples that are held as they are."""
+
+    x: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        """Count the samples."""
+        return len(self.y)
+
+    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Return inputs and labels."""
+        return self.x[index], self.y[index]
+
+
+def _random_pair(count: int, seed: int, index: int) -> tuple[int, int]:
+    """Draw an ordered pair of distinct numbers below ``count`` for task ``index``."""
+    generator = generator_for(seed, "pair", index)
+    first, second = torch.randperm(count, generator=generator)[:2].tolist()
+    return first, second
+
+
+class ClassPairs(Sequence[Task]):
+    """Tell two classes apart, another random ordered pair of distinct ones in every task.
+
+    Images are scaled to unit norm. A task is made when it is asked for: thousands at once would
+    not fit into memory. Source: protocol "Split CIFAR-100".
+
+    Args:
+        images: The images; the pair's first class gets label 0, its second label 1.
+        num_tasks: Number of tasks.
+        seed: Decides the pairs.
+        device: Where batches are made.
+
+    Raises:
+        DataError: There are fewer than two classes, or a class has fewer than ``MIN_TRAIN``
+            training images or no test image.
+    """
+
+    MIN_TRAIN = 32
+
+    def __init__(
+        self,
+        images: Images,
+        *,
+        num_tasks: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if images.num_classes < 2:
+            raise DataError(f"{images.name}: a pair needs two classes, there is one")
+        for split, y, least in (
+            ("training", images.y_train, self.MIN_TRAIN),
+            ("test", images.y_test, 1),
+        ):
+            counts = np.bincount(y, minlength=images.num_classes)
+            if counts.min() < least:
+                raise DataError(
+                    f"{images.name}: class {counts.argmin()} has {counts.min()} {split} images, "
+                    f"at least {least} are needed"
+                )
+        self.images = images
+        self._pixels = [_with_norms(x) for x in (images.x_train, images.x_test)]
+        self.num_tasks = num_tasks
+        self.seed = seed
+        self.device = torch.device(device)
+        self._where = [
+            [np.flatnonzero(y == c) for c in range(images.num_classes)]
+            for y in (images.y_train, images.y_test)
+        ]
+
+    def __len__(self) -> int:
+        return self.num_tasks
+
+    def pair(self, index: int) -> tuple[int, int]:
+        """Return the classes of task ``index``: label 0's, label 1's."""
+        return _random_pair(self.images.num_classes, self.seed, index)
+
+    def __getitem__(self, index: int) -> Task:  # type: ignore[override]
+        if not 0 <= index < self.num_tasks:
+            raise IndexError(f"task {index} is not one of 0..{self.num_tasks - 1}")
+        pair = self.pair(index)
+        train, test = (
+            self._samples(x, [where[c] for c in pair])
+            for x, where in zip(self._pixels, self._where, strict=True)
+        )
+        return Task(index, train, test)
+
+    def _samples(self, x: np.ndarray, where: list[np.ndarray]) -> ArraySamples:
+        pixels = torch.from_numpy(x[np.concatenate(where)]).to(self.device) * self.images.scale
+        labels = torch.arange(2).repeat_interleave(torch.tensor([len(w) for w in where]))
+        norm = torch.linalg.vector_norm(pixels, dim=1, keepdim=True)
+        return ArraySamples(pixels / norm, labels.to(self.device))
+
+
+class SpinChainLevels(Sequence[Task]):
+    """Tell two levels of a spin chain apart by their eigenstates at all anisotropies.
+
+    Another random ordered pair of distinct levels in every task; the pair's first level gets label
+    0, its second label 1. Which samples are held out, a fifth, is the same in all tasks. Source:
+    protocol "XXZ eigenstates".
+
+    Args:
+        levels: The eigenstates, real.
+        num_tasks: Number of tasks.
+        seed: Decides the pairs and what is held out.
+        imaginary: Append the imaginary parts, all zero, as the released program's MLP gets them.
+        fix_sign: Make each state's largest amplitude positive: an eigenstate's sign is arbitrary.
+        device: Where batches are made.
+
+    Raises:
+        DataError: There is only one level.
+    """
+
+    TRAIN = 0.8
+
+    def __init__(
+        self,
+        levels: SpinLevels,
+        *,
+        num_tasks: int,
+        seed: int,
+        imaginary: bool = False,
+        fix_sign: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if levels.num_levels < 2:
+            raise DataError(
+                f"{levels.name}: a pair needs two levels, there is one; take more sites"
+            )
+        self.levels = levels
+        self.num_tasks = num_tasks
+        self.seed = seed
+        self.imaginary = imaginary
+        self.fix_sign = fix_sign
+        self.device = torch.device(device)
+        order = torch.randperm(2 * len(levels.deltas), generator=generator_for(seed, "split"))
+        self._train, self._test = order.tensor_split([int(self.TRAIN * len(order))])
+
+    def __len__(self) -> int:
+        return self.num_tasks
+
+    def pair(self, index: int) -> tuple[int, int]:
+        """Return the levels of task ``index``: label 0's, label 1's."""
+        return _random_pair(self.levels.num_levels, self.seed, index)
+
+    def __getitem__(self, index: int) -> Task:  # type: ignore[override]
+        if not 0 <= index < self.num_tasks:
+            raise IndexError(f"task {index} is not one of 0..{self.num_tasks - 1}")
+        states = [torch.from_numpy(self.levels.states(level)) for level in self.pair(index)]
+        x = torch.cat(states)
+        if self.fix_sign:
+            x = x * x.gather(1, x.abs().argmax(1, keepdim=True)).sign()
+        if self.imaginary:
+            x = torch.cat([x, torch.zeros_like(x)], 1)
+        y = torch.arange(2).repeat_interleave(len(self.levels.deltas))
+        train, test = (
+            ArraySamples(x[part].to(self.device), y[part].to(self.device))
+            for part in (self._train, self._test)
+        )
+        return Task(index, train, test)

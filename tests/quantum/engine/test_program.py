@@ -1,0 +1,158 @@
+"""Programs against plain products with dense matrices, with every shortcut on and off."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plasticity.quantum.circuits import Ansatz, Brickwork, Ring, Staircase
+from plasticity.quantum.engine import program
+from plasticity.quantum.engine.contraction import sweep
+from plasticity.quantum.engine.planning import make_plan, products, reversed_plan
+from plasticity.quantum.engine.program import Lease, Program
+from tests.oracle import dense_unitary
+from tests.quantum.engine.test_contraction import ansaetze, random_angles
+
+
+def slope(function, angles: torch.Tensor, direction: torch.Tensor, step: float = 1e-6):
+    """Differentiate by central differences."""
+    return (function(angles + step * direction) - function(angles - step * direction)) / (2 * step)
+
+
+@settings(deadline=None)
+@given(
+    ansaetze(max_qubits=6),
+    st.integers(1, 64),
+    st.booleans(),
+    st.sampled_from([0, 3000, 2**20]),
+    st.integers(0, 2**32),
+)
+def test_leading_basis_states_give_leading_columns_and_rows(
+    ansatz, count, backwards, history_bytes, seed
+) -> None:
+    size = 2**ansatz.num_qubits
+    count = 1 + count % size
+    angles = random_angles(ansatz, seed).requires_grad_()
+    plan = make_plan(ansatz)
+    plan = reversed_plan(plan) if backwards else plan
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(program, "HISTORY_BYTES", history_bytes)
+        result = sweep(plan, angles, count)
+        generator = torch.Generator().manual_seed(seed)
+        cotangent = torch.randn(result.shape, generator=generator, dtype=result.dtype)
+        result.backward(cotangent)
+
+    def dense(angles: torch.Tensor) -> torch.Tensor:
+        unitary = torch.from_numpy(dense_unitary(ansatz, angles.detach()))
+        return (unitary.T if backwards else unitary)[:, :count]
+
+    torch.testing.assert_close(result.detach(), dense(angles), rtol=0, atol=1e-11)
+    direction = torch.randn(angles.shape, generator=generator, dtype=torch.float64)
+    expected = (cotangent.conj() * slope(dense, angles.detach(), direction)).sum().real
+    torch.testing.assert_close((angles.grad * direction).sum(), expected, rtol=1e-6, atol=1e-6)
+
+
+@settings(deadline=None)
+@given(
+    ansaetze(max_qubits=6),
+    st.integers(0, 5),
+    st.sampled_from([None, 1, 5]),
+    st.booleans(),
+    st.sampled_from([0, 3000, 2**20]),
+    st.integers(0, 2**32),
+)
+def test_an_observed_qubit_needs_half_the_amplitudes(
+    ansatz, qubit, count, complex_states, history_bytes, seed
+) -> None:
+    size, qubit = 2**ansatz.num_qubits, qubit % ansatz.num_qubits
+    generator = torch.Generator().manual_seed(seed)
+    dtype = torch.complex128 if complex_states else torch.float64
+    given_states = torch.randn(1 + seed % size, 3, generator=generator, dtype=dtype)
+    given_states.requires_grad_()
+    states = given_states if count is None else min(count, size)
+    angles = random_angles(ansatz, seed).requires_grad_()
+
+    def dense(angles: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        unitary = torch.from_numpy(dense_unitary(ansatz, angles.detach()))[:, : len(states)]
+        final = unitary @ states.to(unitary.dtype)
+        return final.unflatten(0, (2**qubit, 2, -1))[:, 0].abs().square().sum((0, 1))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(program, "HISTORY_BYTES", history_bytes)
+        result = sweep(make_plan(ansatz, qubit), angles, states)
+        assert len(result) == size // 2
+        zero = torch.view_as_real(result).square().sum((0, 2))
+        zero.sum().backward()
+    start = given_states if count is None else torch.eye(states, dtype=torch.float64)
+    torch.testing.assert_close(zero, dense(angles, start), rtol=0, atol=1e-10)
+    direction = torch.randn(angles.shape, generator=generator, dtype=torch.float64)
+    expected = slope(lambda a: dense(a, start).sum(), angles.detach(), direction)
+    torch.testing.assert_close((angles.grad * direction).sum(), expected, rtol=1e-5, atol=1e-5)
+    if count is None:
+        direction = torch.randn(given_states.shape, generator=generator, dtype=dtype)
+        expected = slope(lambda s: dense(angles, s).sum(), given_states.detach(), direction)
+        found = (given_states.grad.conj() * direction).sum().real
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_products_of_the_paper_are_smaller_at_the_start_and_at_the_end() -> None:
+    rows = products(reversed_plan(make_plan(Brickwork(10, 4))), 10)
+    work = [p.left * p.right * p.rows * p.columns for p in rows]
+    assert [w / 2**14 for w in work[:4]] == [1 / 64, 1 / 8, 1 / 8, 1]
+    assert products(make_plan(Ring(9, 12)), 27)[0].columns == 1  # qubits 0..3 are in |0>
+    assert products(make_plan(Staircase(10, 6), 0))[-1].rows == 8
+
+
+def test_qubits_that_no_gate_touches_stay_as_they_are() -> None:
+    ansatz = Ansatz(5, ((3, 1),))
+    angles = random_angles(ansatz, 0)
+    expected = dense_unitary(ansatz, angles)[:, :3]
+    np.testing.assert_allclose(sweep(make_plan(ansatz), angles, 3), expected, atol=1e-12)
+
+
+def lease(vectors: int) -> Lease:
+    return Lease(
+        make_plan(Ring(4, 2)),
+        vectors,
+        basis=True,
+        grad=True,
+        dtype=torch.complex64,
+        device=torch.device("cpu"),
+    )
+
+
+def test_programs_in_use_are_not_shared_and_those_that_wait_are_used_again() -> None:
+    first, second = lease(7), lease(7)
+    assert first.program is not second.program
+    waiting = first.program
+    del first
+    assert lease(6).program is not waiting
+    assert lease(7).program is waiting
+
+
+def test_waiting_programs_are_forgotten_beyond_the_limit_the_oldest_first(monkeypatch) -> None:
+    monkeypatch.setattr(Lease, "_waiting", [])
+    leases = {count: lease(count) for count in (1, 2, 3)}
+    first, second, third = (leases[count].program for count in (1, 2, 3))
+    monkeypatch.setattr(program, "POOL_BYTES", second.num_bytes + third.num_bytes)
+    for count in (1, 2, 3):
+        del leases[count]
+    assert [waiting for _, waiting in Lease._waiting] == [second, third]
+    assert lease(1).program not in (first, second, third)
+    monkeypatch.setattr(program, "POOL_BYTES", third.num_bytes - 1)
+    lease(3)
+    assert Lease._waiting == []  # not even the last one
+
+
+def test_memory_counts_what_is_allocated() -> None:
+    plan = make_plan(Brickwork(6, 4))
+    shallow, deep = (
+        Program(
+            plan, 8, basis=False, grad=grad, dtype=torch.complex128, device=torch.device("cpu")
+        ).num_bytes
+        for grad in (False, True)
+    )
+    state = 2**6 * 8 * 16
+    assert shallow >= 2 * state
+    assert deep >= (len(plan.steps) + 2) * state
