@@ -117,7 +117,8 @@ def build(config: Config, images: Images, network: str) -> Supervised:
     )
     from plasticity.networks.mlp import bounded, mlp
     from plasticity.quantum.circuits import Brickwork
-    from plasticity.quantum.layer import QNN, SignedPauliZ
+    from plasticity.quantum.layer import QNN
+    from plasticity.quantum.readouts import SignedPauliZ
     from plasticity.seeding import generator_for
     from plasticity.tasks.streams import ClassPairs
 

@@ -131,7 +131,8 @@ def build(config: Config, images: Images, network: str) -> Supervised:
     from plasticity.metrics.measures import Metric, gradient_norm, test_accuracy, weight_norm
     from plasticity.networks.mlp import mlp
     from plasticity.quantum.circuits import Brickwork
-    from plasticity.quantum.layer import QNN, LogOdds
+    from plasticity.quantum.layer import QNN
+    from plasticity.quantum.readouts import LogOdds
     from plasticity.seeding import generator_for
     from plasticity.tasks.streams import PermutedPixels
 

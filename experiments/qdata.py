@@ -127,9 +127,9 @@ def build(config: Config, levels: SpinLevels, network: str) -> Supervised:
         weight_norm,
     )
     from plasticity.networks.mlp import bounded, mlp
-    from plasticity.quantum.circuits import Staircase
-    from plasticity.quantum.engine.planning import light_cone
-    from plasticity.quantum.layer import QNN, PauliZ
+    from plasticity.quantum.circuits import Staircase, light_cone
+    from plasticity.quantum.layer import QNN
+    from plasticity.quantum.readouts import PauliZ
     from plasticity.seeding import generator_for
     from plasticity.tasks.streams import SpinChainLevels
 

@@ -10,7 +10,8 @@ from torch.nn.functional import cross_entropy
 from plasticity.learning.learner import Intervention, Learner
 from plasticity.networks.mlp import mlp
 from plasticity.quantum.circuits import Brickwork
-from plasticity.quantum.layer import QNN, LogOdds
+from plasticity.quantum.layer import QNN
+from plasticity.quantum.readouts import LogOdds
 from plasticity.seeding import generator_for
 from plasticity.tasks.images import Images
 from plasticity.tasks.streams import PermutedPixels

@@ -22,10 +22,9 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from experiments.parts.experiment import Failure
-from plasticity.quantum.circuits import Ansatz, Brickwork, Ring, Staircase
-from plasticity.quantum.engine.gates import pauli_words
-from plasticity.quantum.engine.planning import Carry, light_cone
-from plasticity.quantum.layer import QNN, LogOdds, PauliZ, Probabilities, Readout, SignedPauliZ
+from plasticity.quantum.circuits import Ansatz, Brickwork, Ring, Staircase, light_cone, pauli_words
+from plasticity.quantum.layer import QNN, Carry
+from plasticity.quantum.readouts import LogOdds, PauliZ, Probabilities, Readout, SignedPauliZ
 from plasticity.seeding import generator_for
 
 TOLERANCE = 2e-3

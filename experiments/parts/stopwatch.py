@@ -43,8 +43,8 @@ from experiments.parts.running import check_device, progress_bar
 from plasticity.learning.learner import Learner
 from plasticity.networks.mlp import mlp
 from plasticity.quantum.circuits import Brickwork
-from plasticity.quantum.engine.planning import Carry
-from plasticity.quantum.layer import LogOdds, PauliZ
+from plasticity.quantum.layer import Carry
+from plasticity.quantum.readouts import LogOdds, PauliZ
 from plasticity.results.plots import COLOURS
 from plasticity.results.record import git_commit
 from plasticity.rl.processes import start_fork_server

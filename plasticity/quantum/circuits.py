@@ -8,9 +8,12 @@ first qubit of the pair). This is TensorCircuit's ``su4`` gate.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import tensorcircuit as tc
 import torch
 
@@ -138,3 +141,25 @@ class Ring(_Layered):
 
     def _layer(self) -> list[tuple[int, int]]:
         return [(a, (a + 1) % self.num_qubits) for a in range(self.num_qubits)]
+
+
+def light_cone(ansatz: Ansatz, qubit: int | None) -> tuple[int, ...]:
+    """List the gates that an observable on one qubit depends on (all gates for ``qubit=None``)."""
+    if qubit is None:
+        return tuple(range(ansatz.num_gates))
+    seen, gates = {qubit}, []
+    for gate in reversed(range(ansatz.num_gates)):
+        if seen & set(ansatz.pairs[gate]):
+            seen |= set(ansatz.pairs[gate])
+            gates.append(gate)
+    return tuple(reversed(gates))
+
+
+@lru_cache
+def pauli_words() -> np.ndarray:
+    """Return the P_k in the order above, ``(15, 4, 4)`` complex128."""
+    letters = [
+        np.array(m, dtype=np.complex128)
+        for m in ([[1, 0], [0, 1]], [[0, 1], [1, 0]], [[0, -1j], [1j, 0]], [[1, 0], [0, -1]])
+    ]
+    return np.stack([np.kron(a, b) for a, b in itertools.product(letters, letters)][1:])

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from plasticity.quantum.circuits import Ring
-from plasticity.quantum.engine.transforms import is_transformed
-from plasticity.quantum.layer import QNN, Probabilities, _Evaluate
+from plasticity.quantum.layer import QNN, _Evaluate, is_transformed
+from plasticity.quantum.readouts import Probabilities
 
 try:
     from gymnasium import spaces

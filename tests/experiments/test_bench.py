@@ -20,7 +20,7 @@ from experiments.parts.contestants import (
     tensorcircuit_on_torch,
 )
 from plasticity.quantum.circuits import Brickwork, Ring, Staircase
-from plasticity.quantum.layer import LogOdds, PauliZ, Probabilities
+from plasticity.quantum.readouts import LogOdds, PauliZ, Probabilities
 
 TINY = {
     "log-odds": Shape(Brickwork(3, 2), LogOdds(3), batch=5, features=6),

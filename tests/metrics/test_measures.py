@@ -24,7 +24,8 @@ from plasticity.metrics.measures import (
 )
 from plasticity.networks.mlp import bounded, mlp
 from plasticity.quantum.circuits import Brickwork, Staircase
-from plasticity.quantum.layer import QNN, LogOdds, PauliZ, Probabilities, SignedPauliZ
+from plasticity.quantum.layer import QNN
+from plasticity.quantum.readouts import LogOdds, PauliZ, Probabilities, SignedPauliZ
 from plasticity.seeding import generator_for
 from plasticity.tasks.streams import Task
 from tests.oracle import DATA, dense_probabilities

@@ -1,15 +1,19 @@
 """Ansaetze: the pairs, their order, and the tc.Circuit they give."""
 
 import dataclasses
+import itertools
 import pickle
 
 import numpy as np
 import pytest
 import tensorcircuit as tc
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from plasticity.quantum.circuits import Ansatz, Brickwork, Ring, Staircase
-from tests.oracle import dense_unitary, tensorcircuit
+from plasticity.quantum.circuits import Ansatz, Brickwork, Ring, Staircase, light_cone, pauli_words
+from tests.oracle import dense_unitary, dense_z, tensorcircuit
+from tests.quantum.engine.test_contraction import ansaetze, random_angles
 
 
 def test_brickwork_lists_even_then_odd_bricks_of_each_layer() -> None:
@@ -87,3 +91,38 @@ def test_circuit_can_be_drawn_as_gates_of_two_qubits() -> None:
     circuit = ansatz.circuit(angles, torch.eye(16, dtype=torch.complex64)[0])
     assert [gate["index"] for gate in circuit.to_qir()] == list(ansatz.pairs)
     assert tc.backend.name == "numpy"
+
+
+# ----------------------------------------------------------------------------------- light cones
+@settings(deadline=None, max_examples=30)
+@given(ansaetze(max_qubits=4, max_depth=3), st.integers(0, 3))
+def test_gates_outside_the_light_cone_do_not_matter(ansatz, qubit) -> None:
+    qubit %= ansatz.num_qubits
+    angles, x = random_angles(ansatz, 0), torch.eye(2**ansatz.num_qubits, dtype=torch.float64)
+    outside = sorted(set(range(ansatz.num_gates)) - set(light_cone(ansatz, qubit)))
+    changed = angles.clone()
+    changed[outside] += 1
+    np.testing.assert_allclose(
+        dense_z(ansatz, angles, x, qubit), dense_z(ansatz, changed, x, qubit), atol=1e-12
+    )
+
+
+def test_light_cones_of_the_paper_are_as_counted_by_hand() -> None:
+    staircase = Staircase(10, 6)
+    cone = light_cone(staircase, 0)
+    assert len(cone) == 21
+    assert {q for gate in cone for q in staircase.pairs[gate]} == set(range(7))
+    brickwork = Brickwork(10, 10)
+    outside = set(range(90)) - set(light_cone(brickwork, 9))
+    assert set(range(86, 90)) <= outside  # the last odd layer
+    assert {81, 82, 83, 84} <= outside  # the last even layer but (8, 9)
+    assert 85 not in outside
+
+
+# ---------------------------------------------------------------------------------------- gates
+def test_pauli_words_are_those_of_tensorcircuit_in_the_order_of_their_names() -> None:
+    names = itertools.product(range(4), repeat=2)  # of I, X, Y, Z
+    with tensorcircuit("numpy", "complex128"):
+        expected = [tc.quantum.PauliString2COO(name).toarray() for name in names][1:]
+    for word, matrix in zip(pauli_words(), expected, strict=True):
+        np.testing.assert_array_equal(word, matrix)

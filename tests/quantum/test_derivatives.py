@@ -17,7 +17,8 @@ from plasticity.quantum.circuits import Ansatz, Brickwork, Ring, Staircase
 from plasticity.quantum.engine import program
 from plasticity.quantum.engine.contraction import sweep
 from plasticity.quantum.engine.planning import make_plan
-from plasticity.quantum.layer import QNN, LogOdds, PauliZ, Probabilities, SignedPauliZ, empty_pool
+from plasticity.quantum.layer import QNN, empty_pool
+from plasticity.quantum.readouts import LogOdds, PauliZ, Probabilities, SignedPauliZ
 from tests.quantum.engine.test_contraction import random_angles
 
 pytestmark = [

@@ -19,7 +19,7 @@ from stable_baselines3.common.env_util import make_vec_env
 import plasticity.quantum.layer
 from plasticity.quantum.circuits import Ring
 from plasticity.quantum.engine.planning import cheapest, make_plan
-from plasticity.quantum.layer import Probabilities
+from plasticity.quantum.readouts import Probabilities
 from plasticity.rl.features import MlpFeatures, QuantumFeatures
 from tests.oracle import DATA, dense_probabilities
 

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from plasticity.quantum.circuits import pauli_words
 from plasticity.quantum.engine.constants import cached_constants
 from plasticity.quantum.engine.transforms import is_forward_mode, over_batched_gradients
-
-
-@lru_cache
-def pauli_words() -> np.ndarray:
-    """Return the P_k of ``plasticity.quantum.circuits`` in its order, ``(15, 4, 4)`` complex128."""
-    letters = [
-        np.array(m, dtype=np.complex128)
-        for m in ([[1, 0], [0, 1]], [[0, 1], [1, 0]], [[0, -1j], [1j, 0]], [[1, 0], [0, -1]])
-    ]
-    return np.stack([np.kron(a, b) for a, b in itertools.product(letters, letters)][1:])
 
 
 @cached_constants

@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from plasticity.quantum.circuits import Ansatz
+from plasticity.quantum.circuits import Ansatz, light_cone
 
 BLOCK_QUBITS = 4
 """Qubits of a block. A brickwork's 2x2 diamond of four gates fills a 16x16 matrix exactly: as many
@@ -86,18 +86,6 @@ class Plan:
     after: Transposition | None
     observed: int | None = None
     transposed: bool = False
-
-
-def light_cone(ansatz: Ansatz, qubit: int | None) -> tuple[int, ...]:
-    """List the gates that an observable on one qubit depends on (all gates for ``qubit=None``)."""
-    if qubit is None:
-        return tuple(range(ansatz.num_gates))
-    seen, gates = {qubit}, []
-    for gate in reversed(range(ansatz.num_gates)):
-        if seen & set(ansatz.pairs[gate]):
-            seen |= set(ansatz.pairs[gate])
-            gates.append(gate)
-    return tuple(reversed(gates))
 
 
 @lru_cache

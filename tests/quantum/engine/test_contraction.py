@@ -17,11 +17,11 @@ from plasticity.quantum.engine.gates import gate_matrices
 from plasticity.quantum.engine.planning import (
     cheapest,
     floating_point_operations,
-    light_cone,
     make_plan,
     reversed_plan,
 )
-from plasticity.quantum.layer import QNN, LogOdds, PauliZ, Probabilities, SignedPauliZ
+from plasticity.quantum.layer import QNN
+from plasticity.quantum.readouts import LogOdds, PauliZ, Probabilities, SignedPauliZ
 from tests.oracle import (
     dense_gate,
     dense_probabilities,
@@ -86,31 +86,6 @@ def test_a_plan_holds_each_gate_of_the_light_cone_once_and_in_order(ansatz, widt
         for earlier in range(later):
             if set(ansatz.pairs[later]) & set(ansatz.pairs[earlier]):
                 assert block_of[earlier] <= block_of[later]
-
-
-@settings(deadline=None, max_examples=30)
-@given(ansaetze(max_qubits=4, max_depth=3), st.integers(0, 3))
-def test_gates_outside_the_light_cone_do_not_matter(ansatz, qubit) -> None:
-    qubit %= ansatz.num_qubits
-    angles, x = random_angles(ansatz, 0), torch.eye(2**ansatz.num_qubits, dtype=torch.float64)
-    outside = sorted(set(range(ansatz.num_gates)) - set(light_cone(ansatz, qubit)))
-    changed = angles.clone()
-    changed[outside] += 1
-    np.testing.assert_allclose(
-        dense_z(ansatz, angles, x, qubit), dense_z(ansatz, changed, x, qubit), atol=1e-12
-    )
-
-
-def test_light_cones_of_the_paper_are_as_counted_by_hand() -> None:
-    staircase = Staircase(10, 6)
-    cone = light_cone(staircase, 0)
-    assert len(cone) == 21
-    assert {q for gate in cone for q in staircase.pairs[gate]} == set(range(7))
-    brickwork = Brickwork(10, 10)
-    outside = set(range(90)) - set(light_cone(brickwork, 9))
-    assert set(range(86, 90)) <= outside  # the last odd layer
-    assert {81, 82, 83, 84} <= outside  # the last even layer but (8, 9)
-    assert 85 not in outside
 
 
 def test_blocks_of_four_qubits_hold_four_gates_of_a_deep_brickwork() -> None:

@@ -1,0 +1,91 @@
+"""Readouts: how outputs are made of the probabilities, or of the Z, of a circuit's final state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LogOdds:
+    """Read log p_k - log(1 - p_k) of the basis states k = 0..num_classes-1.
+
+    p_k is clipped to [1e-7, 1 - 1e-7], so logits lie in about [-16.1, 16.1] and their gradient is
+    zero outside. As in the released program's permuted MNIST classifier, the source of this
+    readout, 1e-9 is added to every logit; a softmax does not see it.
+    """
+
+    num_classes: int
+    qubit: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        if self.num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, not {self.num_classes}")
+
+    def num_outcomes(self, num_qubits: int) -> int:
+        """Count the basis states read, from 0 on."""
+        if self.num_classes > 2**num_qubits:
+            raise ValueError(
+                f"num_classes {self.num_classes} exceeds the {2**num_qubits} basis states of "
+                f"{num_qubits} qubits"
+            )
+        return self.num_classes
+
+    def __call__(self, probabilities: Tensor) -> Tensor:
+        """Map ``(batch, num_classes)`` probabilities to logits."""
+        return torch.logit(probabilities, eps=1e-7) + 1e-9
+
+
+@dataclass(frozen=True)
+class Probabilities:
+    """Read the probabilities of all 2**num_qubits basis states."""
+
+    qubit: ClassVar[None] = None
+
+    def num_outcomes(self, num_qubits: int) -> int:
+        """Count the basis states read, from 0 on."""
+        return int(2**num_qubits)
+
+    def __call__(self, probabilities: Tensor) -> Tensor:
+        """Return ``(batch, 2**num_qubits)`` probabilities as they are."""
+        return probabilities
+
+
+@dataclass(frozen=True)
+class _ZExpectation:
+    qubit: int
+
+    def num_outcomes(self, num_qubits: int) -> None:
+        """Return None, as for any expectation value; raise if the qubit is not there."""
+        if not 0 <= self.qubit < num_qubits:
+            raise ValueError(f"qubit {self.qubit} is not one of the qubits 0..{num_qubits - 1}")
+
+
+@dataclass(frozen=True)
+class PauliZ(_ZExpectation):
+    """Read the expectation of Z on one qubit, in [-1, 1], ``(batch, 1)``.
+
+    Source: the released program's XXZ classifier (qubit 0).
+    """
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Map ``(batch,)`` expectations to outputs."""
+        return z.unsqueeze(-1)
+
+
+@dataclass(frozen=True)
+class SignedPauliZ(_ZExpectation):
+    """Read (Z, -Z) on one qubit as two bounded logits, ``(batch, 2)``.
+
+    Source: the released program's CIFAR classifier (last qubit).
+    """
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Map ``(batch,)`` expectations to outputs."""
+        return torch.stack([z, -z], dim=-1)
+
+
+Readout = LogOdds | Probabilities | PauliZ | SignedPauliZ
