@@ -107,14 +107,10 @@ def build(config: Config, images: Images, network: str) -> Supervised:
 
     from experiments.parts.arms import Supervised
     from plasticity.learning.learner import Learner
-    from plasticity.metrics.measures import (
-        FisherProbe,
-        Metric,
-        gradient_norm,
-        logit_statistics,
-        test_accuracy,
-        weight_norm,
-    )
+    from plasticity.learning.metric import Metric
+    from plasticity.metrics.accuracy import logit_statistics, test_accuracy
+    from plasticity.metrics.fisher import FisherProbe
+    from plasticity.metrics.norms import gradient_norm, weight_norm
     from plasticity.networks.mlp import bounded, mlp
     from plasticity.quantum.circuits import Brickwork
     from plasticity.quantum.layer import QNN

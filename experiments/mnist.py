@@ -128,7 +128,9 @@ def build(config: Config, images: Images, network: str) -> Supervised:
 
     from experiments.parts.arms import Supervised
     from plasticity.learning.learner import Learner, reset_optimizer
-    from plasticity.metrics.measures import Metric, gradient_norm, test_accuracy, weight_norm
+    from plasticity.learning.metric import Metric
+    from plasticity.metrics.accuracy import test_accuracy
+    from plasticity.metrics.norms import gradient_norm, weight_norm
     from plasticity.networks.mlp import mlp
     from plasticity.quantum.circuits import Brickwork
     from plasticity.quantum.layer import QNN

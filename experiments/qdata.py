@@ -119,13 +119,9 @@ def build(config: Config, levels: SpinLevels, network: str) -> Supervised:
 
     from experiments.parts.arms import Supervised
     from plasticity.learning.learner import Learner
-    from plasticity.metrics.measures import (
-        Metric,
-        gradient_norm,
-        logit_statistics,
-        test_accuracy,
-        weight_norm,
-    )
+    from plasticity.learning.metric import Metric
+    from plasticity.metrics.accuracy import logit_statistics, test_accuracy
+    from plasticity.metrics.norms import gradient_norm, weight_norm
     from plasticity.networks.mlp import bounded, mlp
     from plasticity.quantum.circuits import Staircase, light_cone
     from plasticity.quantum.layer import QNN

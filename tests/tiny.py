@@ -14,7 +14,7 @@ from plasticity.quantum.layer import QNN
 from plasticity.quantum.readouts import LogOdds
 from plasticity.seeding import generator_for
 from plasticity.tasks.images import Images
-from plasticity.tasks.streams import PermutedPixels
+from plasticity.tasks.streams import PermutedPixels, Task
 
 NUM_PIXELS = 6
 NUM_CLASSES = 3
@@ -74,3 +74,8 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(same, a, b))
     return a == b
+
+
+def tiny_task(num_train: int = 11, num_test: int = 17) -> Task:
+    """Return the second of the tiny tasks."""
+    return tiny_stream(tiny_images(num_train, num_test))[1]

@@ -9,7 +9,7 @@ from typing import Any
 
 from plasticity.learning.learner import Learner
 from plasticity.learning.loop import train_on_stream
-from plasticity.metrics.measures import Metric
+from plasticity.learning.metric import Metric
 from plasticity.tasks.streams import TaskStream
 
 Row = dict[str, Any]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from plasticity.learning.learner import Learner
-from plasticity.metrics.measures import Metric
+from plasticity.learning.metric import Metric
 from plasticity.seeding import generator_for
 from plasticity.tasks.streams import TaskStream
 

@@ -33,7 +33,7 @@ from experiments.parts import cli, running
 from experiments.parts.experiment import DataOptions
 from plasticity.learning.learner import Learner
 from plasticity.learning.loop import train_on_stream
-from plasticity.metrics.measures import weight_norm
+from plasticity.metrics.norms import weight_norm
 from plasticity.results import record
 from plasticity.results.record import RunFolder
 from plasticity.tasks.images import Images, load_images

@@ -11,7 +11,9 @@ from torch.nn.functional import cross_entropy
 
 from plasticity.learning.learner import Learner, reset_optimizer
 from plasticity.learning.loop import Diverged, train_on_stream
-from plasticity.metrics.measures import Metric, gradient_norm, test_accuracy, weight_norm
+from plasticity.learning.metric import Metric
+from plasticity.metrics.accuracy import test_accuracy
+from plasticity.metrics.norms import gradient_norm, weight_norm
 from plasticity.seeding import generator_for
 from plasticity.tasks.streams import Samples, Task, TaskStream
 from tests.tiny import ARMS, make_adam, random_states, same, tiny_learner, tiny_network, tiny_stream

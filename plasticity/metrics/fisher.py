@@ -1,148 +1,19 @@
-"""What is measured: a metric is a function of learner and task, and when it is due.
-
-A metric leaves the learner and all random states as it found them.
-"""
+"""Fisher information: the traces of the empirical and of the true one, and their probes."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from plasticity.learning.learner import Learner
-from plasticity.quantum.layer import QNN
+from plasticity.metrics.accuracy import class_logits, evaluating
 from plasticity.seeding import generator_for
-from plasticity.tasks.streams import Samples, Task
+from plasticity.tasks.streams import Task
 
-GRADIENT_BATCH = 128
-"""Samples of the gradient norm (protocol "Permuted MNIST")."""
-
-EVALUATION_BATCH = 2_000
-"""Samples evaluated at once: bounds memory, decides nothing else."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A quantity and its schedule.
-
-    Attributes:
-        name: Its column in the rows.
-        fn: From the learner and the task at hand to a number, or to several by name; those become
-            columns ``<name>_<key>``.
-        when: Before the task's first update or after its last.
-        every: Due at tasks 0, every, 2 every, ...
-    """
-
-    name: str
-    fn: Callable[[Learner, Task], float | Mapping[str, float]]
-    when: Literal["before", "after"] = "after"
-    every: int = 1
-
-    def __post_init__(self) -> None:
-        if self.when not in ("before", "after") or self.every < 1:
-            raise ValueError(f"metric {self.name}: when={self.when!r}, every={self.every}")
-
-    def due(self, when: str, index: int) -> bool:
-        """Tell whether the metric is to be taken at this point of task ``index``."""
-        return when == self.when and index % self.every == 0
-
-    def columns(self, learner: Learner, task: Task) -> dict[str, float]:
-        """Take the metric and return its columns of the row."""
-        value = self.fn(learner, task)
-        if isinstance(value, Mapping):
-            return {f"{self.name}_{key}": number for key, number in value.items()}
-        return {self.name: value}
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-def _batches(samples: Samples) -> Iterator[tuple[Tensor, Tensor]]:
-    for start in range(0, len(samples), EVALUATION_BATCH):
-        yield samples.batch(slice(start, start + EVALUATION_BATCH))
-
-
-def class_logits(outputs: Tensor) -> Tensor:
-    """Return a logit a class: a single output is that of class 1, beside 0 for class 0.
-
-    Args:
-        outputs: Of a network, ``(..., classes)`` or ``(..., 1)``, whose sigmoid is p(1 | x).
-    """
-    if outputs.shape[-1] > 1:
-        return outputs
-    return torch.cat([torch.zeros_like(outputs), outputs], -1)
-
-
-def test_accuracy(learner: Learner, task: Task) -> float:
-    """Return the fraction of the task's test samples whose largest logit is the label's."""
-    with torch.no_grad(), _evaluating(learner.network):
-        right = [
-            (class_logits(learner.network(x)).argmax(1) == y).sum() for x, y in _batches(task.test)
-        ]
-    return int(torch.stack(right).sum()) / len(task.test)
-
-
-test_accuracy.__test__ = False  # type: ignore[attr-defined]  # not a test of pytest's
-
-
-def weight_norm(learner: Learner, task: Task) -> float:
-    """Return the mean Frobenius norm of the weight tensors; NaN where there is none.
-
-    Weight tensors are the matrices of linear layers, without biases, and of a QNN its angles split
-    by ``ansatz.gate_groups`` (even and odd bricks). Of any other module they are its own parameters
-    of two dimensions or more. Source: protocol "Permuted MNIST".
-    """
-    norms = [
-        torch.linalg.vector_norm(part)
-        for module in learner.network.modules()
-        for part in _weights(module)
-    ]
-    return float(torch.stack(norms).mean()) if norms else math.nan
-
-
-def _weights(module: nn.Module) -> list[Tensor]:
-    if isinstance(module, QNN):
-        return [module.angles.detach()[list(g)] for g in module.ansatz.gate_groups]
-    return [p.detach() for p in module.parameters(recurse=False) if p.dim() > 1]
-
-
-def gradient_norm(learner: Learner, task: Task) -> float:
-    """Return the mean norm of the loss's gradient over the parameter tensors.
-
-    On the task's first 128 training samples; biases count as tensors of their own, and a QNN's
-    angles are split as in ``weight_norm``. Source: protocol "Permuted MNIST".
-    """
-    groups = {
-        id(module.angles): module.ansatz.gate_groups
-        for module in learner.network.modules()
-        if isinstance(module, QNN)
-    }
-    parameters = list(learner.network.parameters())
-    x, y = task.train.batch(slice(0, GRADIENT_BATCH))
-    with torch.enable_grad(), _evaluating(learner.network):
-        gradients = torch.autograd.grad(learner.loss(learner.network(x), y), parameters)
-    norms = []
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parts = [gradient[list(g)] for g in groups.get(id(parameter), ())] or [gradient]
-        norms += [torch.linalg.vector_norm(part) for part in parts]
-    return float(torch.stack(norms).mean())
-
-
-# --------------------------------------------------------------------------- Fisher information
 PROBE_SAMPLES = 64
 """Samples of a Fisher probe (protocol "Split CIFAR-100")."""
 
@@ -212,7 +83,7 @@ def fisher_traces(network: nn.Module, x: Tensor, y: Tensor) -> tuple[float, floa
         torch.func.jacrev(differences, argnums=(0, 1), has_aux=True), in_dims=(None, None, 0)
     )
     empirical = true = 0.0
-    with _evaluating(network), torch.no_grad():
+    with evaluating(network), torch.no_grad():
         num_differences = max(1, network(x[:1]).shape[1] - 1)
         held = sum(p.numel() for p in (*parameters.values(), *shifts.values())) * num_differences
         chunk = max(1, JACOBIAN_NUMBERS // held)
@@ -246,7 +117,7 @@ def _layers_used_once(network: nn.Module, x: Tensor) -> dict[str, nn.Linear]:
         for name, layer in layers.items()
     ]
     try:
-        with torch.no_grad(), _evaluating(network):
+        with torch.no_grad(), evaluating(network):
             network(x)
     finally:
         for hook in hooks:
@@ -303,20 +174,3 @@ def probe(task: Task, seed: int) -> tuple[Tensor, Tensor]:
     """Return ``PROBE_SAMPLES`` of the task's training samples, the same at every call."""
     order = torch.randperm(len(task.train), generator=generator_for(seed, "probe", task.index))
     return task.train.batch(order[:PROBE_SAMPLES])
-
-
-def logit_statistics(learner: Learner, task: Task) -> dict[str, float]:
-    """Return the means over the test samples of p(1 - p), p of the label, and of all |logit|.
-
-    p(1 - p) is by how much the loss's gradient is damped where the network is sure; bounded logits
-    keep it from vanishing.
-    """
-    spread, magnitude, outputs = 0.0, 0.0, 0
-    with torch.no_grad(), _evaluating(learner.network):
-        for x, y in _batches(task.test):
-            logits = learner.network(x)
-            p = class_logits(logits).softmax(1).gather(1, y.unsqueeze(1))
-            spread += float((p * (1 - p)).sum())
-            magnitude += float(logits.abs().sum())
-            outputs += logits.numel()
-    return {"label_variance": spread / len(task.test), "magnitude": magnitude / outputs}
