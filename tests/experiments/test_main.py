@@ -1,0 +1,165 @@
+"""``python -m experiments`` and ``plasticity``: the list of commands, and how they run one."""
+
+import configparser
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.__main__ import summaries
+from tests.experiments.test_commands import COMMANDS, HEAVY, ROOT, interrupted_at, run
+
+QUICK = ["mnist", "--preset=quick", "--networks=mlp", "--num-tasks=1"]
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    """What pip makes of the entry point in setup.cfg, in a folder of its own."""
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    name, _, place = parser["options.entry_points"]["console_scripts"].strip().partition(" = ")
+    assert name == "plasticity"
+    module, _, function = place.partition(":")
+    assert callable(getattr(importlib.import_module(module), function))
+    file = tmp_path / "bin" / name
+    file.parent.mkdir()
+    file.write_text(
+        f"import sys\nfrom {module} import {function}\n"
+        f"if __name__ == '__main__':\n    sys.exit({function}())\n"
+    )
+    return file
+
+
+# --- the list
+
+
+def test_all_commands_are_listed_with_a_line_each() -> None:
+    done = run("-m", "experiments")
+    assert (done.returncode, done.stderr) == (0, "")
+    listed = dict(re.findall(r"^  (\w+) +(\S.*)$", done.stdout, re.MULTILINE))
+    assert listed.keys() >= set(COMMANDS)
+    for name, summary in listed.items():
+        module = importlib.import_module(f"experiments.{name}")
+        assert summary == module.__doc__.partition("\n")[0]
+    assert run("-m", "experiments", "--help").stdout == done.stdout
+
+
+def test_what_does_something_as_a_program_is_a_command(tmp_path: Path) -> None:
+    guarded = 'if __name__ == "__main__":\n    print()\n'
+    (tmp_path / "study.py").write_text(f'"""Many runs.\n\nAnd more."""\n{guarded}')
+    (tmp_path / "measure.py").write_text(f"import no_such_module\n{guarded}")
+    (tmp_path / "shared.py").write_text('"""No command."""\nif __name__ == "shared":\n    1\n')
+    (tmp_path / "__main__.py").write_text(f'"""No command either."""\n{guarded}')
+    assert summaries(str(tmp_path)) == {"measure": "", "study": "Many runs."}
+
+
+LIST_MODULES = """
+import json, runpy, sys
+try:
+    runpy.run_module("experiments", run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    print(json.dumps([end.code or 0, list(sys.modules)]))
+"""
+
+
+@pytest.mark.parametrize(("words", "status"), [((), 0), (("mnsit",), 2), (("mnist", "--help"), 0)])
+def test_answers_come_before_the_slow_imports(words: tuple[str, ...], status: int) -> None:
+    done = run("-c", LIST_MODULES, *words)
+    found, modules = json.loads(done.stdout.splitlines()[-1])
+    assert found == status, done.stderr
+    assert not HEAVY & set(modules)
+
+
+# --- wrong use
+
+
+@pytest.mark.parametrize(
+    ("word", "way_out"),
+    [
+        ("mnsit", "did you mean mnist?"),
+        ("--preset", "must be one of ant, bench, "),
+        ("", "must be"),
+    ],
+)
+def test_unknown_command_is_a_line_with_the_way_out(word: str, way_out: str) -> None:
+    done = run("-m", "experiments", word, "--nonsense")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {word}: no such command; {way_out}")
+    assert len(done.stderr.splitlines()) == 1
+
+
+# --- a command, as by its own name
+
+
+@pytest.mark.parametrize("words", [["mnist", "--help"], ["ant", "--nonsense"], ["figures", "none"]])
+def test_command_says_and_returns_what_it_does_by_its_own_name(
+    words: list[str], script: Path
+) -> None:
+    command, *rest = words
+    own = run("-m", f"experiments.{command}", *rest)
+    for start in (["-m", "experiments"], [str(script)]):
+        done = run(*start, *words)
+        assert (done.returncode, done.stdout) == (own.returncode, own.stdout)
+        assert done.stderr == own.stderr
+
+
+def test_script_lists_the_commands_under_its_own_name(script: Path) -> None:
+    done, module = run(str(script)), run("-m", "experiments")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == module.stdout.replace("python -m experiments", "plasticity")
+
+
+@pytest.mark.slow
+def test_script_is_not_led_astray_by_a_folder_called_experiments(
+    tmp_path: Path, script: Path
+) -> None:
+    own = tmp_path / "own"
+    for package in ("experiments", "plasticity"):
+        (own / package).mkdir(parents=True)
+        (own / package / "__init__.py").write_text(f"raise ImportError('{package} of the user')")
+    rows = {}
+    for name, start in {
+        "script": [str(script), "mnist"],
+        "-m": ["-m", "experiments.mnist"],
+    }.items():
+        results = tmp_path / name
+        done = subprocess.run(
+            [sys.executable, *start, *QUICK[1:], f"--results={results}"],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            cwd=own if name == "script" else tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        (file,) = results.glob("*/mlp/rows.jsonl")
+        rows[name] = file.read_text()
+    assert rows["script"] == rows["-m"]
+
+
+# --- how it ends
+
+
+@pytest.mark.parametrize(("module", "words"), [("tyro", []), ("tyro", QUICK), ("torch", QUICK)])
+def test_control_c_in_the_first_imports_is_a_line(
+    tmp_path: Path, script: Path, module: str, words: list[str]
+) -> None:
+    path = interrupted_at(module, tmp_path)
+    for start in (["-m", "experiments"], [str(script)]):
+        done = run(*start, *words, path=path)
+        assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped.\n")
+
+
+def test_closed_pipe_ends_the_list_quietly() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = run("-m", "experiments", stdout=writing)
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
