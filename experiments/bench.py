@@ -14,55 +14,14 @@ if __name__ == "__main__":
     interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
 
 import contextlib
-import math
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 import tyro
 
+from experiments.parts.bench_options import Options
 from experiments.parts.cli import in_one_line, status_of
-from experiments.parts.experiment import Failure, UsageError
-
-SHAPES = (
-    "mnist", "cifar", "cifar-deep", "xxz", "ant", "ant-rollout", "mnist-evaluation",
-    "cifar-evaluation", "mlp",
-)  # fmt: skip
-"""Steps that can be timed: those of ``experiments.parts.contestants``, and the classical arm's."""
-CONTESTANTS = ("ours", "tensorcircuit", "plain-torch", "pennylane", "deepquantum")
-"""Those of ``experiments.parts.contestants``, which takes seconds to import."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What to time and how long."""
-
-    shapes: tuple[str, ...] = SHAPES
-    """Which steps."""
-    contestants: tuple[str, ...] = CONTESTANTS
-    """Whose; ours is always among them."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where."""
-    threads: int = 1
-    """Threads of torch on the CPU."""
-    seconds: float = 3.0
-    """Time for each contestant and shape, but three rounds at least."""
-    sweep: bool = True
-    """Also time ours over numbers of qubits and depths, and draw that."""
-    results: Path = Path("results/bench")
-    """Folder that gets bench-<UTC time>.json, .md and .png."""
-
-    def __post_init__(self) -> None:
-        known = {"--shapes": SHAPES, "--contestants": CONTESTANTS}
-        for option, chosen in (("--shapes", self.shapes), ("--contestants", self.contestants)):
-            for name in set(chosen) - set(known[option]):
-                raise UsageError(f"{option} {name}: must be among {', '.join(known[option])}")
-        if not 1 <= self.threads <= 1024:
-            raise UsageError(f"--threads {self.threads}: must be 1 to 1024")
-        if not 0 < self.seconds < math.inf:
-            raise UsageError(f"--seconds {self.seconds}: must be positive")
+from experiments.parts.experiment import Failure
 
 
 def parse(arguments: Sequence[str]) -> Options:

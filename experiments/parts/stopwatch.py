@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from experiments.parts.bench_options import Options
 from experiments.parts.contestants import (
     CONTESTANTS,
     OPTIONAL,
@@ -51,10 +52,6 @@ from plasticity.rl.processes import start_fork_server
 from plasticity.seeding import generator_for
 from plasticity.tasks.images import Images
 from plasticity.tasks.streams import PermutedPixels
-
-if TYPE_CHECKING:
-    from experiments.bench import Options
-
 
 # ---------------------------------------------------------------------------------------- timing
 PRODUCT = 1024

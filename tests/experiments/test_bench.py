@@ -8,6 +8,7 @@ import torch
 
 from experiments import bench
 from experiments.parts import stopwatch
+from experiments.parts.bench_options import Options
 from experiments.parts.contestants import (
     CONTESTANTS,
     OPTIONAL,
@@ -186,7 +187,7 @@ def test_figure_shows_every_curve(tmp_path):
 
 def test_what_is_not_installed_is_left_out_and_said(monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    report = stopwatch.run(bench.Options(shapes=(), sweep=False, threads=torch.get_num_threads()))
+    report = stopwatch.run(Options(shapes=(), sweep=False, threads=torch.get_num_threads()))
     assert report["left_out"] == list(OPTIONAL)
     assert "pip install -e '.[bench]'" in capsys.readouterr().out
     assert "pennylane, deepquantum" in stopwatch.table(report)

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import bench
-from experiments.parts import cli, contestants
+from experiments.parts import bench_options, cli, contestants
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ("mnist", "cifar", "qdata", "ant", "bench", "bench_ppo", "figures")
@@ -62,8 +61,8 @@ def test_help_and_wrong_use_are_answered_before_the_slow_imports(command: str, w
 
 
 def test_names_that_the_benchmark_knows_without_imports_are_those_there_are() -> None:
-    assert (*contestants.SHAPES, "mlp") == bench.SHAPES
-    assert contestants.CONTESTANTS == bench.CONTESTANTS
+    assert (*contestants.SHAPES, "mlp") == bench_options.SHAPES
+    assert contestants.CONTESTANTS == bench_options.CONTESTANTS
 
 
 # --- Ctrl-C
