@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from experiments.ant import RELEASED, Config, needed
+from experiments.ant import RELEASED
 from experiments.parts.cli import in_one_line, status_of
+from experiments.parts.control import Config, MlpPolicy, needed
 from experiments.parts.experiment import check_numbers
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 class Options:
     """What to measure."""
 
-    env: str = RELEASED.env
+    env: str = RELEASED.config.env
     """Gymnasium environment."""
     n_steps: int = 512
     """Steps of each environment before an update."""
@@ -44,7 +45,7 @@ class Options:
     """Threads of torch."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_numbers(self, "--")
 
 
 class Contestant:
@@ -93,11 +94,11 @@ class Contestant:
         return timed
 
 
-def arm(config: Config, network: str) -> Contestant:
+def ours(config: Config, name: str) -> Contestant:
     """Enter one of our arms."""
     from experiments.parts.policies import Environments, PolicyArm
 
-    policy = PolicyArm(config, Environments(config, None), network)
+    policy = PolicyArm(config, Environments(config, None), RELEASED.arms[name], name)
     rows = policy.rows(1, lambda steps: None)
     return Contestant(policy.model, lambda: next(rows))
 
@@ -113,10 +114,12 @@ def own_loop(config: Config, kind: type[DummyVecEnv] | type[SubprocVecEnv]) -> C
     env = make_vec_env(
         lambda: make_gymnasium(config.env), config.num_envs, seed=0, vec_env_cls=kind
     )
-    arch = {"pi": list(config.classical.pi), "vf": list(config.classical.vf)}
+    arm = RELEASED.arms["mlp"]
+    assert isinstance(arm.network, MlpPolicy)
+    arch = {"pi": list(arm.network.pi), "vf": list(arm.network.vf)}
     model = PPO(
-        "MlpPolicy", env, learning_rate=config.classical.learning_rate, n_steps=config.n_steps,
-        batch_size=config.batch_size, n_epochs=config.epochs, seed=0, device=config.device,
+        "MlpPolicy", env, learning_rate=arm.optimizer.learning_rate, n_steps=config.n_steps,
+        batch_size=config.batch_size, n_epochs=arm.epochs, seed=0, device=config.device,
         policy_kwargs={"activation_fn": torch.nn.Tanh, "net_arch": arch},
     )  # fmt: skip
     return Contestant(model, lambda: model.learn(config.rollout, reset_num_timesteps=False))
@@ -126,7 +129,7 @@ def run(options: Options) -> None:
     """Measure and print a table."""
     # A run that is never over, and is not evaluated.
     config = dataclasses.replace(
-        RELEASED, env=options.env, n_steps=options.n_steps,
+        RELEASED.config, env=options.env, n_steps=options.n_steps,
         total_steps=2**31 - 1, evaluation_every=2**31 - 1,
     )  # fmt: skip
     with needed():
@@ -139,8 +142,8 @@ def run(options: Options) -> None:
 
     torch.set_num_threads(options.threads)
     contestants = {
-        "quantum": arm(config, "quantum"),
-        "classical": arm(config, "classical"),
+        "quantum": ours(config, "qnn"),
+        "classical": ours(config, "mlp"),
         "classical, learn(), DummyVecEnv": own_loop(config, DummyVecEnv),
         "classical, learn(), SubprocVecEnv": own_loop(config, SubprocVecEnv),
     }
@@ -149,7 +152,7 @@ def run(options: Options) -> None:
             for contestant in contestants.values():
                 contestant.run()
                 bar.update()
-    ours = contestants["classical"].median()
+    reference = contestants["classical"].median()
     print(
         f"\n{options.rounds} updates of {config.rollout} steps of {config.env}, "
         f"{config.num_envs} environments: medians, and shares of the time\n"
@@ -161,7 +164,7 @@ def run(options: Options) -> None:
         rest = contestant.share("rollout") - environments
         print(
             f"{name:36}{config.rollout / contestant.median():8.0f}{environments:14.0%}{rest:17.0%}"
-            f"{contestant.share('update'):9.0%}{ours / contestant.median():21.2f}x"
+            f"{contestant.share('update'):9.0%}{reference / contestant.median():21.2f}x"
         )
         environment = contestant.model.get_env()
         assert environment is not None

@@ -11,85 +11,81 @@ if __name__ == "__main__":
 
     interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
 
-import dataclasses
-import functools
 import math
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from experiments.parts import cli
+from experiments.parts.arms import Adam, ArmConfig, AsTheyAre, Registry
 from experiments.parts.experiment import (
-    DataOptions,
     Experiment,
+    Exports,
     Panel,
+    Preset,
+    TaskOptions,
     TaskSetting,
     UsageError,
-    identify,
+    content_of,
 )
+from experiments.parts.training import Problem, SupervisedLearning
+from plasticity.networks import NETWORKS
+from plasticity.networks.mlp import Mlp
+from plasticity.networks.qnn import Qnn
+from plasticity.remedies import REMEDIES
 
 if TYPE_CHECKING:
-    from experiments.parts.arms import Supervised
     from plasticity.tasks.images import Images
 
 
-@dataclass(frozen=True)
-class Mlp:
-    """The classical arm: hidden layers of ReLU units."""
-
-    hidden: tuple[int, ...] = (256, 256)
-    """Units of each hidden layer."""
-    adam_epsilon: float = 1e-7
-    """Of Adam's denominator (Keras: 1e-7, torch: 1e-8)."""
-    bounded_logits: bool = False
-    """Bound the logits to (-1, 1), as the quantum arm's are."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config(TaskSetting):
-    """What decides the numbers. No default is a matter of taste: see PRESETS."""
+    """What the arms share."""
 
-    dataset: str = "cifar100"
+    dataset: str
     """cifar100, digits (scikit-learn's, no download) or a FILE.npz with x_train, y_train, x_test,
     y_test."""
-    num_tasks: int = 3_000
-    """Number of pairs of classes learned in turn."""
-    batch_size: int = 128
-    """Images an update."""
-    epochs: int = 5
-    """Passes over each task's training images."""
-    learning_rate: float = 1e-3
-    """Of Adam, which is never reset."""
-    depth: int = 10
-    """Layers of even and odd bricks of the quantum arm's circuit."""
-    qnn_adam_epsilon: float = 1e-8
-    """Of Adam's denominator in the quantum arm."""
-    mlp: Mlp = Mlp()
-    """The classical arm."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.mlp.hidden or min(self.mlp.hidden) < 1:
-            raise UsageError(f"--mlp.hidden {self.mlp.hidden}: at least one unit a layer")
         if self.dataset not in ("cifar100", "digits") and not self.dataset.endswith(".npz"):
             raise UsageError(f"--dataset {self.dataset}: must be cifar100, digits or FILE.npz")
 
 
-# The released program's numbers (quantum-plasticity, commit c3c6cb4) are Config's defaults; the
-# tasks are the paper's 3,000, not the script's 30.
-RELEASED = Config()
+def qnn(depth: int) -> Qnn:
+    """Return the quantum arm's circuit, whose last qubit tells the classes apart."""
+    return Qnn("brickwork", depth, readout="signed-z-of-last", initial_angles=(0.0, 2 * math.pi))
+
+
+# The released program's numbers (quantum-plasticity, commit c3c6cb4); the tasks are the paper's
+# 3,000, not the script's 30.
+RELEASED = Preset(
+    Config(seed=0, device="cpu", threads=1, num_tasks=3_000, batch_size=128, dataset="cifar100"),
+    {
+        "mlp": ArmConfig(Mlp(hidden=(256, 256)), Adam(learning_rate=1e-3, epsilon=1e-7), epochs=5),
+        "qnn": ArmConfig(qnn(depth=10), Adam(learning_rate=1e-3, epsilon=1e-8), epochs=5),
+    },
+)
 # The depth of the paper's description.
-DEEP = dataclasses.replace(RELEASED, depth=30)
+DEEP = RELEASED.replace({}, qnn={"network": qnn(depth=30)})
 # What differs between the arms for no reason is made equal: the range of logits and Adam's epsilon.
-MATCHED = dataclasses.replace(RELEASED, mlp=Mlp(adam_epsilon=1e-8, bounded_logits=True))
+MATCHED = RELEASED.replace(
+    {},
+    mlp={
+        "network": Mlp(hidden=(256, 256), bounded_logits=True),
+        "optimizer": Adam(learning_rate=1e-3, epsilon=1e-8),
+    },
+)
 # Chosen to finish within a minute offline: pairs of 8x8 digits, 6 qubits, small batches and a
 # larger rate, so that about 300 images are enough to learn from.
-QUICK = dataclasses.replace(
-    RELEASED, dataset="digits", num_tasks=30, batch_size=32, learning_rate=1e-2, mlp=Mlp((64, 64))
+QUICK = RELEASED.replace(
+    {"dataset": "digits", "num_tasks": 30, "batch_size": 32},
+    mlp={"network": Mlp(hidden=(64, 64)), "optimizer": Adam(learning_rate=1e-2, epsilon=1e-7)},
+    qnn={"optimizer": Adam(learning_rate=1e-2, epsilon=1e-8)},
 )
 
 
-def load(config: Config, options: DataOptions) -> Images:
+def load(config: Config, options: TaskOptions) -> Images:
     """Read the images; a blank one has no direction, so nothing to encode as a state."""
     from plasticity.tasks.images import load_images
     from plasticity.tasks.streams import ClassPairs
@@ -100,64 +96,37 @@ def load(config: Config, options: DataOptions) -> Images:
     return images
 
 
-def build(config: Config, images: Images, network: str) -> Supervised:
-    """Make an arm: the circuit has as many qubits as the pixels need, Z is read on the last."""
-    import torch
+def pose(config: Config, images: Images, inputs: AsTheyAre) -> Problem:
+    """Pose the tasks."""
     from torch.nn.functional import cross_entropy
 
-    from experiments.parts.arms import Supervised
-    from plasticity.learning.learner import Learner
-    from plasticity.learning.metric import Metric
-    from plasticity.metrics.accuracy import logit_statistics, test_accuracy
-    from plasticity.metrics.fisher import FisherProbe
-    from plasticity.metrics.norms import gradient_norm, weight_norm
-    from plasticity.networks.mlp import bounded, mlp
-    from plasticity.quantum.circuits import Brickwork
-    from plasticity.quantum.layer import QNN
-    from plasticity.quantum.readouts import SignedPauliZ
-    from plasticity.seeding import generator_for
+    from plasticity.networks.network import Shape
     from plasticity.tasks.streams import ClassPairs
 
-    generator = generator_for(config.seed, "initial weights")
-    if network == "mlp":
-        epsilon = config.mlp.adam_epsilon
-        model: torch.nn.Module = mlp((images.num_pixels, *config.mlp.hidden, 2), generator)
-        model = bounded(model) if config.mlp.bounded_logits else model
-    else:
-        epsilon = config.qnn_adam_epsilon
-        num_qubits = max(2, math.ceil(math.log2(images.num_pixels)))
-        model = QNN(
-            Brickwork(num_qubits, config.depth),
-            SignedPauliZ(num_qubits - 1),
-            lambda shape: 2 * math.pi * torch.rand(shape, generator=generator),
-        )
-    model.to(config.device)
-    adam = functools.partial(torch.optim.Adam, lr=config.learning_rate, eps=epsilon, fused=True)
     stream = ClassPairs(images, num_tasks=config.num_tasks, seed=config.seed, device=config.device)
-    metrics = (
-        Metric("weight_norm", weight_norm, "before"),
-        Metric("gradient_norm", gradient_norm, "before"),
-        Metric("test_accuracy", test_accuracy),
-        Metric("fisher", FisherProbe.of(model, stream[0], config.seed)),
-        Metric("logit", logit_statistics),
-    )
-    learner = Learner(model, adam, cross_entropy)
-    return Supervised(learner, stream, config.epochs, config.batch_size, config.seed, metrics)
+    return Problem(stream, Shape(images.num_pixels, 2), cross_entropy)
 
 
+METRICS = ("weight_norm", "gradient_norm", "test_accuracy", "fisher", "logit")
+LEARNING = SupervisedLearning(pose, METRICS)
 COLUMNS = {"accuracies": "test_accuracy", "fim_traces": "fisher_empirical_task0"}
 EXPERIMENT = Experiment(
     name="cifar",
     about=__doc__,
     presets={"released": RELEASED, "deep": DEEP, "matched": MATCHED, "quick": QUICK},
-    networks={"mlp": "classical (MLP)", "qnn": "quantum (QNN)"},
+    registry=Registry(NETWORKS, REMEDIES),
     load=load,
-    identify=identify,
-    build=build,
-    exports={
-        "mlp": {"classical_cifar100_results.npz": COLUMNS},
-        "qnn": {"quantum_cifar100_results.npz": COLUMNS},
-    },
+    identify=content_of,
+    check=LEARNING.check,
+    build=LEARNING.build,
+    metrics=METRICS,
+    exports=Exports(
+        {
+            "mlp": {"classical_cifar100_results.npz": COLUMNS},
+            "qnn": {"quantum_cifar100_results.npz": COLUMNS},
+        },
+        others=COLUMNS,
+    ),
     panels=(
         Panel("test_accuracy", "test accuracy after the task"),
         Panel("fisher_empirical_task0", "empirical Fisher trace, task 0's probe", logarithmic=True),

@@ -1,71 +1,147 @@
-"""Networks ready to train: what the command line needs of them."""
+"""An arm is a value: a network with its options, and how it is trained.
+
+``--arms mlp+reset-optimizer`` is the preset's arm ``mlp`` with a remedy. An arm whose network is
+registered, but which the preset does not have, is trained as the preset's arm is that its network
+is like.
+"""
 
 from __future__ import annotations
 
-import abc
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from plasticity.learning.learner import Learner
-from plasticity.learning.loop import train_on_stream
-from plasticity.learning.metric import Metric
-from plasticity.tasks.streams import TaskStream
+from experiments.parts.identity import from_json, named_from_json, named_json, to_json
+from plasticity.learning.remedy import Remedy
+from plasticity.networks.network import Network
 
-Row = dict[str, Any]
+if TYPE_CHECKING:
+    import torch
 
 
-class Arm(abc.ABC):
-    """One network of an experiment, ready to train.
+@dataclass(frozen=True)
+class Adam:
+    """Adam (Kingma and Ba 2015)."""
+
+    learning_rate: float
+    """Size of a step."""
+    epsilon: float
+    """Of the denominator (Keras: 1e-7, torch: 1e-8)."""
+
+    def build(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """Build the optimiser."""
+        import torch
+
+        return torch.optim.Adam(parameters, lr=self.learning_rate, eps=self.epsilon, fused=True)
+
+
+@dataclass(frozen=True)
+class AsTheyAre:
+    """Inputs that no arm wants otherwise."""
+
+
+@dataclass(frozen=True)
+class ArmConfig:
+    """All that decides the numbers of an arm, beside what all arms of a run share.
 
     Attributes:
-        remark: Printed before training.
+        network: Its network's options.
+        optimizer: Its optimiser's options.
+        epochs: Passes over a task's training samples, or over a rollout's steps.
+        inputs: How it sees the samples; a dataclass of the experiment's.
+        remedies: By name, in the order in which they act.
     """
 
-    remark: str = ""
-
-    @abc.abstractmethod
-    def rows(self, start: int, advance: Callable[[int], object]) -> Iterator[Row]:
-        """Train from row ``start`` on and yield rows; ``advance`` moves the progress bar."""
-
-    @abc.abstractmethod
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state after the last row, as ``torch.load(weights_only=True)`` reads it."""
-
-    @abc.abstractmethod
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to a state."""
-
-    def files(self, row: Row) -> Mapping[str, bytes]:
-        """Return files by name to put into the run folder, before ``row`` is recorded."""
-        return {}
-
-    def close(self) -> None:  # noqa: B027
-        """Stop what runs beside this process; most arms have nothing there."""
-
-
-@dataclass
-class Supervised(Arm):
-    """A learner of a stream of tasks, one row a task."""
-
-    learner: Learner
-    stream: TaskStream
+    network: Network
+    optimizer: Adam
     epochs: int
-    batch_size: int
-    seed: int
-    metrics: Sequence[Metric]
-    remark: str = ""
+    inputs: Any = AsTheyAre()
+    remedies: Mapping[str, Remedy] = field(default_factory=dict)
 
-    def rows(self, start: int, advance: Callable[[int], object]) -> Iterator[Row]:  # noqa: D102
-        for row in train_on_stream(
-            self.learner, self.stream, epochs=self.epochs, batch_size=self.batch_size,
-            seed=self.seed, metrics=self.metrics, start=start,
-        ):  # fmt: skip
-            advance(1)
-            yield row
+    def json(self) -> dict[str, Any]:
+        """Return it as JSON, which the arm's folder is named after."""
+        content: dict[str, Any] = {
+            "network": named_json(self.network),
+            "optimizer": to_json(self.optimizer),
+            "epochs": self.epochs,
+        }
+        if inputs := to_json(self.inputs):
+            content["inputs"] = inputs
+        if self.remedies:
+            content["remedies"] = [named_json(remedy) for remedy in self.remedies.values()]
+        return content
 
-    def state_dict(self) -> dict[str, Any]:  # noqa: D102
-        return self.learner.state_dict()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102
-        self.learner.load_state_dict(state)
+@dataclass(frozen=True)
+class Registry:
+    """What arms of an experiment are made of.
+
+    Attributes:
+        networks: By name, with the options they have where a preset says nothing.
+        remedies: The same.
+        inputs: The experiment's dataclass of how an arm sees the samples.
+    """
+
+    networks: Mapping[str, Network]
+    remedies: Mapping[str, Remedy]
+    inputs: type[Any] = AsTheyAre
+
+    def resolve(self, name: str, arms: Mapping[str, ArmConfig]) -> ArmConfig:
+        """Return the arm of a name.
+
+        Args:
+            name: ``NETWORK`` or ``NETWORK+REMEDY...``.
+            arms: The preset's.
+
+        Raises:
+            KeyError: With what is unknown in it, and what is known.
+        """
+        base, *remedies = name.split("+")
+        if base in arms:
+            arm = arms[base]
+        elif base in self.networks:
+            network = self.networks[base]
+            arm = dataclasses.replace(arms[network.like], network=network, remedies={})
+        else:
+            raise KeyError(_unknown("network", base, {*self.networks, *arms}))
+        for remedy in remedies:
+            if remedy not in self.remedies:
+                raise KeyError(_unknown("remedy", remedy, self.remedies))
+            if remedy in arm.remedies:
+                raise KeyError(f"{base} has {remedy} already")
+            added = {**arm.remedies, remedy: self.remedies[remedy]}
+            arm = dataclasses.replace(arm, remedies=added)
+        return arm
+
+    def from_json(self, content: Mapping[str, Any]) -> ArmConfig:
+        """Make an arm of what ``ArmConfig.json`` returned.
+
+        Raises:
+            TypeError, ValueError: It is not that; say, its class is not registered (any more).
+        """
+        expected = {"network", "optimizer", "epochs"}
+        if not expected <= {*content} <= {*expected, "inputs", "remedies"}:
+            raise TypeError(f"it has {sorted(content)}")
+        if type(content["epochs"]) is not int:
+            raise TypeError(f"epochs is {content['epochs']!r:.40}")
+        names = {type(remedy).__name__: name for name, remedy in self.remedies.items()}
+        remedies = [
+            named_from_json(_classes(self.remedies), remedy)
+            for remedy in content.get("remedies", [])
+        ]
+        return ArmConfig(
+            named_from_json(_classes(self.networks), content["network"]),
+            from_json(Adam, content["optimizer"]),
+            content["epochs"],
+            from_json(self.inputs, content.get("inputs", {})),
+            {names[type(remedy).__name__]: remedy for remedy in remedies},
+        )
+
+
+def _classes(registered: Mapping[str, Any]) -> dict[str, type[Any]]:
+    return {type(value).__name__: type(value) for value in registered.values()}
+
+
+def _unknown(kind: str, name: str, known: Any) -> str:
+    return f"no {kind} is called {name!r}; there are {', '.join(sorted(known)) or 'none'}"

@@ -1,22 +1,33 @@
-"""The command line that the experiments share: presets, options, error messages."""
+"""The command line that the experiments share: presets, arms, options, error messages."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import itertools
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
 from experiments.parts import interrupts
-from experiments.parts.experiment import Config, Experiment, Failure, Options, UsageError
+from experiments.parts.arms import Adam, ArmConfig
+from experiments.parts.experiment import (
+    Config,
+    Experiment,
+    Failure,
+    InUse,
+    Options,
+    UsageError,
+    check_numbers,
+)
 
-Preset = TypeVar("Preset", bound=str)
+Name = TypeVar("Name", bound=str)
+OfArms = TypeVar("OfArms")
 Chosen = TypeVar("Chosen", bound=Options)
 Parsed = TypeVar("Parsed")
 
@@ -37,8 +48,9 @@ def main(experiment: Experiment[Any], arguments: Sequence[str] | None = None) ->
 def status_of(command: Callable[[], object], stopped: str = "stopped: nothing is saved.") -> int:
     """Do what a command asks for and return the exit status.
 
-    0 for success, 2 for wrong use, 1 for a failure, 130 for Ctrl-C, 141 where nobody reads what is
-    printed; what a user can cause ends in one or two lines on standard error.
+    0 for success, 2 for wrong use, 1 for a failure, 75 (EX_TEMPFAIL of sysexits.h) where another
+    process does the same just now, 130 for Ctrl-C, 141 where nobody reads what is printed; what a
+    user can cause ends in one or two lines on standard error.
 
     Args:
         command: Called.
@@ -57,7 +69,7 @@ def status_of(command: Callable[[], object], stopped: str = "stopped: nothing is
         return 2
     except Failure as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 75 if isinstance(error, InUse) else 1
     except KeyboardInterrupt:
         print(stopped, file=sys.stderr)
         return 130
@@ -65,51 +77,130 @@ def status_of(command: Callable[[], object], stopped: str = "stopped: nothing is
 
 
 @dataclass(frozen=True)
-class Command(Generic[Preset, Chosen, Config]):
+class Command(Generic[Name, Chosen, Config, OfArms]):
     """All that can be said on the command line."""
 
-    preset: Preset
+    preset: Name
     """Protocol that the options not given are taken from: released has the numbers of the authors'
     program, deep its deepest circuit, matched treats the arms alike, resolved has levels that mean
     the same at every anisotropy, quick needs no download and little time."""
     options: Annotated[Chosen, tyro.conf.arg(name="")]
     config: Annotated[Config, tyro.conf.arg(name="")]
+    of_arms: Annotated[OfArms, tyro.conf.arg(name="")]
 
 
-def parse(experiment: Experiment[Config], arguments: Sequence[str]) -> tuple[str, Options, Config]:
-    """Read the command line: the preset first, whose numbers the other options then change.
+def parse(
+    experiment: Experiment[Config], arguments: Sequence[str]
+) -> tuple[str, Options, Config, dict[str, ArmConfig]]:
+    """Read the command line: preset and arms first, whose numbers the other options then change.
 
     Raises:
         UsageError: With one line that says what is wrong.
         SystemExit: With status 0, after ``--help``.
     """
     presets = experiment.presets
-    preset = next(iter(presets))
-    for word, following in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
-        name, equals, value = word.partition("=")
-        if name == "--preset":
-            preset = value if equals else following
+    (preset,) = said(arguments, "--preset")[:1] or [next(iter(presets))]
     if preset not in presets:
         raise UsageError(f"--preset {preset}: must be one of {', '.join(presets)}")
-    options = experiment.options(networks=tuple(experiment.networks))
-    default = Command(preset, options, presets[preset])
-    # The presets' names and the own classes of options and config are known here only.
-    kind: Any = Command[Literal[tuple(presets)], type(options), type(default.config)]  # type: ignore
-    command: Command[str, Any, Config] = in_one_line(
-        tyro.cli,
-        kind,
-        prog=f"python -m experiments.{experiment.name}",
-        description=experiment.about,
-        args=arguments,
-        default=default,
+    chosen = presets[preset]
+    names = said(arguments, "--arms") or [*chosen.arms]
+    arms = {}
+    for name in names:
+        if name in arms:
+            raise UsageError(f"--arms: {name} is there twice")
+        try:
+            arms[name] = experiment.registry.resolve(name, chosen.arms)
+        except KeyError as error:
+            raise UsageError(f"--arms {name}: {error.args[0]}") from error
+    of_arms = dataclasses.make_dataclass(
+        "OfArms",
+        [
+            (f"arm_{k}", Annotated[type(v), tyro.conf.arg(name=name)], dataclasses.field(default=v))
+            for k, (name, v) in enumerate((name, options_of(arm)) for name, arm in arms.items())
+        ],
+        frozen=True,
     )
-    if not command.options.networks:
-        raise UsageError("--networks: name at least one")
-    for network in command.options.networks:
-        if network not in experiment.networks:
-            choices = ", ".join(experiment.networks)
-            raise UsageError(f"--networks {network}: must be among {choices}")
-    return preset, command.options, command.config
+    options = experiment.options(arms=tuple(names))
+    default = Command(preset, options, chosen.config, of_arms())
+    # The presets' names and the own classes of options and config are known here only.
+    kind: Any = Command[  # type: ignore[misc]
+        Literal[tuple(presets)],
+        type(options),
+        type(chosen.config),
+        of_arms,
+    ]
+    try:
+        command: Command[str, Any, Config, Any] = in_one_line(
+            tyro.cli,
+            kind,
+            prog=f"python -m experiments.{experiment.name}",
+            description=about(experiment),
+            args=arguments,
+            default=default,
+        )
+    except ValueError as error:  # of a network or a remedy
+        raise UsageError(str(error)) from error
+    if command.options.arms != tuple(names):
+        raise UsageError("--arms: say it once, with all arms")
+    for k, (name, arm) in enumerate(arms.items()):
+        arms[name] = arm_of(getattr(command.of_arms, f"arm_{k}"), arm)
+        check_numbers(arms[name].network, f"--{name}.")
+        check_numbers(arms[name].optimizer, f"--{name}.optimizer.")
+        if arms[name].epochs < 1:
+            raise UsageError(f"--{name}.epochs {arms[name].epochs}: at least 1")
+    return preset, command.options, command.config, arms
+
+
+def said(arguments: Sequence[str], option: str) -> list[str]:
+    """Return the words that follow an option, where it is said last."""
+    words: list[str] = []
+    for k, word in enumerate(arguments):
+        name, equals, value = word.partition("=")
+        if name == option:
+            following = itertools.takewhile(lambda w: not w.startswith("-"), arguments[k + 1 :])
+            words = [value] if equals else [*following]
+    return words
+
+
+def options_of(arm: ArmConfig) -> Any:
+    """Return what can be said of an arm, as a dataclass: the options of all its parts."""
+    flat = tyro.conf.arg(name="")
+    fields: list[tuple[str, Any, Any]] = [
+        ("network", Annotated[type(arm.network), flat], arm.network),
+        ("optimizer", Adam, arm.optimizer),
+        ("epochs", Annotated[int, tyro.conf.arg(help=EPOCHS)], arm.epochs),
+        ("inputs", Annotated[type(arm.inputs), flat], arm.inputs),
+    ]
+    fields += [
+        (f"remedy_{k}", Annotated[type(remedy), tyro.conf.arg(name=name)], remedy)
+        for k, (name, remedy) in enumerate(arm.remedies.items())
+    ]
+    return dataclasses.make_dataclass(
+        type(arm.network).__name__,
+        [(n, t, dataclasses.field(default_factory=lambda v=v: v)) for n, t, v in fields],  # type: ignore[misc]
+        frozen=True,
+        namespace={"__doc__": type(arm.network).__doc__},
+    )()
+
+
+EPOCHS = "Passes over a task's training samples, or over a rollout's steps."
+
+
+def arm_of(options: Any, arm: ArmConfig) -> ArmConfig:
+    """Return an arm with what was said of it."""
+    remedies = {name: getattr(options, f"remedy_{k}") for k, name in enumerate(arm.remedies)}
+    return ArmConfig(options.network, options.optimizer, options.epochs, options.inputs, remedies)
+
+
+def about(experiment: Experiment[Any]) -> str:
+    """Return what ``--help`` says first: of the experiment, and of what --arms can name."""
+    lines = [experiment.about.strip(), "", "Networks for --arms, and their remedies (NAME+REMEDY):"]
+    entries: Mapping[str, Any] = experiment.registry.networks
+    for registered, prefix in ((entries, ""), (experiment.registry.remedies, "+")):
+        for name, value in registered.items():
+            lines.append(f"  {prefix + name}: {(type(value).__doc__ or '').splitlines()[0]}")
+    lines += ["", "Below are the options of the chosen arms, under their names."]
+    return "\n".join(lines)
 
 
 def in_one_line(parse: Callable[..., Parsed], *arguments: Any, **options: Any) -> Parsed:

@@ -8,6 +8,7 @@ scipy or matplotlib: the functions that need them do.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,11 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import tyro
 
+from experiments.parts.arms import ArmConfig, Registry
+from experiments.parts.identity import to_json
+
 if TYPE_CHECKING:
-    from experiments.parts.arms import Arm, Row
+    from experiments.parts.training import Arm, Row
 
 
 class UsageError(Exception):
@@ -28,68 +32,87 @@ class Failure(Exception):
     """What cannot be done here; the message says why, and the way out."""
 
 
+class InUse(Failure):
+    """Another process does it just now."""
+
+
 @dataclass(frozen=True)
 class Options:
     """What to run and where; none of it changes a number."""
 
-    networks: tuple[str, ...]
-    """Which arms to train, in this order."""
+    arms: tuple[str, ...]
+    """Which arms to train, in this order: names of networks, each with remedies after a plus."""
     results: Path = Path("results")
     """Folder that gets a run folder for each config."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Delete what an earlier run of the same config left, and start afresh."""
+    """Delete what is recorded of these arms, and start them afresh."""
     tensorboard: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Write the rows' numbers for TensorBoard too, into the run folder."""
+    """Write the rows' numbers for TensorBoard too, into the arm's folder."""
 
 
 @dataclass(frozen=True)
-class DataOptions(Options):
-    """Those of experiments that learn from a data set."""
+class TaskOptions(Options):
+    """Those of experiments that learn a stream of tasks."""
 
     data_root: Path = Path("~/.cache/plasticity")
     """Folder that data sets are downloaded or computed into, once."""
+    metrics: tuple[str, ...] = ()
+    """What to measure beside what is always measured; an unknown name is answered with a list."""
+    measure_every: int = 50
+    """Tasks between two measurements that take long; they are also taken at tasks 0, 1, 2, 4, 8,
+    ..."""
+
+    def __post_init__(self) -> None:
+        if self.measure_every < 1:
+            raise UsageError(f"--measure-every {self.measure_every}: at least 1")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What every experiment's config has."""
+    """What the arms of every experiment share."""
 
-    seed: int = 0
+    seed: int
     """Decides tasks, order of samples and initial weights."""
-    device: str = "cpu"
+    device: str
     """Torch device: cpu, cuda, cuda:1, ..."""
-    threads: int = 1
+    threads: int
     """Threads of torch on the CPU (they decide the order of summation, hence the last bits)."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_numbers(self, "--")
         # Whether there is such a device is asked of torch, when a run begins.
         if not re.fullmatch(r"(cpu|cuda)(:\d{1,2})?", self.device):
             raise UsageError(f"--device {self.device}: networks train on cpu or cuda")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TaskSetting(Setting):
-    """What the config of a stream of tasks has."""
+    """What the arms share that learn a stream of tasks."""
 
-    num_tasks: int = 1
-    """Number of tasks learned in turn."""
+    num_tasks: int
+    """Number of tasks learned in turn; a run can be made longer later."""
+    batch_size: int
+    """Samples an update."""
 
 
-def check_numbers(config: Any, prefix: str = "") -> None:
+def check_numbers(config: Any, prefix: str) -> None:
     """Refuse numbers that are not positive; a seed may be 0."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        option = f"--{prefix}{field.name}".replace("_", "-")
+    for entry in dataclasses.fields(config):
+        value = getattr(config, entry.name)
+        option = prefix + entry.name.replace("_", "-")
         if dataclasses.is_dataclass(value):
-            check_numbers(value, f"{field.name}.")
-        elif field.name == "seed" and not 0 <= value < 2**64:
+            check_numbers(value, f"{option}.")
+        elif entry.name == "seed" and not 0 <= value < 2**64:
             raise UsageError(f"{option} {value}: must be 0 to 2**64 - 1")
+        elif isinstance(value, tuple) and not all(
+            isinstance(v, str) or math.isfinite(v) for v in value
+        ):
+            raise UsageError(f"{option} {value}: must be finite")
         elif (
-            field.name != "seed" and isinstance(value, int | float) and not isinstance(value, bool)
+            entry.name != "seed" and isinstance(value, int | float) and not isinstance(value, bool)
         ):
             # A million threads make torch end in a segmentation fault.
-            limit = 1024 if field.name == "threads" else 2**31 - 1
+            limit = 1024 if entry.name == "threads" else 2**31 - 1
             if not 0 < value <= limit:
                 raise UsageError(f"{option} {value}: must be positive and at most {limit}")
 
@@ -98,24 +121,50 @@ Config = TypeVar("Config", bound=Setting)
 
 
 @dataclass(frozen=True)
+class Preset(Generic[Config]):
+    """A protocol: what the arms share, and its arms.
+
+    Attributes:
+        config: What they share.
+        arms: By name; all are trained where ``--arms`` is not said.
+    """
+
+    config: Config
+    arms: Mapping[str, ArmConfig]
+
+    def replace(self, config: Mapping[str, Any], **arms: Mapping[str, Any]) -> Preset[Config]:
+        """Return the protocol with other values for fields of its config and of its arms."""
+        changed = {
+            name: dataclasses.replace(arm, **arms.get(name, {})) for name, arm in self.arms.items()
+        }
+        return Preset(dataclasses.replace(self.config, **config), changed)
+
+
+@dataclass(frozen=True)
 class Progress:
     """What a run is made of.
 
     Attributes:
         unit: In words.
+        length: The field of the config that says how many; it is no part of a run's identity.
         total: How many a config asks for.
         done: How many are behind after a row.
         shown: The column that the progress bar shows.
     """
 
     unit: str
+    length: str
     total: Callable[[Any], int]
     done: Callable[[Row], int]
     shown: str
 
 
 TASKS = Progress(
-    "task", lambda config: config.num_tasks, lambda row: row["task"] + 1, "test_accuracy"
+    "task",
+    "num_tasks",
+    lambda config: config.num_tasks,
+    lambda row: row["task"] + 1,
+    "test_accuracy",
 )
 
 
@@ -139,6 +188,29 @@ class Panel:
     abscissa: str = ""
 
 
+Columns = str | tuple[str, ...] | Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Exports:
+    """Files that are written of an arm's rows.
+
+    An .npy file holds a column, or the columns of a tuple as the rows of its array; an .npz file an
+    array for each entry of a mapping from its names to columns.
+
+    Attributes:
+        released: For the released program's arms, by name: its files' names, and their columns.
+        others: For every other arm: the columns of ``<arm>_results.npz``.
+    """
+
+    released: Mapping[str, Mapping[str, Columns]]
+    others: Mapping[str, str]
+
+    def of(self, arm: str) -> Mapping[str, Columns]:
+        """Return an arm's files."""
+        return self.released.get(arm) or {f"{arm}_results.npz": self.others}
+
+
 @dataclass(frozen=True)
 class Experiment(Generic[Config]):
     """What is special to an experiment.
@@ -146,13 +218,14 @@ class Experiment(Generic[Config]):
     Attributes:
         name: Of the module, and of the run folders.
         about: What ``--help`` says first.
-        presets: Configs by name; the first is the default.
-        networks: What each arm is called in figures, by the name it has on the command line.
+        presets: Protocols by name; the first is the default.
+        registry: What arms can be made of.
         load: From config and options to the data.
-        identify: From config and data to all that decides the numbers, as JSON.
-        build: From config, data and network to an arm.
-        exports: For each network its files: which columns are the rows of an .npy file's array (or
-            which column is the array), or which column is which array of an .npz file.
+        identify: From config and data to what config.json says in place of some of its fields.
+        check: Given config, data and arm, raises ``DoesNotFit`` if there can be no such arm.
+        build: From config, data, arm, its name and options to what trains it.
+        metrics: What is always measured, by name.
+        exports: Files for other programs.
         panels: Of the figure.
         options: What can be said beside the config.
         progress: What a run is made of.
@@ -161,16 +234,27 @@ class Experiment(Generic[Config]):
 
     name: str
     about: str
-    presets: Mapping[str, Config]
-    networks: Mapping[str, str]
+    presets: Mapping[str, Preset[Config]]
+    registry: Registry
     load: Callable[[Config, Any], Any]
     identify: Callable[[Config, Any], dict[str, Any]]
-    build: Callable[[Config, Any, str], Arm]
-    exports: Mapping[str, Mapping[str, str | tuple[str, ...] | Mapping[str, str]]]
+    check: Callable[[Config, Any, ArmConfig], object]
+    build: Callable[[Config, Any, ArmConfig, str, Any], Arm]
+    exports: Exports
     panels: Sequence[Panel]
-    options: type[Options] = DataOptions
+    metrics: tuple[str, ...] = ()
+    options: type[Options] = TaskOptions
     progress: Progress = TASKS
     score: tuple[str, str] = ("test_accuracy", "test accuracy")
+
+    def identity(self, config: Config, data: Any) -> dict[str, Any]:
+        """Return what the arms of a run share and what decides their numbers, as JSON.
+
+        How long they learn is not among it, so that a run can be made longer.
+        """
+        shared = to_json(config)
+        shared.pop(self.progress.length, None)
+        return {"experiment": self.name} | shared | self.identify(config, data)
 
 
 class Digested(Protocol):
@@ -181,6 +265,10 @@ class Digested(Protocol):
         """Return the SHA-256 of the content, hexadecimal."""
 
 
-def identify(config: Setting, data: Digested) -> dict[str, Any]:
-    """Return a config as JSON, with the content of its ``dataset`` in place of the name."""
-    return dataclasses.asdict(config) | {"dataset": f"sha256:{data.digest}"}
+def content_of(config: Setting, data: Digested) -> dict[str, Any]:
+    """Return the content of the data set, for config.json: its name decides no number."""
+    return {"dataset": f"sha256:{data.digest}"}
+
+
+LABELS = {"mlp": "classical (MLP)", "qnn": "quantum (QNN)"}
+"""What arms are called in figures, if not by their name."""

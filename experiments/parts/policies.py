@@ -8,7 +8,7 @@ import io
 import multiprocessing
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium
 import joblib
@@ -19,16 +19,16 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from experiments.parts.arms import Arm, Row
+from experiments.parts.arms import ArmConfig
+from experiments.parts.control import FILES, Config, MlpPolicy, QnnPolicy
 from experiments.parts.experiment import Failure, UsageError
+from experiments.parts.training import Arm, Row
+from plasticity.networks.network import DoesNotFit, Network
 from plasticity.rl.environments import Resumable, Slippery, check_resumable, set_friction
-from plasticity.rl.features import MlpFeatures, QuantumFeatures
+from plasticity.rl.features import QuantumFeatures
 from plasticity.rl.ppo import get_state, set_state, train_ppo
 from plasticity.rl.workers import WorkerError, Workers
 from plasticity.seeding import generator_for
-
-if TYPE_CHECKING:
-    from experiments.ant import Config
 
 
 def make_gymnasium(name: str, **options: Any) -> gymnasium.Env:
@@ -65,7 +65,7 @@ class Environments:
         remark: What there is to say about it.
 
     Raises:
-        UsageError: There is no such environment, or a policy or the friction is not for it.
+        UsageError: There is no such environment, or policies or the friction are not for it.
         Failure: The environment needs a package that is not installed.
     """
 
@@ -102,13 +102,27 @@ class Environments:
         with contextlib.closing(env):
             if not isinstance(env.action_space, spaces.Box):
                 raise UsageError(f"{option}: its actions are {env.action_space}, not a Box")
-            try:
-                QuantumFeatures(env.observation_space, self._config.quantum.num_qubits, depth=1)
-            except (TypeError, ValueError) as error:
-                raise UsageError(f"{option}: {error}") from error
+            if not isinstance(env.observation_space, spaces.Box):
+                raise UsageError(
+                    f"{option}: its observations are {env.observation_space}, not a Box"
+                )
+            self._observations = env.observation_space
             assert env.spec is not None
             module, colon, _ = self._config.env.rpartition(":")
             return f"{module}{colon}{env.spec.id}"
+
+    def check(self, network: Network) -> None:
+        """Refuse a policy that is not for the observations.
+
+        Raises:
+            DoesNotFit: With the reason.
+        """
+        if not isinstance(network, QnnPolicy):
+            return
+        try:
+            QuantumFeatures(self._observations, network.num_qubits, depth=1)
+        except (TypeError, ValueError) as error:
+            raise DoesNotFit(f"--env {self._config.env}: {error}") from error
 
     def training(self) -> VecEnv:
         """Make the environments of an arm."""
@@ -125,39 +139,23 @@ class Environments:
         return DummyVecEnv([make] * min(self._config.evaluation_episodes, self._config.num_envs))
 
 
-def make_model(config: Config, network: str, env: VecEnv) -> PPO:
-    """Make stable-baselines3's PPO with the network's policy, untrained.
+def make_model(config: Config, arm: ArmConfig, env: VecEnv) -> PPO:
+    """Make stable-baselines3's PPO with an arm's policy, untrained.
 
     It seeds the environments, torch, NumPy and Python.
     """
-    adam = {"eps": 1e-5, "fused": True}  # the epsilon is stable-baselines3's
-    policy: dict[str, Any] = {"activation_fn": torch.nn.Tanh, "optimizer_kwargs": adam}
-    if network == "quantum":
-        learning_rate = config.quantum.learning_rate
-        policy |= {
-            "features_extractor_class": QuantumFeatures,
-            "features_extractor_kwargs": {
-                "num_qubits": config.quantum.num_qubits,
-                "depth": config.quantum.depth,
-                "scale": config.quantum.scale,
-            },
-            "net_arch": {"pi": [], "vf": []},
-        }
-    else:
-        learning_rate = config.classical.learning_rate
-        policy["net_arch"] = {"pi": list(config.classical.pi), "vf": list(config.classical.vf)}
-        if config.classical.shared:
-            policy |= {
-                "features_extractor_class": MlpFeatures,
-                "features_extractor_kwargs": {"hidden": config.classical.shared},
-            }
+    assert isinstance(arm.network, MlpPolicy | QnnPolicy)
+    policy = arm.network.policy_options() | {
+        "activation_fn": torch.nn.Tanh,
+        "optimizer_kwargs": {"eps": arm.optimizer.epsilon, "fused": True},
+    }
     return PPO(
         "MlpPolicy",
         env,
-        learning_rate=learning_rate,
+        learning_rate=arm.optimizer.learning_rate,
         n_steps=config.n_steps,
         batch_size=config.batch_size,
-        n_epochs=config.epochs,
+        n_epochs=arm.epochs,
         gamma=config.gamma,
         gae_lambda=config.gae_lambda,
         clip_range=config.clip_range,
@@ -175,12 +173,14 @@ def seed_for(seed: int, purpose: str, *indices: int) -> int:
 class PolicyArm(Arm):
     """A policy that PPO trains."""
 
-    def __init__(self, config: Config, environments: Environments, network: str) -> None:
+    def __init__(
+        self, config: Config, environments: Environments, arm: ArmConfig, name: str
+    ) -> None:
         self._config = config
-        self._network = network
+        self._file = FILES.get(name, name)
         self._evaluation = environments.evaluation()
         self._training = environments.training()
-        self.model = make_model(config, network, self._training)
+        self.model = make_model(config, arm, self._training)
         self._best: float | None = None
         parameters = sum(p.numel() for p in self.model.policy.parameters())
         self.remark = f"{parameters:,} parameters"
@@ -219,15 +219,18 @@ class PolicyArm(Arm):
         set_state(self.model, state["ppo"])
         self._best = state["best"]
 
+    def network_state(self) -> dict[str, Any]:  # noqa: D102
+        return self.model.policy.state_dict()
+
     def files(self, row: Row) -> Mapping[str, bytes]:
         """Return the policy after ``row``, also as the best one if no evaluation was better."""
         policy = io.BytesIO()
         self.model.save(policy)
-        files = {f"{self._network}_last_policy.zip": policy.getvalue()}
+        files = {f"{self._file}_last_policy.zip": policy.getvalue()}
         score = row.get("evaluation_return")
         if score is not None and (self._best is None or score > self._best):
             self._best = score
-            files[f"{self._network}_best_policy.zip"] = policy.getvalue()
+            files[f"{self._file}_best_policy.zip"] = policy.getvalue()
         return files
 
     def close(self) -> None:  # noqa: D102

@@ -14,11 +14,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from experiments.figures import learning_curves
-from experiments.parts.arms import Arm, Row
-from experiments.parts.experiment import Config, Experiment, Failure, Options, UsageError
+from experiments.parts.arms import ArmConfig
+from experiments.parts.curves import draw_run
+from experiments.parts.experiment import Config, Experiment, Failure, InUse, Options, UsageError
+from experiments.parts.training import Arm, Row
 from plasticity.learning.loop import Diverged
-from plasticity.results.record import ArmRecord, RecordError, RunFolder, open_run
+from plasticity.networks.network import DoesNotFit
+from plasticity.results.record import ArmRecord, RecordError, RecordInUse, open_run
 from plasticity.tasks.images import DataError
 
 
@@ -30,6 +32,8 @@ def library_errors() -> Iterator[None]:
     """
     try:
         yield
+    except RecordInUse as error:
+        raise InUse(str(error)) from error
     except (DataError, RecordError, Diverged) as error:
         raise Failure(str(error)) from error
 
@@ -48,74 +52,82 @@ def check_device(device: str) -> None:
 
 
 @library_errors()
-def run(experiment: Experiment[Config], preset: str, options: Options, config: Config) -> Path:
-    """Train the arms that are not finished, write exports and figure, and return the run folder."""
+def run(
+    experiment: Experiment[Config],
+    preset: str,
+    options: Options,
+    config: Config,
+    arms: Mapping[str, ArmConfig],
+) -> Path:
+    """Train the arms that are not finished, write exports and figure, and return the run folder.
+
+    An arm that diverges keeps no other from being trained.
+    """
     check_device(config.device)
     torch.set_num_threads(config.threads)
     data = experiment.load(config, options)
-    with open_run(
+    for name, arm in arms.items():
+        try:
+            experiment.check(config, data, arm)
+        except DoesNotFit as error:
+            raise UsageError(f"--arms {name}: {error}") from error
+    folder = open_run(
         options.results.expanduser(),
         f"{experiment.name}-{preset}-seed{config.seed}",
-        experiment.identify(config, data),
-        overwrite=options.overwrite,
-        device=config.device,
-    ) as folder:
-        print(f"run folder: {folder.path}")
-        # Arms of the same config that an earlier command trained belong into the figure too.
-        records = {
-            network: folder.arm(network)
-            for network in experiment.networks
-            if network in options.networks or (folder.path / network).exists()
+        experiment.identity(config, data),
+    )
+    print(f"run folder: {folder.path}")
+    diverged = []
+    with contextlib.ExitStack() as records:
+        # All of them first: what is wrong with the last shows before the first is trained.
+        opened = {
+            name: records.enter_context(folder.arm(name, arm.json(), overwrite=options.overwrite))
+            for name, arm in arms.items()
         }
-        for network in options.networks:
-            if is_complete(experiment, config, records[network].rows):
-                count = f"{experiment.progress.total(config)} {experiment.progress.unit}s"
-                print(f"{network}: all {count} are recorded, nothing to do")
-                continue
-            with (
-                tensorboard(experiment, records[network], options.tensorboard) as track,
-                contextlib.closing(experiment.build(config, data, network)) as arm,
-            ):
-                train(experiment, config, folder, network, arm, track)
-        complete = {
-            n: r.rows for n, r in records.items() if is_complete(experiment, config, r.rows)
-        }
-        export(experiment, folder, complete)
-        summarise(experiment, complete)
-        print(f"figure: {folder.path / 'figure.png'}")
+        for name, record in opened.items():
+            done, total = rows_done(experiment, record.rows), experiment.progress.total(config)
+            if done >= total:
+                count = f"{done} {experiment.progress.unit}s"
+                print(f"{name}: all {count} are recorded, nothing to do")
+            else:
+                try:
+                    with (
+                        tensorboard(experiment, record, options.tensorboard) as track,
+                        contextlib.closing(
+                            experiment.build(config, data, arms[name], name, options)
+                        ) as ready,
+                    ):
+                        train(experiment, config, record, name, ready, track)
+                except Diverged as error:
+                    diverged.append(f"{name}: {error}")
+                    print(diverged[-1])
+            if record.rows:
+                export(experiment, record, name)
+        if any(record.rows for record in opened.values()):
+            print(f"figure: {draw_run(experiment, folder)}")
+            summarise(experiment, opened)
+        if diverged:
+            raise Failure("; ".join(diverged))
     return folder.path
 
 
-def is_complete(experiment: Experiment[Config], config: Config, rows: Sequence[Row]) -> bool:
-    """Tell whether an arm has all its rows."""
-    progress = experiment.progress
-    return bool(rows) and progress.done(rows[-1]) >= progress.total(config)
+def rows_done(experiment: Experiment[Any], rows: Sequence[Row]) -> int:
+    """Return how many tasks or steps are behind after the last row."""
+    return experiment.progress.done(rows[-1]) if rows else 0
 
 
-def export(
-    experiment: Experiment[Config], folder: RunFolder, complete: Mapping[str, list[Row]]
-) -> None:
-    """Write the figure, then the arrays of each arm, unless they are there."""
-    # An arm's rows decide its arrays, but the figure has all arms: it goes first, so that where
-    # the arrays are, the figure has their arms, wherever an earlier command was stopped.
-    files = {file: network for network in complete for file in experiment.exports[network]}
-    if all((folder.path / file).exists() for file in ["figure.png", *files]):
-        return
-    labels = {network: experiment.networks[network] for network in complete}
-    figure = learning_curves(
-        complete, labels, experiment.panels, folder.path.name, experiment.progress.unit
-    )
-    folder.save_figure("figure.png", figure)
-    for file, network in files.items():
-        columns, rows = experiment.exports[network][file], complete[network]
+def export(experiment: Experiment[Any], record: ArmRecord, name: str) -> None:
+    """Write an arm's rows to the files of other programs."""
+    rows = record.rows
+    for file, columns in experiment.exports.of(name).items():
         if isinstance(columns, str):
-            folder.save_npy(file, column(rows, columns, math.nan))
+            record.save_npy(file, column(rows, columns, math.nan))
         elif isinstance(columns, tuple):  # pairs, of the rows that have both
             pairs = [row for row in rows if all(name in row for name in columns)]
-            folder.save_npy(file, np.stack([column(pairs, name) for name in columns]))
+            record.save_npy(file, np.stack([column(pairs, name) for name in columns]))
         else:
             arrays = {array: column(rows, name, math.nan) for array, name in columns.items()}
-            folder.save_npz(file, **arrays)
+            record.save_npz(file, **arrays)
 
 
 def column(rows: Sequence[Row], name: str, missing: float | None = None) -> np.ndarray:
@@ -131,38 +143,44 @@ def column(rows: Sequence[Row], name: str, missing: float | None = None) -> np.n
 def train(
     experiment: Experiment[Config],
     config: Config,
-    folder: RunFolder,
-    network: str,
+    record: ArmRecord,
+    name: str,
     arm: Arm,
     track: Callable[[Row], None],
 ) -> None:
     """Train an arm from where its record ends, with a progress bar; ``track`` sees its rows."""
-    progress, record = experiment.progress, folder.arm(network)
-    total, done = progress.total(config), progress.done(record.rows[-1]) if record.rows else 0
+    progress = experiment.progress
+    total, done = progress.total(config), rows_done(experiment, record.rows)
     state = record.load_state()
     if state is not None:
         arm.load_state_dict(state)
-        print(f"{network}: going on after {done} of {total} {progress.unit}s")
+        print(f"{name}: going on after {done} of {total} {progress.unit}s")
     if arm.remark:
-        print(f"{network}: {arm.remark}")
+        print(f"{name}: {arm.remark}")
+    # A name, not an identity: so that later measurements find the data.
+    about = {"dataset": config.dataset} if hasattr(config, "dataset") else {}
+    record.note_provenance(device=config.device, about=about)
     began, start = time.perf_counter(), done
     with progress_bar(
-        total=total, initial=done, desc=network, unit=progress.unit, unit_scale=total > 99_999
+        total=total, initial=done, desc=name, unit=progress.unit, unit_scale=total > 99_999
     ) as bar:
         for row in arm.rows(len(record.rows), bar.update):
-            for name, content in arm.files(row).items():
-                folder.save_bytes(name, content)
+            for file, content in arm.files(row).items():
+                record.save_bytes(file, content)
+            number = len(record.rows)
+            if number & (number - 1) == 0:  # 0, 1, 2, 4, 8, ...
+                record.save_snapshot(number, arm.network_state())
             record.append(row, arm.state_dict())
             track(row)
             done = progress.done(row)
             if progress.shown in row:
-                name = progress.shown.rpartition("_")[2]
-                bar.set_postfix({name: f"{row[progress.shown]:.4g}"}, refresh=False)
+                shown = progress.shown.rpartition("_")[2]
+                bar.set_postfix({shown: f"{row[progress.shown]:.4g}"}, refresh=False)
     seconds = time.perf_counter() - began
     # The rate that is a number above one is the one to read.
     unit, rate = progress.unit, (done - start) / seconds
     pace = f"{rate:.3g} {unit}s per s" if rate > 1 else f"{1 / rate:.3g} s per {unit}"
-    print(f"{network}: {pace}")
+    print(f"{name}: {pace}")
 
 
 @contextlib.contextmanager
@@ -201,15 +219,17 @@ def progress_bar(**options: Any) -> tqdm[Any]:
     return tqdm(dynamic_ncols=True, mininterval=interval, smoothing=0, **options)
 
 
-def summarise(experiment: Experiment[Config], complete: Mapping[str, list[Row]]) -> None:
+def summarise(experiment: Experiment[Any], records: Mapping[str, ArmRecord]) -> None:
     """Print how each arm did in the first and the last tenth of the rows that have a score."""
-    name, words = experiment.score
-    print(f"\n{words:18}{'first tenth':>12}{'last tenth':>12}{'change':>9}   exported to")
-    for network, rows in complete.items():
-        scores, files = column(rows, name), ", ".join(experiment.exports[network])
+    score, words = experiment.score
+    width = max(18, *(len(name) + 2 for name in records))
+    print(f"\n{words:{width}}{'first tenth':>12}{'last tenth':>12}{'change':>9}   exported to")
+    for name, record in records.items():
+        files = ", ".join(f"{record.path.name}/{file}" for file in experiment.exports.of(name))
+        scores = column(record.rows, score)
         if not len(scores):
-            print(f"{network:18}{'none':>33}   {files}")
+            print(f"{name:{width}}{'none':>33}   {files if record.rows else 'nothing yet'}")
             continue
         tenth = max(1, len(scores) // 10)
         early, late = scores[:tenth].mean(), scores[-tenth:].mean()
-        print(f"{network:18}{early:12.5g}{late:12.5g}{late - early:9.4g}   {files}")
+        print(f"{name:{width}}{early:12.5g}{late:12.5g}{late - early:9.4g}   {files}")

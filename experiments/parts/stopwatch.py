@@ -47,7 +47,7 @@ from plasticity.quantum.circuits import Brickwork
 from plasticity.quantum.layer import Carry
 from plasticity.quantum.readouts import LogOdds, PauliZ
 from plasticity.results.plots import COLOURS
-from plasticity.results.record import git_commit
+from plasticity.results.provenance import git_commit
 from plasticity.rl.processes import start_fork_server
 from plasticity.seeding import generator_for
 from plasticity.tasks.images import Images

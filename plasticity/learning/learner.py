@@ -1,4 +1,4 @@
-"""A learner is a network, an optimiser, a loss and interventions."""
+"""A learner is a network, an optimiser, a loss and remedies."""
 
 from __future__ import annotations
 
@@ -9,18 +9,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-Intervention = Callable[["Learner", int], None]
-"""Called with the learner and the task's index before each task."""
+from plasticity.learning.remedy import Remedy
+
+Observer = Callable[[Tensor, Tensor], None]
+"""Told the outputs and labels of each batch, right before its update."""
 
 
 class Learner:
     """Learn a stream of tasks.
 
+    A module of the network that has a method ``after_update()`` is called after each update: so
+    parameters that must stay on a manifold are put back onto it.
+
     Args:
         network: From ``(batch, features)`` to ``(batch, outputs)``.
         make_optimizer: Builds the optimiser from the network's parameters.
         loss: From outputs and labels to a scalar in nats.
-        interventions: What happens before each task, in order.
+        remedies: What is done against the loss of plasticity, in order; copied.
+        seed: Decides what the remedies draw.
+
+    Attributes:
+        network: As the remedies have made it.
+        optimizer: The optimiser at present; a remedy may replace it.
+        steps: Updates so far, over all tasks.
     """
 
     def __init__(
@@ -28,13 +39,25 @@ class Learner:
         network: nn.Module,
         make_optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
         loss: Callable[[Tensor, Tensor], Tensor],
-        interventions: Sequence[Intervention] = (),
+        remedies: Sequence[Remedy] = (),
+        seed: int = 0,
     ) -> None:
+        self.remedies = tuple(copy.deepcopy(remedy) for remedy in remedies)
+        device = next((p.device for p in network.parameters()), torch.device("cpu"))
+        for remedy in self.remedies:
+            network = remedy.on_build(network).to(device)
         self.network = network
         self.make_optimizer = make_optimizer
         self.loss = loss
-        self.interventions = tuple(interventions)
+        self.steps = 0
         self.optimizer = self.new_optimizer()
+        for remedy in self.remedies:
+            remedy.start(self, seed)
+        # An update calls only what is there.
+        self._penalties = [r.penalty for r in self.remedies if _has_own(r, "penalty")]
+        self._afterwards = [r.after_update for r in self.remedies if _has_own(r, "after_update")]
+        hooks = (getattr(module, "after_update", None) for module in network.modules())
+        self._back_onto = [hook for hook in hooks if callable(hook)]
 
     def new_optimizer(self) -> torch.optim.Optimizer:
         """Build an optimiser that remembers nothing."""
@@ -46,35 +69,53 @@ class Learner:
         return next(self.network.parameters()).device
 
     def start_task(self, index: int) -> None:
-        """Let the interventions act before task ``index``."""
-        for intervention in self.interventions:
-            intervention(self, index)
+        """Let the remedies act before task ``index``."""
+        for remedy in self.remedies:
+            remedy.before_task(index)
 
-    def update(self, x: Tensor, y: Tensor) -> Tensor:
-        """Take one step of the optimiser and return the batch's loss before it, detached."""
+    def update(self, x: Tensor, y: Tensor, observers: Sequence[Observer] = ()) -> Tensor:
+        """Take one step of the optimiser and return the batch's loss before it, detached.
+
+        The loss that is returned is without penalties.
+        """
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss(self.network(x), y)
-        loss.backward()
+        outputs = self.network(x)
+        for observe in observers:
+            observe(outputs.detach(), y)
+        loss = total = self.loss(outputs, y)
+        for penalty in self._penalties:
+            term = penalty()
+            total = total if term is None else total + term
+        total.backward()
         self.optimizer.step()
+        self.steps += 1
+        for put_back in self._back_onto:
+            put_back()
+        for act in self._afterwards:
+            act(self.steps)
         return loss.detach()
+
+    def columns(self) -> dict[str, float]:
+        """Return what the remedies did since the last row."""
+        return {name: value for r in self.remedies for name, value in r.columns().items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that decides how learning goes on."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "steps": self.steps,
+            "remedies": [remedy.state_dict() for remedy in self.remedies],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a ``state_dict``."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        self.steps = state["steps"]
+        for remedy, of_remedy in zip(self.remedies, state["remedies"], strict=True):
+            remedy.load_state_dict(copy.deepcopy(of_remedy))
 
 
-def reset_optimizer(learner: Learner, index: int) -> None:
-    """Forget the optimiser's moments and step count before each task.
-
-    Source: the released program resets Adam at every task in its quantum arm only; itself a known
-    remedy for loss of plasticity (Asadi et al. 2023, "Resetting the optimizer in deep RL").
-    """
-    learner.optimizer = learner.new_optimizer()
+def _has_own(remedy: Remedy, hook: str) -> bool:
+    return getattr(type(remedy), hook) is not getattr(Remedy, hook)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
@@ -11,7 +12,8 @@ from plasticity.learning.metric import Metric
 from plasticity.seeding import generator_for
 from plasticity.tasks.streams import TaskStream
 
-Row = dict[str, float]
+Row = dict[str, Any]
+"""What is recorded of a task or an update: numbers, and lists of them, by the column's name."""
 
 
 class Diverged(Exception):
@@ -30,9 +32,10 @@ def train_on_stream(
 ) -> Iterator[Row]:
     """Train on one task after the other and yield a row for each.
 
-    The order of the samples is a function of ``(seed, task, epoch)``, so that training can start at
-    any task from the learner's state after the task before, and so that two learners see the same
-    batches. The last batch of an epoch may be smaller.
+    The order of the samples is a function of ``(seed, task.index, epoch)``, so that training can
+    start at any task from the learner's state after the task before, that two learners see the same
+    batches, and that a stream of some of the tasks has the batches of the whole. The last batch of
+    an epoch may be smaller.
 
     Args:
         learner: Trained in place.
@@ -40,33 +43,39 @@ def train_on_stream(
         epochs: Passes over a task's training samples.
         batch_size: Samples an update.
         seed: Decides the order of the samples.
-        metrics: What to measure.
-        start: First task.
+        metrics: What to measure, prepared.
+        start: First task, by its place in the stream.
 
     Yields:
-        ``{"task": index, "train_loss": mean over the last epoch in nats, <metric>: value}``; when
-        it is yielded, the learner is in its state after the task.
+        ``{"task": index, "train_loss": mean over the last epoch in nats, without penalties,
+        <metric>: value}`` and the columns of the remedies; when it is yielded, the learner is in
+        its state after the task.
 
     Raises:
         Diverged: The loss of a task is not finite.
     """
-    for index in range(start, len(stream)):
-        task = stream[index]
-        learner.start_task(index)
-        row: Row = {"task": index}
-        for metric in (m for m in metrics if m.due("before", index)):
-            row |= metric.columns(learner, task)
+    for place in range(start, len(stream)):
+        task = stream[place]
+        learner.start_task(task.index)
+        row: Row = {"task": task.index}
+        for metric in (m for m in metrics if m.due("before", task.index)):
+            row |= metric.columns(metric.take(learner, task))
+        watching = {m: m.take(learner, task) for m in metrics if m.due("during", task.index)}
         num_samples = len(task.train)
         for epoch in range(epochs):
-            generator = generator_for(seed, "order", index, epoch)
+            observers = tuple(watching.values()) if epoch == 0 else ()
+            generator = generator_for(seed, "order", task.index, epoch)
             order = torch.randperm(num_samples, generator=generator).to(learner.device)
             loss_sum = torch.zeros((), device=learner.device)
             for indices in order.split(batch_size):
                 x, y = task.train.batch(indices)
-                loss_sum += learner.update(x, y) * len(indices)
+                loss_sum += learner.update(x, y, observers) * len(indices)
         row["train_loss"] = float(loss_sum) / num_samples
         if not torch.isfinite(loss_sum):
-            raise Diverged(f"the training loss of task {index} is {row['train_loss']}")
-        for metric in (m for m in metrics if m.due("after", index)):
-            row |= metric.columns(learner, task)
+            raise Diverged(f"the training loss of task {task.index} is {row['train_loss']}")
+        for metric, watched in watching.items():
+            row |= metric.columns(watched.value())
+        row |= learner.columns()
+        for metric in (m for m in metrics if m.due("after", task.index)):
+            row |= metric.columns(metric.take(learner, task))
         yield row

@@ -1,46 +1,80 @@
-"""What is measured: a metric is a function of learner and task, and when it is due.
-
-A metric leaves the learner and all random states as it found them.
-"""
+"""What a metric is: something measured of a learner, and when it is due."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from plasticity.learning.learner import Learner
-from plasticity.tasks.streams import Task
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from plasticity.learning.learner import Learner
+    from plasticity.tasks.streams import Task
+
+Value = float | Mapping[str, float]
+
+
+class Watching(Protocol):
+    """A measurement that goes on during a task."""
+
+    def __call__(self, outputs: Tensor, labels: Tensor) -> None:
+        """Look at a batch of the task's first epoch, right before its update."""
+
+    def value(self) -> Value:
+        """Return what came out."""
 
 
 @dataclass(frozen=True)
 class Metric:
     """A quantity and its schedule.
 
+    A metric leaves the learner and all random states as it found them. Where it means nothing it
+    returns NaN, and the record leaves its column out.
+
     Attributes:
         name: Its column in the rows.
         fn: From the learner and the task at hand to a number, or to several by name; those become
-            columns ``<name>_<key>``.
-        when: Before the task's first update or after its last.
+            columns ``<name>_<key>``. For ``when="during"``, to a ``Watching``.
+        when: Before the task's first update, during its first epoch, or after its last update.
         every: Due at tasks 0, every, 2 every, ...
+        sparse: Due at tasks 1, 2, 4, 8, ... too: for what takes long, with a large ``every``.
+        prepare: Makes ``fn`` from the untrained learner, the first task and the seed, for metrics
+            that compare with the beginning; instead of ``fn``.
     """
 
     name: str
-    fn: Callable[[Learner, Task], float | Mapping[str, float]]
-    when: Literal["before", "after"] = "after"
+    fn: Callable[[Learner, Task], Any] | None = None
+    when: Literal["before", "during", "after"] = "after"
     every: int = 1
+    sparse: bool = False
+    prepare: Callable[[Learner, Task, int], Callable[[Learner, Task], Any]] | None = None
 
     def __post_init__(self) -> None:
-        if self.when not in ("before", "after") or self.every < 1:
+        if self.when not in ("before", "during", "after") or self.every < 1:
             raise ValueError(f"metric {self.name}: when={self.when!r}, every={self.every}")
+        if (self.fn is None) == (self.prepare is None):
+            raise ValueError(f"metric {self.name}: give fn or prepare, and not both")
+
+    def prepared(self, learner: Learner, first: Task, seed: int) -> Metric:
+        """Return the metric ready to be taken: ``learner`` is untrained, ``first`` its task 0."""
+        if self.prepare is None:
+            return self
+        return replace(self, fn=self.prepare(learner, first, seed), prepare=None)
 
     def due(self, when: str, index: int) -> bool:
         """Tell whether the metric is to be taken at this point of task ``index``."""
-        return when == self.when and index % self.every == 0
+        doubling = self.sparse and index & (index - 1) == 0
+        return when == self.when and (index % self.every == 0 or doubling)
 
-    def columns(self, learner: Learner, task: Task) -> dict[str, float]:
-        """Take the metric and return its columns of the row."""
-        value = self.fn(learner, task)
+    def take(self, learner: Learner, task: Task) -> Any:
+        """Call the metric's function."""
+        if self.fn is None:
+            raise ValueError(f"metric {self.name} has to be prepared first")
+        return self.fn(learner, task)
+
+    def columns(self, value: Value) -> dict[str, float]:
+        """Return what was measured as columns of a row."""
         if isinstance(value, Mapping):
             return {f"{self.name}_{key}": number for key, number in value.items()}
         return {self.name: value}

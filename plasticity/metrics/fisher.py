@@ -150,10 +150,10 @@ class FisherProbe:
     seed: int
 
     @classmethod
-    def of(cls, network: nn.Module, first: Task, seed: int) -> FisherProbe:
-        """Make the probe from the untrained network and the first task."""
+    def of(cls, learner: Learner, first: Task, seed: int) -> FisherProbe:
+        """Make the probe from the untrained learner and the first task."""
         fixed = probe(first, seed)
-        return cls(fixed, fisher_traces(network, *fixed), seed)
+        return cls(fixed, fisher_traces(learner.network, *fixed), seed)
 
     def __call__(self, learner: Learner, task: Task) -> dict[str, float]:
         """Return the columns."""

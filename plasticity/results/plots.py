@@ -8,6 +8,14 @@ from matplotlib.axes import Axes
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's palette: told apart by all common kinds of colour vision."""
 
+LINES = ("-", "--", ":", "-.")
+
+
+def style(number: int) -> dict[str, str]:
+    """Return colour and line of the curve of a number: 24 that differ, those of one line first."""
+    line = LINES[number // len(COLOURS) % len(LINES)]
+    return {"colour": COLOURS[number % len(COLOURS)], "line": line}
+
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
     """Return the means of ``window`` neighbouring values, centred; at the ends of those there are.
@@ -28,7 +36,15 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def plot_curve(
-    axes: Axes, tasks: np.ndarray, values: np.ndarray, *, label: str, colour: str, window: int
+    axes: Axes,
+    tasks: np.ndarray,
+    values: np.ndarray,
+    *,
+    label: str,
+    colour: str,
+    window: int,
+    line: str = "-",
+    points: bool = True,
 ) -> None:
     """Draw a curve over tasks: raw points, and a line through their running mean.
 
@@ -39,9 +55,13 @@ def plot_curve(
         label: In the legend.
         colour: Of points and line.
         window: Tasks of the running mean.
+        line: Matplotlib's line style.
+        points: Whether to draw the raw points.
     """
-    axes.plot(
-        tasks, values, ".", color=colour, markersize=4, alpha=0.45, markeredgewidth=0,
-        rasterized=True,
-    )  # fmt: skip
-    axes.plot(tasks, running_mean(values, window), color=colour, linewidth=1.8, label=label)
+    if points:
+        axes.plot(
+            tasks, values, ".", color=colour, markersize=4, alpha=0.45, markeredgewidth=0,
+            rasterized=True,
+        )  # fmt: skip
+    smooth = running_mean(values, window)
+    axes.plot(tasks, smooth, color=colour, linewidth=1.8, linestyle=line, label=label)

@@ -1,34 +1,34 @@
 """Run folders: the only code of the library that writes results.
 
-A folder holds all that is kept of one run. It is named after its config, which decides the numbers
-and nothing else does::
+A run's folder is named after what all its arms share, an arm's folder inside it after the arm. Both
+decide the numbers and nothing else does. How many tasks are learned is not among it: a run can
+grow::
 
     mnist-released-seed0-1a2b3c4d/
-        config.json        the config; its sha256sum begins with the last part of the folder's name
-        provenance.json    command, commit, versions, device: what wrote the first row, for people
-        lock, lock.pid     held while a process writes; the system lets go of it when that dies
-        mlp/rows.jsonl     one JSON object a line, appended
-        mlp/checkpoint.pt  the state after the last row, and the sha256 of the rows up to it
+        config.json          what the arms share; its sha256sum begins with the folder's last part
+        figure.png           of all arms
+        mlp-5e6f7a8b/
+            arm.json         the arm; its sha256sum begins with the folder's last part
+            provenance.jsonl one line each time a process trained it: command, commit, versions, ...
+            lock, lock.pid   held while a process trains it; the system lets go when that dies
+            rows.jsonl       one JSON object a line, appended
+            checkpoint.pt    the state after the last row, and the sha256 of the rows up to it
+            snapshots/       the network after tasks 0, 1, 2, 4, 8, ...
+            measured.jsonl   what was measured on the snapshots after training
 
 A row reaches the disk before its checkpoint, which is replaced in one step. So a kill at any
 instant leaves at most one row too many; the next opening cuts it off, and that task is done again.
 """
 
 import contextlib
-import errno
 import hashlib
-import importlib.metadata
 import io
 import json
 import os
 import pickle
-import platform
 import shutil
-import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -36,28 +36,36 @@ import filelock
 import numpy as np
 import torch
 
-from plasticity import __version__
+from plasticity.results.disk import (
+    RecordError,
+    disk_errors,
+    make_folder,
+    remove_asides,
+    replace_file,
+)
+from plasticity.results.provenance import provenance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+FORMAT = 2
+"""Of checkpoints and snapshots. Those of format 1 had the whole run in their config."""
+
 _LOCK_FILES = {"lock", "lock.pid"}
-_NOT_FREE = _LOCK_FILES | {"config.json", "provenance.json", "", ".", ".."}
-# What may decide numbers; those of the extra "rl" are often not installed.
-_PACKAGES = (
-    "torch", "torchvision", "tensorcircuit-ng", "numpy", "scipy", "scikit-learn",
-    "stable-baselines3", "gymnasium", "mujoco",
-)  # fmt: skip
+_NOT_FREE = _LOCK_FILES | {
+    "config.json", "arm.json", "provenance.jsonl", "rows.jsonl", "checkpoint.pt", "measured.jsonl",
+    "snapshots", "", ".", "..",
+}  # fmt: skip
+_MAX_CONFIG_BYTES = 2**20
 MAX_ROWS_BYTES = 2**30  # of rows.jsonl: a million rows of a thousand characters
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-class RecordError(Exception):
-    """A run folder that cannot be used: which file, what is wrong with it, the way out."""
+class RecordInUse(RecordError):
+    """Another process is writing there: wait for it."""
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """Return the sha256, in hex, of the config as config.json holds it.
+    """Return the sha256, in hex, of a config as config.json or arm.json holds it.
 
     Raises:
         ValueError, TypeError: the config holds NaN, an infinity or something JSON cannot.
@@ -65,68 +73,146 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(_config_json(config)).hexdigest()
 
 
-def run_name(prefix: str, config: Mapping[str, Any]) -> str:
-    """Return the name of the config's folder: the prefix and 8 digits of the config's hash."""
+def folder_name(prefix: str, config: Mapping[str, Any]) -> str:
+    """Return the name of a config's folder: the prefix and 8 digits of the config's hash."""
     return _checked_name(f"{prefix}-{config_hash(config)[:8]}")
 
 
-def open_run(
-    results: str | Path,
-    prefix: str,
-    config: Mapping[str, Any],
-    *,
-    overwrite: bool = False,
-    command: Sequence[str] | None = None,
-    device: str | torch.device = "cpu",
-) -> "RunFolder":
-    """Create or reopen the run folder of a config, locked until it is closed.
-
-    `overwrite` empties the folder once it is locked. `command` (this process's own if None) and
-    the name of `device` are noted in provenance.json when the folder is created.
+def open_run(results: str | Path, prefix: str, config: Mapping[str, Any]) -> "RunFolder":
+    """Create or reopen the run folder of a config: of what all its arms share.
 
     Raises:
-        RecordError: it is in use, config.json is not this config, or it cannot be written.
+        RecordError: config.json is not this config, or the folder cannot be written.
         ValueError, TypeError: JSON cannot hold the config, or the prefix is not part of a name.
     """
-    path = Path(results).absolute() / run_name(prefix, config)
-    with _disk_errors(path):
+    path = Path(results).absolute() / folder_name(prefix, config)
+    with disk_errors(path):
         make_folder(path)
-        # thread_local=False: another thread than the one that opened it may close a run.
-        run = RunFolder(path, config, filelock.FileLock(path / "lock", thread_local=False))
-        try:
-            run._lock.acquire(timeout=0)
-        except filelock.Timeout:
-            pid = ""
-            with contextlib.suppress(OSError):
-                pid = (path / "lock.pid").read_text()
-            text = f"{path} is in use by another process (pid {pid or 'unknown'})."
-            raise RecordError(f"{text}\nWait for it, or stop it.") from None
-        try:
-            with contextlib.suppress(OSError):  # it only serves the message above
-                replace_file(path / "lock.pid", str(os.getpid()).encode())
-            if overwrite:
-                _empty(path)
-            _settle_config(path, config, command, device)
-            _remove_asides(path)
-        except BaseException:
-            run.close()
-            raise
+        run = RunFolder(path, config)
+        with run.locked():
+            remove_asides(path)
+            _settle_config(path / "config.json", config)
     return run
 
 
+def read_run(path: str | Path) -> "RunFolder":
+    """Return a run folder that is there, wherever it lies and whatever it is called now.
+
+    Raises:
+        RecordError: it is not there, or its config is not as a run writes it.
+    """
+    path = Path(path).absolute()
+    return RunFolder(path, read_config(path / "config.json"))
+
+
 class RunFolder:
-    """A locked run folder, made by `open_run`; the end of its `with` block unlocks it.
+    """A run's folder, made by `open_run` or `read_run`.
 
     Attributes:
         path: The folder.
         config: The config as JSON gives it back.
     """
 
-    def __init__(self, path: Path, config: Mapping[str, Any], lock: filelock.BaseFileLock) -> None:
+    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
         self.path = path
         self.config: dict[str, Any] = json.loads(_config_json(config))
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Wait until no other process writes a file of all arms, and keep others from it."""
+        with disk_errors(self.path), filelock.FileLock(self.path / "lock"):
+            yield
+
+    def arm_path(self, name: str, config: Mapping[str, Any]) -> Path:
+        """Return the folder of an arm, which need not be there."""
+        return self.path / folder_name(name, config)
+
+    def arms(self) -> dict[Path, dict[str, Any]]:
+        """Return the config of each arm that is there, by its folder.
+
+        Raises:
+            RecordError: an arm.json is not the one its folder is named after.
+        """
+        found = {}
+        for file in sorted(self.path.glob("*/arm.json")):
+            found[file.parent] = read_config(file)
+            if file.parent.name.rpartition("-")[2] != config_hash(found[file.parent])[:8]:
+                raise _changed(file, "was edited: its folder is named after another arm")
+        return found
+
+    def arm(self, name: str, config: Mapping[str, Any], *, overwrite: bool = False) -> "ArmRecord":
+        """Create or reopen the record of an arm, locked until it is closed.
+
+        `overwrite` empties its folder once it is locked.
+
+        Raises:
+            RecordInUse: another process has it open.
+            RecordError: its files were edited, cut off, removed or belong to another arm, or they
+                cannot be written.
+        """
+        path = self.arm_path(name, config)
+        # thread_local=False: another thread than the one that opened it may close a record.
+        lock = filelock.FileLock(path / "lock", thread_local=False)
+        with disk_errors(path):
+            make_folder(path)
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                pid = ""
+                with contextlib.suppress(OSError):
+                    pid = (path / "lock.pid").read_text()
+                text = f"{path} is in use by another process (pid {pid or 'unknown'})."
+                raise RecordInUse(f"{text}\nWait for it, or stop it.") from None
+            try:
+                with contextlib.suppress(OSError):  # it only serves the message above
+                    replace_file(path / "lock.pid", str(os.getpid()).encode())
+                if overwrite:
+                    _empty(path)
+                if not (path / "arm.json").exists() and (path / "rows.jsonl").exists():
+                    raise _changed(path / "arm.json", "is missing, but there are rows")
+                _settle_config(path / "arm.json", config)
+                return ArmRecord(path, _identity(self.config, config, path.name), lock)
+            except BaseException:
+                lock.release()
+                raise
+
+    def save_figure(self, name: str, figure: "Figure") -> Path:
+        """Write a figure, undated, in the format that the name ends in; .png if in none."""
+        suffix = Path(name).suffix or ".png"
+        date = {".pdf": "CreationDate", ".svg": "Date"}.get(suffix)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=suffix[1:], metadata={date: None} if date else None)
+        return _save(self.path, name, suffix, buffer)
+
+
+def _identity(run: Mapping[str, Any], arm: Mapping[str, Any], folder: str) -> str:
+    """Return what a checkpoint is bound to: the hash of all that decides an arm's numbers."""
+    return hashlib.sha256(_config_json(run) + _config_json(arm) + folder.encode()).hexdigest()
+
+
+class ArmRecord:
+    """The locked record of an arm, made by `RunFolder.arm`; the end of its `with` unlocks it.
+
+    Attributes:
+        path: The arm's folder.
+        rows: All rows so far, as JSON gives them back.
+    """
+
+    def __init__(self, path: Path, identity: str, lock: filelock.BaseFileLock) -> None:
+        self.path = path
+        self._identity = identity
         self._lock = lock
-        self._arms: dict[str, ArmRecord] = {}
+        self._unfinished = False
+        self._state_was_read_back = False
+        kept, extra = self._check_files()
+        self.rows = _parse(kept, path / "rows.jsonl")
+        self._sha256 = hashlib.sha256(kept)
+        # Only from here on, with all in order, is anything changed.
+        remove_asides(path)
+        if extra:
+            with open(path / "rows.jsonl", "r+b") as file:
+                file.truncate(len(kept))
+                os.fsync(file.fileno())
 
     def __enter__(self) -> Self:
         return self
@@ -135,19 +221,28 @@ class RunFolder:
         self.close()
 
     def close(self) -> None:
-        """Unlock the folder, which takes no more rows or files from here."""
+        """Unlock the arm, which takes no more rows or files from here."""
         self._lock.release()
 
-    def arm(self, name: str) -> "ArmRecord":
-        """Return the record of one network; ask for all of them before training the first.
+    def note_provenance(
+        self,
+        command: Sequence[str] | None = None,
+        device: str | torch.device = "cpu",
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Note where the rows from here on come from: command, commit, versions, machine.
 
-        Raises:
-            RecordError: its rows or its checkpoint were edited, cut off or removed.
+        Args:
+            command: This process's own if None.
+            device: Where the network is trained.
+            about: What else there is to note, as JSON.
         """
         self._check_open()
-        if name not in self._arms:
-            self._arms[name] = ArmRecord(self, self.path / _checked_name(name))
-        return self._arms[name]
+        path = self.path / "provenance.jsonl"
+        with disk_errors(path):
+            before = path.read_bytes() if path.exists() else b""
+            note = {"rows": len(self.rows)} | provenance(command, device) | dict(about or {})
+            replace_file(path, before + json.dumps(note).encode() + b"\n")
 
     def save_npz(self, name: str, /, **arrays: Any) -> Path:
         """Write arrays to an .npz file; equal arrays give equal bytes, whatever the day."""
@@ -165,59 +260,66 @@ class RunFolder:
         np.save(buffer, array, allow_pickle=False)
         return self._save(name, ".npy", buffer)
 
-    def save_figure(self, name: str, figure: "Figure") -> Path:
-        """Write a figure, undated, in the format that the name ends in; .png if in none."""
-        suffix = Path(name).suffix or ".png"
-        date = {".pdf": "CreationDate", ".svg": "Date"}.get(suffix)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=suffix[1:], metadata={date: None} if date else None)
-        return self._save(name, suffix, buffer)
-
     def save_bytes(self, name: str, content: bytes) -> Path:
         """Write a file of any kind."""
         return self._save(name, "", io.BytesIO(content))
 
     def _save(self, name: str, suffix: str, buffer: io.BytesIO) -> Path:
         self._check_open()
-        path = self.path / _checked_name(name if name.endswith(suffix) else name + suffix)
-        with _disk_errors(path):
-            replace_file(path, buffer.getbuffer())
-        return path
+        return _save(self.path, name, suffix, buffer)
+
+    def _named(self) -> dict[str, Any]:
+        return {"format": FORMAT, "arm": self.path.name, "identity": self._identity}
 
     def _check_open(self) -> None:
         if not self._lock.is_locked:
             raise RecordError(f"{self.path} is closed.\nOpen the run again to write.")
 
+    def save_snapshot(self, task: int, network: Mapping[str, Any]) -> None:
+        """Keep a network's state after a task, as `torch.load(weights_only=True)` reads it."""
+        self._check_open()
+        path = self.path / "snapshots" / f"task-{task:08}.pt"
+        buffer = io.BytesIO()
+        torch.save(self._named() | {"task": task, "network": network}, buffer)
+        with disk_errors(path):
+            make_folder(path.parent)
+            replace_file(path, buffer.getbuffer())
 
-class ArmRecord:
-    """The rows and the checkpoint of one network, made by `RunFolder.arm`.
+    def snapshots(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield tasks and the network's state after each that is kept, in order.
 
-    Attributes:
-        path: The arm's folder.
-        rows: All rows so far, as JSON gives them back.
-    """
+        Those of tasks that have no row are left out.
 
-    def __init__(self, run: RunFolder, path: Path) -> None:
-        self.path = path
-        self._run = run
-        self._config_hash = config_hash(run.config)
-        self._unfinished = False
-        self._state_was_read_back = False
-        with _disk_errors(path):
-            kept, extra = self._check_files()
-            self.rows = _parse(kept, path / "rows.jsonl")
-            self._sha256 = hashlib.sha256(kept)
-            # Only from here on, with all in order, is anything changed.
-            make_folder(path)
-            _remove_asides(path)
-            if extra:
-                with open(path / "rows.jsonl", "r+b") as file:
-                    file.truncate(len(kept))
-                    os.fsync(file.fileno())
+        Raises:
+            RecordError: a file cannot be read or is of another arm.
+        """
+        for path in sorted((self.path / "snapshots").glob("task-*.pt")):
+            with disk_errors(path):
+                snapshot = self._load(path, {"task", "network"})
+            if snapshot["task"] < len(self.rows):
+                yield snapshot["task"], snapshot["network"]
+
+    def save_measured(self, measured: Mapping[int, Mapping[str, Any]]) -> None:
+        """Add columns, by task, to what was measured after training; undefined ones are left out.
+
+        A column that is there already is replaced.
+        """
+        self._check_open()
+        path = self.path / "measured.jsonl"
+        with disk_errors(path):
+            rows: dict[int, dict[str, Any]] = {}
+            for row in _parse(_read_lines(path), path):
+                if not isinstance(row.get("task"), int):
+                    raise _changed(path, "was edited: a line has no task")
+                rows[row["task"]] = row
+            for task, columns in measured.items():
+                rows[task] = rows.get(task, {"task": task}) | _defined(columns, str(path))
+            lines = (json.dumps(rows[task]).encode() + b"\n" for task in sorted(rows))
+            replace_file(path, b"".join(lines))
 
     def load_state(self) -> Any | None:
         """Return the state after the last row, its tensors on the CPU; None before the first."""
-        with _disk_errors(self.path):
+        with disk_errors(self.path):
             return self._read_checkpoint()["state"]
 
     def append(self, row: Mapping[str, Any], state: Any) -> None:
@@ -234,28 +336,18 @@ class ArmRecord:
             RecordError: the disk is full or fails, the run is closed.
             TypeError: JSON cannot hold the row, or `torch.load` would refuse the state.
         """
-        self._run._check_open()
+        self._check_open()
         if self._unfinished:
             raise RecordError(f"{self.path} was left in the middle of a row.\nOpen the run again.")
-        defined = {}
-        for key, value in row.items():
-            try:
-                json.dumps(value)
-            except TypeError as error:
-                what = f"{self.path}: {key!r} of row {len(self.rows)}"
-                raise TypeError(f"{what}: {error}") from error
-            # What JSON holds only if NaN and infinities are allowed. A metric may be undefined at
-            # one task and defined again at the next; it is no reason to end the run.
-            with contextlib.suppress(ValueError):
-                json.dumps(value, allow_nan=False)
-                defined[key] = value
-        line = json.dumps(defined).encode() + b"\n"
+        line = json.dumps(_defined(row, f"{self.path}: row {len(self.rows)}")).encode() + b"\n"
         sha256 = self._sha256.copy()
         sha256.update(line)
-        checkpoint = {"rows": len(self.rows) + 1, "rows_sha256": sha256.hexdigest()}
+        checkpoint = self._named() | {
+            "rows": len(self.rows) + 1, "rows_sha256": sha256.hexdigest(), "state": state
+        }  # fmt: skip
         # Into memory first: torch.save to a full disk raises RuntimeError without the reason.
         buffer = io.BytesIO()
-        torch.save(checkpoint | {"config_hash": self._config_hash, "state": state}, buffer)
+        torch.save(checkpoint, buffer)
         if not self._state_was_read_back:
             # A state that cannot be read should fail at the first row, not when a run is resumed.
             try:
@@ -264,7 +356,7 @@ class ArmRecord:
                 raise TypeError(f"torch.load would refuse this state: {error}") from error
             self._state_was_read_back = True
         self._unfinished = True
-        with _disk_errors(self.path):
+        with disk_errors(self.path):
             with open(self.path / "rows.jsonl", "ab") as file:
                 file.write(line)
                 file.flush()
@@ -298,17 +390,26 @@ class ArmRecord:
         path = self.path / "checkpoint.pt"
         if not path.exists():
             return {"rows": 0, "rows_sha256": hashlib.sha256().hexdigest(), "state": None}
+        checkpoint = self._load(path, {"rows", "rows_sha256", "state"})
+        if type(checkpoint["rows"]) is not int:
+            raise _changed(path, "cannot be used: it is no checkpoint of a run")
+        return checkpoint
+
+    def _load(self, path: Path, keys: set[str]) -> dict[str, Any]:
+        """Read a file that this arm wrote, without executing what it may hold."""
         buffer = io.BytesIO(path.read_bytes())
         try:
             # torch.load does not look at the archive's checksums.
             if damaged := zipfile.ZipFile(buffer).testzip():
                 raise ValueError(f"wrong checksum of {damaged}")
             buffer.seek(0)
-            checkpoint = torch.load(buffer, map_location="cpu", weights_only=True)
-            if checkpoint["config_hash"] != self._config_hash:
-                raise ValueError("it belongs to another config")
-            if type(checkpoint["rows"]) is not int or not {"rows_sha256", "state"} <= {*checkpoint}:
-                raise ValueError("it is no checkpoint of a run")
+            content = torch.load(buffer, map_location="cpu", weights_only=True)
+            if content.get("format") != FORMAT:
+                raise ValueError(f"its format is {content.get('format', 1)}, not {FORMAT}")
+            if content["identity"] != self._identity:
+                raise ValueError("it belongs to another arm or run")
+            if not keys <= {*content}:
+                raise ValueError("it is no file of a run")
         except pickle.UnpicklingError as error:
             # torch's own message recommends to read the file with its code executed.
             text = "cannot be used: it holds more than tensors and plain values, none of it was run"
@@ -316,19 +417,40 @@ class ArmRecord:
         except Exception as error:
             reason = (str(error).splitlines() or [""])[0]
             raise _changed(path, f"cannot be used: {type(error).__name__}, {reason}") from error
-        return checkpoint
+        return content
 
 
-def read_rows(path: str | Path) -> list[dict[str, Any]]:
+def _defined(row: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Return a row without the columns that JSON holds only if NaN and infinities are allowed.
+
+    A metric may be undefined at one task and defined again at the next; it is no reason to end.
+    """
+    defined = {}
+    for key, value in row.items():
+        try:
+            json.dumps(value)
+        except TypeError as error:
+            raise TypeError(f"{what}: {key!r}: {error}") from error
+        with contextlib.suppress(ValueError):
+            json.dumps(value, allow_nan=False)
+            defined[key] = value
+    return defined
+
+
+def read_rows(path: str | Path, name: str = "rows.jsonl") -> list[dict[str, Any]]:
     """Read the finished rows in an arm's folder, also while a run writes them.
+
+    Args:
+        path: The arm's folder.
+        name: ``measured.jsonl`` for what was measured after training.
 
     Raises:
         RecordError: there is no such folder, a line is no JSON object, or there are too many.
     """
-    path = Path(path) / "rows.jsonl"
+    path = Path(path) / name
     if not path.parent.is_dir():
-        raise RecordError(f"{path.parent} is not a folder.\nName that of one network of a run.")
-    with _disk_errors(path):
+        raise RecordError(f"{path.parent} is not a folder.\nName that of one arm of a run.")
+    with disk_errors(path):
         data = _read_lines(path)
     return _parse(data, path)
 
@@ -370,123 +492,48 @@ def _changed(path: Path, what: str) -> RecordError:
     return RecordError(f"{path} {what}.\n{way_out}")
 
 
-def _settle_config(
-    path: Path, config: Mapping[str, Any], command: Sequence[str] | None, device: str | torch.device
-) -> None:
-    """Check the folder's config, or write it and where the run comes from."""
-    file, text = path / "config.json", _config_json(config)
-    if file.exists():
-        # The size first: what is much larger need not be read.
-        if file.stat().st_size != len(text) or file.read_bytes() != text:
-            raise _changed(file, "was edited: the folder is named after another config")
-        return
-    if any(path.glob("*/rows.jsonl")) or any(path.glob("*/checkpoint.pt")):
-        raise _changed(file, "is missing, but there are rows")
-    on_gpu = torch.device(device).type == "cuda"
-    # Ours from the code that runs: what is installed under this name may be another copy.
-    versions: dict[str, str | None] = {
-        "python": platform.python_version(), "quantum-plasticity": __version__
-    }  # fmt: skip
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    provenance = {
-        "command": list(sys.orig_argv if command is None else command),
-        "commit": git_commit(),
-        "versions": versions,
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name(device) if on_gpu else platform.machine(),
-        "threads": torch.get_num_threads(),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    # The config last: where it is, provenance.json is too.
-    replace_file(path / "provenance.json", json.dumps(provenance, indent=2).encode() + b"\n")
-    replace_file(file, text)
+def _settle_config(file: Path, config: Mapping[str, Any]) -> None:
+    """Check a folder's config, or write it."""
+    text = _config_json(config)
+    if not file.exists():
+        replace_file(file, text)
+    # The size first: what is much larger need not be read.
+    elif file.stat().st_size != len(text) or file.read_bytes() != text:
+        what = "was edited: its folder is named after another config"
+        raise RecordError(f"{file} {what}.\nRestore it, or remove it: it is written again.")
 
 
-def git_commit() -> str | None:
-    """Return the commit of the checkout that this file is tracked in, if any."""
-    here = Path(__file__).absolute()
-    # "describe --dirty" would be shorter, but writes the index in spite of this option, and leaves
-    # its lock behind where the disk is full: no later git command would work there.
-    git = ["git", "--no-optional-locks", "-C", str(here.parent)]
-    try:
-        # An installed copy may lie inside somebody else's checkout; the first question asks that.
-        _, commit, changes = (
-            subprocess.run(git + question, capture_output=True, check=True, timeout=10).stdout
-            for question in (
-                ["ls-files", "--error-unmatch", here.name],
-                ["rev-parse", "HEAD"],
-                ["status", "--porcelain", "--untracked-files=no"],
-            )
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return commit.decode().strip() + ("-dirty" if changes else "")
+def read_config(file: Path) -> dict[str, Any]:
+    """Read config.json or arm.json, if it is the one that its folder is named after.
 
-
-@contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        what, way_out = error.strerror or str(error), "Make it writable, or name other --results."
-        if error.errno in _NO_ROOM:
-            way_out = "Make room; the same command goes on and repeats at most the last row."
-        if isinstance(error, FileExistsError | NotADirectoryError):
-            what = "not a folder"
-        raise RecordError(f"{error.filename or path}: {what}.\n{way_out}") from error
-
-
-def replace_file(path: Path, data: bytes | memoryview) -> None:
-    """Write a file aside, then put it in its place in one step.
-
-    What lies in the aside's place is removed, never written to: a link there may lead anywhere.
-    Two processes may not replace the same file at the same time.
+    Raises:
+        RecordError: it is not, or it is not there.
     """
-    aside = path.with_name(path.name + ".tmp")
+    with disk_errors(file):
+        if not file.exists():
+            raise RecordError(f"{file}: no such file.\nName the folder of a run.")
+        if file.stat().st_size > _MAX_CONFIG_BYTES:
+            raise _changed(file, f"is larger than {_MAX_CONFIG_BYTES} bytes")
+        content = file.read_bytes()
     try:
-        aside.unlink(missing_ok=True)
-        # "x" does not follow links, and fails where a file has appeared since.
-        with open(aside, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+        config = json.loads(content)
+        if not isinstance(config, dict) or _config_json(config) != content:
+            raise ValueError("it is not as a run writes it")
+    except (ValueError, RecursionError) as error:
+        raise _changed(file, f"was edited: {error}") from error
+    return config
 
 
-def _sync_folder(path: Path) -> None:
-    """Make the names in a folder outlive a power cut, where the system can."""
-    if os.name == "posix":
-        descriptor = os.open(path, os.O_RDONLY)
-        with contextlib.suppress(OSError):  # some network disks refuse
-            os.fsync(descriptor)
-        os.close(descriptor)
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder and those above it, so that they outlive a power cut."""
-    if not path.is_dir():
-        make_folder(path.parent)
-        path.mkdir(exist_ok=True)
-        _sync_folder(path.parent)
-
-
-def _remove_asides(path: Path) -> None:
-    for aside in path.glob("*.tmp"):
-        aside.unlink()
+def _save(folder: Path, name: str, suffix: str, buffer: io.BytesIO) -> Path:
+    path = folder / _checked_name(name if name.endswith(suffix) else name + suffix)
+    with disk_errors(path):
+        replace_file(path, buffer.getbuffer())
+    return path
 
 
 def _empty(path: Path) -> None:
     # The config first: without it a half-emptied folder with rows is refused.
-    (path / "config.json").unlink(missing_ok=True)
+    (path / "arm.json").unlink(missing_ok=True)
     for entry in path.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)

@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from plasticity.results.record import make_folder, replace_file
+from plasticity.results.disk import make_folder, replace_file
 from plasticity.tasks.images import DataError, locked
 from plasticity.tasks.spinchain import (
     DELTAS,

@@ -1,0 +1,151 @@
+"""What decides the numbers of reinforcement learning: the protocol, and the policies' options.
+
+What is made of them, and takes seconds to import, is in ``experiments.parts.policies``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.parts.experiment import Failure, Setting, UsageError
+from plasticity.networks.network import Network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Setting):
+    """What the arms share."""
+
+    env: str
+    """Gymnasium environment, of a box of observations and a box of actions."""
+    friction_period: int | None = None
+    """Steps of all environments together after which the floor's friction is redrawn from 0.02 to
+    2, log-uniformly (Dohare et al. 2024: 2,000,000); none: it stays."""
+    total_steps: int
+    """Steps of all environments together; the last rollout is finished. A run can be made longer
+    later."""
+    num_envs: int
+    """Environments side by side."""
+    n_steps: int
+    """Steps of each environment before an update."""
+    batch_size: int
+    """Steps a minibatch."""
+    gamma: float
+    """Discount of rewards."""
+    gae_lambda: float
+    """Of generalized advantage estimation."""
+    clip_range: float
+    """Of the ratio of new and old probability of an action."""
+    evaluation_every: int
+    """Steps between evaluations."""
+    evaluation_episodes: int
+    """Episodes of an evaluation, by the most likely actions."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("gamma", "gae_lambda"):
+            if getattr(self, name) > 1:
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option} {getattr(self, name)}: at most 1")
+        if self.rollout % self.batch_size:
+            raise UsageError(
+                f"--batch-size {self.batch_size}: must divide the {self.rollout} steps of a rollout"
+            )
+        if self.friction_period is not None and self.friction_period < self.num_envs:
+            raise UsageError(
+                f"--friction-period {self.friction_period}: at least a step of each of "
+                f"{self.num_envs} environments"
+            )
+
+    @property
+    def rollout(self) -> int:
+        """Steps of all environments between two updates."""
+        return self.num_envs * self.n_steps
+
+    @property
+    def all_steps(self) -> int:
+        """Steps of the whole rollouts that reach ``total_steps``."""
+        return -(-self.total_steps // self.rollout) * self.rollout
+
+
+@dataclass(frozen=True)
+class MlpPolicy(Network):
+    """Act by layers of tanh units."""
+
+    pi: tuple[int, ...]
+    """Units of each hidden layer of the policy."""
+    vf: tuple[int, ...]
+    """Units of each hidden layer of the value."""
+    shared: tuple[int, ...]
+    """Units of hidden layers before those, shared by policy and value, on observations scaled to
+    unit norm; none: each begins with the observations as they are."""
+
+    def __post_init__(self) -> None:
+        for name in ("pi", "vf", "shared"):
+            units = getattr(self, name)
+            if min(units, default=1) < 1:
+                raise ValueError(f"{name} {units}: at least one unit a layer")
+
+    def policy_options(self) -> dict[str, Any]:
+        """Return stable-baselines3's ``policy_kwargs``."""
+        from plasticity.rl.features import MlpFeatures
+
+        options: dict[str, Any] = {"net_arch": {"pi": list(self.pi), "vf": list(self.vf)}}
+        if self.shared:
+            options["features_extractor_class"] = MlpFeatures
+            options["features_extractor_kwargs"] = {"hidden": self.shared}
+        return options
+
+
+@dataclass(frozen=True)
+class QnnPolicy(Network):
+    """Act by the probabilities of a circuit's basis states, and linear layers."""
+
+    num_qubits: int
+    """Observations are padded to 2**num_qubits amplitudes."""
+    depth: int
+    """Layers of the ring of gates."""
+    scale: float
+    """Features are tanh(scale * probability)."""
+
+    def __post_init__(self) -> None:
+        if self.num_qubits < 2:
+            raise ValueError(f"num-qubits {self.num_qubits}: at least 2")
+
+    def policy_options(self) -> dict[str, Any]:
+        """Return stable-baselines3's ``policy_kwargs``."""
+        from plasticity.rl.features import QuantumFeatures
+
+        return {
+            "net_arch": {"pi": [], "vf": []},
+            "features_extractor_class": QuantumFeatures,
+            "features_extractor_kwargs": {
+                "num_qubits": self.num_qubits,
+                "depth": self.depth,
+                "scale": self.scale,
+            },
+        }
+
+
+POLICIES: dict[str, Network] = {
+    "mlp": MlpPolicy(pi=(1024, 256), vf=(256, 256), shared=()),
+    "qnn": QnnPolicy(num_qubits=9, depth=12, scale=5.0),
+}
+"""The policies that there are, by the names their arms have on the command line."""
+
+FILES = {"mlp": "classical", "qnn": "quantum"}
+"""What the released program calls the arms in the names of its files."""
+
+
+@contextlib.contextmanager
+def needed() -> Iterator[None]:
+    """Say what to install where an import fails."""
+    try:
+        yield
+    except ImportError as error:
+        raise Failure(
+            f"this needs stable-baselines3, gymnasium and mujoco ({error}): "
+            "pip install 'quantum-plasticity[rl]'"
+        ) from error

@@ -1,0 +1,256 @@
+"""An episode of a saved policy as a video; what a run folder says is never imported or executed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import itertools
+import os
+import pickle
+import sys
+import zipfile
+from pathlib import Path
+
+import gymnasium
+import imageio.v2
+import numpy as np
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from experiments.parts.arms import ArmConfig, Registry
+from experiments.parts.control import POLICIES, Config, MlpPolicy, QnnPolicy
+from experiments.parts.curves import arm_name
+from experiments.parts.experiment import Failure, UsageError
+from experiments.parts.identity import from_json
+from experiments.parts.policies import (
+    make_evaluation_environment,
+    make_gymnasium,
+    make_model,
+    seed_for,
+)
+from experiments.parts.running import library_errors, progress_bar
+from plasticity.networks.network import Network
+from plasticity.results.record import RunFolder, read_config, read_rows, read_run
+from plasticity.rl.environments import MAX_FRICTION, MIN_FRICTION, set_friction
+
+EXPERIMENT_ARMS = Registry(POLICIES, {})
+
+
+@library_errors()
+def watch(
+    run: Path,
+    video: Path,
+    *,
+    arm: str | None = None,
+    policy: str = "best",
+    env_said: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Play an episode of a saved policy and write the video.
+
+    Args:
+        run: The run folder.
+        video: The file to write.
+        arm: Name of the arm; None: the quantum one, if there is one.
+        policy: ``"best"`` or ``"last"``.
+        env_said: What the user says is the environment.
+        seed: Of the episode's start.
+
+    Raises:
+        UsageError: The environment's name would import something that was not said.
+        Failure: There is no such policy, or nothing that renders or writes the video.
+    """
+    folder = read_run(run)
+    config = read_protocol(folder)
+    path, file = find_policy(folder, arm, policy)
+    value = read_arm(path)
+    check_environment(config.env, env_said)
+    friction = friction_of(path, policy) if config.friction_period is not None else None
+    env = make_rendered(config.env, friction)
+    model = load_policy(config, value, file)
+    with contextlib.closing(env):
+        steps, total = write_episode(env, model, video, seed)
+    name = arm_name(path)
+    print(f"{name}, {policy} policy: return {total:.1f} in {steps} steps: {video}")
+
+
+def read_protocol(folder: RunFolder) -> Config:
+    """Make the config of a run folder, which may hold anything."""
+    file, content = folder.path / "config.json", folder.config
+    try:
+        if content.get("experiment") != "ant":
+            raise ValueError(f"experiment {content.get('experiment')!r:.40}")
+        shared = {key: value for key, value in content.items() if key != "experiment"}
+        return from_json(Config, shared | {"device": "cpu", "total_steps": 1})
+    except (ValueError, TypeError, RecursionError, UsageError) as error:
+        reason = message_of(error)
+        raise Failure(f"{file}: not the config of a run of this experiment ({reason})") from error
+
+
+def find_policy(folder: RunFolder, arm: str | None, policy: str) -> tuple[Path, Path]:
+    """Return the folder of an arm that has saved a policy, and the policy's file.
+
+    Raises:
+        Failure: There is none.
+    """
+    found = {
+        path: file
+        for path in folder.arms()
+        if arm in (None, arm_name(path))
+        for file in path.glob(f"*_{policy}_policy.zip")
+    }
+    if not found:
+        whose = f"arm {arm}" if arm else "arm"
+        raise Failure(f"{folder.path}: no {whose} has saved a policy here yet")
+    # Quantum arms first.
+    path = min(found, key=lambda path: (not arm_name(path).startswith("qnn"), path.name))
+    return path, found[path]
+
+
+def read_arm(path: Path) -> ArmConfig:
+    """Make the arm of a folder, which may hold anything."""
+    file = path / "arm.json"
+    try:
+        return EXPERIMENT_ARMS.from_json(read_config(file))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise Failure(f"{file}: not an arm of this experiment ({message_of(error)})") from error
+
+
+def check_environment(name: str, said: str | None) -> None:
+    """Refuse an environment that another than the user has chosen to import.
+
+    Gymnasium imports the module of a name MODULE:NAME; a run folder may come from anywhere.
+
+    Raises:
+        UsageError: It was not said on the command line, or something else was.
+    """
+    if said not in (name, None):
+        raise UsageError(f"--env {said}: the run's environment is {name!r}")
+    if ":" in name and said is None:
+        module = name.partition(":")[0]
+        raise UsageError(
+            f"the run's environment is {name!r}: if its module {module!r} may be imported, say so "
+            "by --env and that name"
+        )
+
+
+def friction_of(arm: Path, policy: str) -> float:
+    """Return the floor's friction when a policy was saved: the best at its evaluation, or the last.
+
+    Raises:
+        Failure: No row tells it.
+    """
+    try:
+        rows = read_rows(arm)
+        if policy == "best":  # of equals the first, as they were saved
+            evaluated = [row for row in rows if "evaluation_return" in row]
+            row = max(evaluated, key=lambda row: row["evaluation_return"], default=None)
+        else:
+            row = rows[-1] if rows else None
+        friction = row["friction"] if row is not None else None
+    except (KeyError, TypeError, RecursionError) as error:
+        raise Failure(f"{arm / 'rows.jsonl'}: its rows do not tell the floor's friction") from error
+    if friction is None:
+        raise Failure(
+            f"{arm / 'rows.jsonl'}: no row tells the floor's friction yet; watch again after the "
+            "first update"
+        )
+    if type(friction) not in (int, float) or not MIN_FRICTION <= friction <= MAX_FRICTION:
+        raise Failure(f"{arm / 'rows.jsonl'}: the floor's friction is {friction!r:.40}")
+    return friction
+
+
+def load_policy(config: Config, arm: ArmConfig, file: Path) -> PPO:
+    """Read a saved policy's weights; nothing is unpickled.
+
+    Raises:
+        Failure: The file holds no weights, or not those of the config.
+    """
+    try:
+        content = uncompressed(file.read_bytes()).read("policy.pth")
+        uncompressed(content)
+        if num_weights(arm.network) > len(content) / 4:
+            raise ValueError("arm.json asks for more weights than it holds")
+        weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        # Only the policy is wanted, not a buffer for rollouts as large as the config says.
+        small = dataclasses.replace(config, num_envs=1, n_steps=2, batch_size=2)
+        env = DummyVecEnv([lambda: make_evaluation_environment(config.env)])
+        model = make_model(small, arm, env)
+        model.policy.load_state_dict(weights)
+    except pickle.UnpicklingError as error:  # torch's own message says how to execute it
+        raise Failure(f"{file}: not a policy of this run (it holds more than weights)") from error
+    except Exception as error:
+        raise Failure(f"{file}: not a policy of this run ({message_of(error)})") from error
+    return model
+
+
+def uncompressed(content: bytes) -> zipfile.ZipFile:
+    """Open a zip archive; that of a policy has nothing compressed, and fills no memory.
+
+    Raises:
+        ValueError: It unpacks to more than it is.
+    """
+    archive = zipfile.ZipFile(io.BytesIO(content))
+    if sum(member.file_size for member in archive.infolist()) > len(content):
+        raise ValueError("it unpacks to more than it is")
+    return archive
+
+
+def num_weights(network: Network) -> int:
+    """Count the weights of a policy, less those that the environment decides."""
+    if isinstance(network, QnnPolicy):
+        return 2 ** min(network.num_qubits, 62) + 15 * network.num_qubits * network.depth
+    assert isinstance(network, MlpPolicy)
+    total = 0
+    for hidden in (network.pi, network.vf):
+        widths = (*network.shared, *hidden)
+        total += sum(widths) + sum(a * b for a, b in itertools.pairwise(widths))
+    return total // 2 if network.shared else total  # which both have
+
+
+def make_rendered(name: str, friction: float | None) -> gymnasium.Env:
+    """Make an environment that draws itself off-screen, on a floor of that friction if any."""
+    if sys.platform == "linux" and "DISPLAY" not in os.environ:
+        os.environ.setdefault("MUJOCO_GL", "egl")  # the default needs a display
+    try:
+        env = make_gymnasium(name, render_mode="rgb_array")
+        env.reset()
+        env.render()
+    except Exception as error:
+        raise Failure(
+            f"{name!r:.100} cannot be rendered here ({message_of(error)}): MuJoCo draws off-screen "
+            "with EGL or OSMesa, if installed and chosen by the variable MUJOCO_GL=egl or osmesa"
+        ) from error
+    if friction is not None:
+        set_friction(env, friction)
+    return env
+
+
+def write_episode(env: gymnasium.Env, model: PPO, file: Path, seed: int) -> tuple[int, float]:
+    """Play an episode, write its frames as they come, and return its length and return."""
+    rate = float(env.metadata.get("render_fps", 30))
+    pace = {"fps": rate} if file.suffix == ".mp4" else {"duration": 1000 / rate}
+    try:
+        writer = imageio.v2.get_writer(file, **pace)  # type: ignore[arg-type]
+    except OSError as error:
+        raise Failure(f"{file}: {message_of(error)}") from error
+    steps, total, over = 0, 0.0, False
+    observation, _ = env.reset(seed=seed_for(seed, "watch"))
+    limit = env.spec.max_episode_steps if env.spec else None
+    with writer, progress_bar(total=limit, unit="frame", desc="rendering") as bar:
+        while not over:
+            action, _ = model.predict(observation, deterministic=True)
+            observation, reward, terminated, truncated, _ = env.step(action)
+            writer.append_data(np.asarray(env.render()))
+            steps, total = steps + 1, total + float(reward)
+            over = terminated or truncated
+            bar.update()
+    return steps, total
+
+
+def message_of(error: Exception) -> str:
+    """Return the first line of an error's message, or its kind; nothing that moves a cursor."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return "".join(letter if letter.isprintable() else "?" for letter in line)

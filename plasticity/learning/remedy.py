@@ -1,0 +1,48 @@
+"""What a remedy is: hooks around a learner's updates, all of which may be left out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from plasticity.learning.learner import Learner
+
+
+class Remedy:
+    """Something done to a learner against the loss of plasticity.
+
+    A remedy is a dataclass whose fields are its options, with defaults, and whose methods are those
+    of the hooks below that it needs. What it remembers beside its options it makes in ``start``. A
+    learner has an instance of its own. Draws come from ``generator_for``, so that they are the same
+    after a resume.
+    """
+
+    def on_build(self, network: nn.Module) -> nn.Module:
+        """Return the network to train instead of this one, before there is an optimiser."""
+        return network
+
+    def start(self, learner: Learner, seed: int) -> None:
+        """Begin with an untrained learner; a resume calls this too, and then loads the state."""
+
+    def before_task(self, index: int) -> None:
+        """Act before the first update of task ``index``."""
+
+    def penalty(self) -> Tensor | None:
+        """Return what is added to the loss of each update, in nats, or None."""
+        return None
+
+    def after_update(self, step: int) -> None:
+        """Act after update ``step``, counted from 1 over all tasks."""
+
+    def columns(self) -> dict[str, float]:
+        """Return what was done since the last row, by the name of its column."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what decides how it goes on, as ``torch.load(weights_only=True)`` reads it."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a ``state_dict``."""

@@ -1,0 +1,61 @@
+"""What a network is: options, and how to build a module from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class DoesNotFit(ValueError):
+    """A network cannot be built for a problem; the message says why, in a line."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a problem asks of a network.
+
+    Attributes:
+        inputs: Numbers of a sample.
+        outputs: Logits: as many as classes, or one for two classes.
+    """
+
+    inputs: int
+    outputs: int
+
+
+@dataclass(frozen=True)
+class Network:
+    """Options of a network: a frozen dataclass whose fields are the options.
+
+    Its docstring's first line is the arm's line in ``--help``. Import torch where it is needed, not
+    at the top of the module, and ``--help`` answers at once.
+
+    Attributes:
+        like: The preset's arm whose optimiser, epochs and inputs an arm of this network has where
+            the preset has no arm of its name.
+    """
+
+    like: ClassVar[str] = "mlp"
+
+    def build(self, shape: Shape, generator: torch.Generator) -> nn.Module:
+        """Build the untrained module.
+
+        Args:
+            shape: What the problem asks for.
+            generator: Source of the initial weights; torch's global generator is left alone.
+
+        Returns:
+            A module from ``(batch, shape.inputs)`` to ``(batch, shape.outputs)``.
+
+        Raises:
+            DoesNotFit: It cannot be built for this problem.
+        """
+        raise NotImplementedError
+
+    def remark(self, module: nn.Module) -> str:
+        """Return what to say of a built module before it is trained."""
+        return ""
