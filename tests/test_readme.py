@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from experiments.parts import cli, running, stopwatch
-from plasticity.results.record import run_name
+from plasticity.results.record import folder_name
 from plasticity.tasks.images import MNIST_DIGEST
 
 ROOT = Path(__file__).parents[1]
@@ -22,6 +22,7 @@ PYTHON = re.findall(r"^```python\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
 # From the module's name to the end of the line, of the code or of the cell.
 COMMANDS = re.findall(r"python -m (experiments\.\w+)([^`\n#|]*)", TEXT)
 FOLDERS = sorted(set(re.findall(r"\b\w+-\w+-seed\d+-[0-9a-f]{8}\b", TEXT)))
+ARMS = sorted(set(re.findall(r"\b(?:mlp|qnn)-[0-9a-f]{8}\b", TEXT)))
 EXPERIMENTS = ("mnist", "cifar", "qdata", "ant")
 SMALLER = {"n_steps=256": "n_steps=64", "learn(1_000)": "learn(64)"}
 
@@ -30,14 +31,15 @@ def test_the_patterns_above_find_what_they_look_for() -> None:
     assert len(PYTHON) >= 3
     assert {f"experiments.{name}" for name in (*EXPERIMENTS, "bench")} <= {c for c, _ in COMMANDS}
     assert FOLDERS
+    assert ARMS
 
 
 def finished_run(folder: Path) -> None:
     """Make a run folder for a block of code to read."""
-    for network in ("mlp", "qnn"):
-        (folder / network).mkdir(parents=True)
-        (folder / network / "rows.jsonl").write_text(json.dumps({"task": 0}) + "\n")
-    np.savez(folder / "quantum_model_results.npz", accuracies=np.ones(1))
+    for arm in ARMS:
+        (folder / arm).mkdir(parents=True)
+        (folder / arm / "rows.jsonl").write_text(json.dumps({"task": 0}) + "\n")
+        np.savez(folder / arm / "quantum_model_results.npz", accuracies=np.ones(1))
 
 
 @pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.splitlines()[0])
@@ -93,8 +95,8 @@ def test_commands_of_the_pages_are_right_use(
         assert "--help" in arguments
         status = stop.code or 0
     said = capsys.readouterr().err
-    # RUN_FOLDER and its like are not there, which is no wrong use.
-    assert status == 0 or (status == 1 and "is not a run folder" in said), said
+    # RUN and its like are not there, which is no wrong use.
+    assert status == 0 or (status == 1 and "Name the folder of a run." in said), said
     assert asked or said or "--help" in arguments
 
 
@@ -107,8 +109,9 @@ def help_of(module: str, *arguments: str) -> str:
 
 def test_options_that_the_pages_name_are_there() -> None:
     pytest.importorskip("stable_baselines3")
-    helps = [help_of(name) for name in (*EXPERIMENTS, "bench", "bench_ppo")]
-    known = set(re.findall(r"--[a-z][\w.-]*", "".join([*helps, help_of("ant", "--watch")])))
+    commands = (*EXPERIMENTS, "bench", "bench_ppo", "measure", "watch", "figures")
+    helps = [help_of(name) for name in commands]
+    known = {*re.findall(r"--[a-z][\w.-]*", "".join(helps)), "--watch"}
     named = set(re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", TEXT))
     assert named
     assert named <= known
@@ -120,7 +123,8 @@ def test_run_folders_of_the_pages_have_the_name_that_the_program_gives_them(fold
     # Of other experiments, the data is not at hand; how to name it would have to be added here.
     assert name == "mnist"
     experiment = importlib.import_module(f"experiments.{name}").EXPERIMENT
-    config = experiment.presets[preset]
+    config, arms = experiment.presets[preset].config, experiment.presets[preset].arms
     assert (f"seed{config.seed}", config.dataset) == (seed, "mnist")
-    identified = experiment.identify(config, SimpleNamespace(digest=MNIST_DIGEST))
-    assert folder == run_name(f"{name}-{preset}-{seed}", identified)
+    identity = experiment.identity(config, SimpleNamespace(digest=MNIST_DIGEST))
+    assert folder == folder_name(f"{name}-{preset}-{seed}", identity)
+    assert {*ARMS} <= {folder_name(arm, value.json()) for arm, value in arms.items()}

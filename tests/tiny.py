@@ -1,13 +1,16 @@
 """Images of six pixels, learners of a few weights, and a look at every random state."""
 
 import random
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from plasticity.learning.learner import Intervention, Learner
+from plasticity.learning.learner import Learner
+from plasticity.learning.remedy import Remedy
 from plasticity.networks.mlp import mlp
 from plasticity.quantum.circuits import Brickwork
 from plasticity.quantum.layer import QNN
@@ -54,8 +57,21 @@ def make_adam(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, lr=0.03, eps=1e-7, fused=True)
 
 
-def tiny_learner(arm: str, *interventions: Intervention, seed: int = 0) -> Learner:
-    return Learner(tiny_network(arm, seed), make_adam, cross_entropy, interventions)
+def tiny_learner(arm: str, *remedies: Remedy, seed: int = 0) -> Learner:
+    return Learner(tiny_network(arm, seed), make_adam, cross_entropy, remedies)
+
+
+@dataclass
+class Before(Remedy):
+    """Call a function with the learner and the index of each task."""
+
+    call: Callable[[Learner, int], object]
+
+    def start(self, learner: Learner, seed: int) -> None:
+        self.learner = learner
+
+    def before_task(self, index: int) -> None:
+        self.call(self.learner, index)
 
 
 def random_states() -> list[Any]:

@@ -65,7 +65,8 @@ class Qnn(Network):
         readout, outputs = readouts[self.readout]
         if outputs != shape.outputs:
             raise DoesNotFit(
-                f"readout {self.readout} gives {outputs} logits, the task has {shape.outputs}"
+                f"readout {self.readout} gives {outputs} logit{'s' * (outputs > 1)}, "
+                f"the task has {shape.outputs}"
             )
         low, high = self.initial_angles
 

@@ -5,10 +5,13 @@ import io
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy
 
-from plasticity.learning.learner import Learner, reset_optimizer
+from plasticity.learning.learner import Learner
+from plasticity.learning.remedy import Remedy
 from plasticity.networks.mlp import mlp
+from plasticity.remedies.resets import ResetOptimizer
 from plasticity.seeding import generator_for
 from tests.tiny import ARMS, NUM_CLASSES, NUM_INPUTS, make_adam, same, tiny_learner, tiny_network
 
@@ -93,40 +96,31 @@ def test_two_learners_of_one_state_do_not_disturb_each_other() -> None:
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_reset_optimizer_forgets_moments_and_nothing_else(arm: str) -> None:
-    learner = tiny_learner(arm, reset_optimizer)
+    learner = tiny_learner(arm, ResetOptimizer())
     for step in range(3):
         learner.update(*batch(step))
     before = weights(learner)
     newborn = tiny_learner(arm)
     newborn.network.load_state_dict(learner.network.state_dict())
     unreset = tiny_learner(arm)
-    unreset.load_state_dict(copy.deepcopy(learner.state_dict()))
+    unreset.load_state_dict(copy.deepcopy(learner.state_dict() | {"remedies": []}))
     learner.start_task(1)
     assert same(weights(learner), before)
     assert not learner.optimizer.state
     for one in (learner, newborn, unreset):
         one.update(*batch(3))
-    assert same(learner.state_dict(), newborn.state_dict())
+    for part in ("network", "optimizer"):
+        assert same(learner.state_dict()[part], newborn.state_dict()[part])
     assert not same(weights(unreset), weights(newborn))
 
 
-def test_an_optimizer_outlives_tasks_without_an_intervention() -> None:
+def test_an_optimizer_outlives_tasks_without_a_remedy() -> None:
     learner = tiny_learner("mlp")
     optimizer = learner.optimizer
     learner.update(*batch(0))
     learner.start_task(1)
     assert learner.optimizer is optimizer
     assert learner.optimizer.state
-
-
-def test_interventions_act_in_order_with_learner_and_task() -> None:
-    calls = []
-    learner = tiny_learner(
-        "mlp", lambda *call: calls.append(("a", *call)), lambda *call: calls.append(("b", *call))
-    )
-    assert calls == []
-    learner.start_task(5)
-    assert calls == [("a", learner, 5), ("b", learner, 5)]
 
 
 def test_gradients_of_an_earlier_batch_or_of_others_do_not_count() -> None:
@@ -142,3 +136,180 @@ def test_device_is_the_networks() -> None:
     assert tiny_learner("mlp").device == torch.device("cpu")
     meta = tiny_network("mlp").to("meta")
     assert Learner(meta, make_adam, cross_entropy).device.type == "meta"
+
+
+class Toy(Remedy):
+    """A remedy that writes down its calls."""
+
+    def __init__(self, calls: list, name: str = "") -> None:
+        self.calls, self.name = calls, name
+
+    def __deepcopy__(self, memo: dict) -> "Toy":
+        return type(self)(self.calls, self.name)  # or the calls would be copied too
+
+
+class Everywhere(Toy):
+    def on_build(self, network: nn.Module) -> nn.Module:
+        self.calls.append((self.name, "on_build"))
+        return nn.Sequential(network, nn.Linear(NUM_CLASSES, NUM_CLASSES))
+
+    def start(self, learner: Learner, seed: int) -> None:
+        self.calls.append((self.name, "start", seed, learner.steps))
+        self.learner = learner
+
+    def before_task(self, index: int) -> None:
+        self.calls.append((self.name, "before_task", index))
+
+    def penalty(self) -> torch.Tensor:
+        self.calls.append((self.name, "penalty"))
+        return torch.zeros(())
+
+    def after_update(self, step: int) -> None:
+        self.calls.append((self.name, "after_update", step))
+
+    def columns(self) -> dict[str, float]:
+        return {self.name: 1.0}
+
+
+def test_hooks_are_called_in_their_order_remedy_by_remedy() -> None:
+    calls: list = []
+    remedies = Everywhere(calls, "a"), Everywhere(calls, "b")
+    learner = Learner(tiny_network("mlp"), make_adam, cross_entropy, remedies, seed=4)
+    assert calls == [
+        ("a", "on_build"), ("b", "on_build"), ("a", "start", 4, 0), ("b", "start", 4, 0),
+    ]  # fmt: skip
+    calls.clear()
+    learner.start_task(5)
+    assert calls == [("a", "before_task", 5), ("b", "before_task", 5)]
+    for step in (1, 2):
+        calls.clear()
+        learner.update(*batch(step))
+        assert calls == [
+            ("a", "penalty"), ("b", "penalty"), ("a", "after_update", step),
+            ("b", "after_update", step),
+        ]  # fmt: skip
+    assert learner.columns() == {"a": 1.0, "b": 1.0}
+    assert learner.steps == 2
+
+
+def test_what_a_remedy_builds_is_what_learns() -> None:
+    learner = Learner(tiny_network("mlp"), make_adam, cross_entropy, [Everywhere([], "a")])
+    assert len(learner.network) == 2
+    before = weights(learner)
+    learner.update(*batch(0))
+    after = weights(learner)
+    assert len(after) == 6
+    assert all(not torch.equal(a, b) for a, b in zip(after, before, strict=True))
+
+
+class Decay(Remedy):
+    """Half the squared norm of the parameters, times a strength that grows with the updates."""
+
+    def start(self, learner: Learner, seed: int) -> None:
+        self.learner, self.strength = learner, 0.1
+
+    def penalty(self) -> torch.Tensor | None:
+        if self.strength == 0.1:  # none at first
+            return None
+        return self.strength / 2 * sum(p.square().sum() for p in self.learner.network.parameters())
+
+    def after_update(self, step: int) -> None:
+        self.strength += 0.1
+
+    def state_dict(self) -> dict:
+        return {"strength": self.strength}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.strength = state["strength"]
+
+
+def test_a_penalty_is_learned_from_but_not_told_as_the_loss() -> None:
+    learner = Learner(
+        tiny_network("mlp"), lambda p: torch.optim.SGD(p, lr=0.1), cross_entropy, [Decay()]
+    )
+    for step in range(3):
+        x, y = batch(step)
+        by_hand = copy.deepcopy(learner.network)
+        loss = cross_entropy(by_hand(x), y)
+        gradients = torch.autograd.grad(loss, list(by_hand.parameters()))
+        strength = 0.1 * (step + 1) if step else 0.0
+        expected = [
+            (p - 0.1 * (g + strength * p)).detach()
+            for p, g in zip(by_hand.parameters(), gradients, strict=True)
+        ]
+        assert torch.equal(learner.update(x, y), loss.detach())
+        for ours, theirs in zip(weights(learner), expected, strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_a_remedy_goes_on_from_the_state_that_it_saved() -> None:
+    learner, fresh = tiny_learner("mlp", Decay()), tiny_learner("mlp", Decay(), seed=7)
+    for step in range(3):
+        learner.update(*batch(step))
+    fresh.load_state_dict(through_a_file(learner.state_dict()))
+    assert fresh.steps == 3
+    for step in range(3, 6):
+        assert same(fresh.update(*batch(step)), learner.update(*batch(step)))
+        assert same(fresh.state_dict(), learner.state_dict())
+
+
+def test_learners_share_no_remedy() -> None:
+    remedy = Decay()
+    one, other = tiny_learner("mlp", remedy), tiny_learner("mlp", remedy)
+    one.update(*batch(0))
+    assert [one.remedies[0].strength, other.remedies[0].strength] == [0.2, 0.1]
+    assert not hasattr(remedy, "strength")
+
+
+def test_a_state_of_other_remedies_is_refused() -> None:
+    learner = tiny_learner("mlp", Decay())
+    with pytest.raises(ValueError, match="zip"):
+        learner.load_state_dict(tiny_learner("mlp").state_dict())
+
+
+class Sphere(nn.Linear):
+    """A layer whose weight is put back onto the unit sphere after each update."""
+
+    @torch.no_grad()
+    def after_update(self) -> None:
+        self.weight /= self.weight.norm()
+
+
+def test_a_module_that_must_stay_somewhere_is_put_back_after_each_update() -> None:
+    calls: list = []
+
+    class Look(Remedy):
+        def start(self, learner: Learner, seed: int) -> None:
+            self.learner = learner
+
+        def after_update(self, step: int) -> None:
+            calls.append(float(self.learner.network[1].weight.detach().norm()))
+
+    network = nn.Sequential(tiny_network("mlp"), Sphere(NUM_CLASSES, NUM_CLASSES))
+    learner = Learner(network, make_adam, cross_entropy, [Look()])
+    for step in range(3):
+        learner.update(*batch(step))
+    assert calls == [pytest.approx(1.0, abs=1e-6)] * 3  # before the remedies look
+
+
+def test_observers_see_outputs_and_labels_before_the_update() -> None:
+    learner, unseen = tiny_learner("mlp"), tiny_learner("mlp")
+    x, y = batch(0)
+    expected, seen = learner.network(x).detach(), []
+    learner.update(x, y, [lambda outputs, labels: seen.append((outputs, labels))])
+    unseen.update(x, y)
+    ((outputs, labels),) = seen
+    assert torch.equal(outputs, expected)
+    assert torch.equal(labels, y)
+    assert not outputs.requires_grad
+    assert same(weights(learner), weights(unseen))
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_reset_optimizer_resets_at_multiples_of_every(every: int) -> None:
+    learner = tiny_learner("mlp", ResetOptimizer(every))
+    for index in range(7):
+        learner.update(*batch(index))
+        before = learner.optimizer
+        learner.start_task(index)
+        assert (learner.optimizer is not before) == (index % every == 0)

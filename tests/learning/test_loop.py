@@ -9,14 +9,25 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from plasticity.learning.learner import Learner, reset_optimizer
+from plasticity.learning.learner import Learner
 from plasticity.learning.loop import Diverged, train_on_stream
 from plasticity.learning.metric import Metric
+from plasticity.learning.remedy import Remedy
 from plasticity.metrics.accuracy import test_accuracy
 from plasticity.metrics.norms import gradient_norm, weight_norm
+from plasticity.remedies.resets import ResetOptimizer
 from plasticity.seeding import generator_for
 from plasticity.tasks.streams import Samples, Task, TaskStream
-from tests.tiny import ARMS, make_adam, random_states, same, tiny_learner, tiny_network, tiny_stream
+from tests.tiny import (
+    ARMS,
+    Before,
+    make_adam,
+    random_states,
+    same,
+    tiny_learner,
+    tiny_network,
+    tiny_stream,
+)
 
 METRICS = (
     Metric("weight_norm", weight_norm, "before"),
@@ -39,7 +50,7 @@ class Recorded:
 
     def __getitem__(self, index: int) -> Task:
         task = self.stream[index]
-        return Task(index, RecordedSamples(task.train, index, self.asked), task.test)
+        return Task(task.index, RecordedSamples(task.train, index, self.asked), task.test)
 
 
 @dataclass
@@ -60,7 +71,7 @@ class RecordedSamples:
 @pytest.mark.parametrize("arm", ARMS)
 def test_rows_equal_training_written_out(arm: str, reset: bool) -> None:
     stream = tiny_stream(num_tasks=4)
-    learner = tiny_learner(arm, *[reset_optimizer] * reset)
+    learner = tiny_learner(arm, *[ResetOptimizer()] * reset)
     network = tiny_network(arm)
     optimizer = make_adam(list(network.parameters()))
     onlooker = Learner(network, make_adam, cross_entropy)
@@ -99,13 +110,13 @@ def test_starting_at_a_task_equals_the_tail_of_the_uninterrupted_run(
     start: int, arm: str, reset: bool
 ) -> None:
     stream = tiny_stream(num_tasks=5)
-    interventions = [reset_optimizer] * reset
-    uninterrupted = tiny_learner(arm, *interventions)
+    remedies = [ResetOptimizer()] * reset
+    uninterrupted = tiny_learner(arm, *remedies)
     rows, states = [], []
     for row in train_on_stream(uninterrupted, stream, **SETTING):
         rows.append(row)
         states.append(copy.deepcopy(uninterrupted.state_dict()))
-    resumed = tiny_learner(arm, *interventions, seed=8)
+    resumed = tiny_learner(arm, *remedies, seed=8)
     resumed.load_state_dict(states[start - 1])
     tail = list(train_on_stream(resumed, stream, **SETTING, start=start))
     assert tail == rows[start:]
@@ -136,7 +147,7 @@ def test_both_arms_get_the_same_batches_whatever_else_is_drawn_or_measured() -> 
     asked = []
     for arm, metrics in (("mlp", ()), ("qnn", METRICS[-1:])):
         stream = Recorded(tiny_stream(), [])
-        learner = tiny_learner(arm, lambda learner, index: torch.rand(index + 1))
+        learner = tiny_learner(arm, Before(lambda learner, index: torch.rand(index + 1)))
         rows = train_on_stream(learner, stream, epochs=2, batch_size=4, seed=3, metrics=metrics)
         with torch.random.fork_rng():
             torch.manual_seed(len(asked))
@@ -168,8 +179,8 @@ def test_train_loss_is_the_mean_over_samples_of_the_last_epoch() -> None:
     losses = []
     update = learner.update
 
-    def spy(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        loss = update(x, y)
+    def spy(x: torch.Tensor, y: torch.Tensor, observers=()) -> torch.Tensor:
+        loss = update(x, y, observers)
         losses.append((loss.item(), len(y)))
         return loss
 
@@ -193,7 +204,7 @@ def test_rows_are_plain_numbers_in_the_order_of_events() -> None:
 def test_it_is_a_generator_that_does_nothing_before_the_first_row_is_wanted() -> None:
     calls = []
     stream = Recorded(tiny_stream(), [])
-    learner = tiny_learner("mlp", lambda learner, index: calls.append(index))
+    learner = tiny_learner("mlp", Before(lambda learner, index: calls.append(index)))
     before = copy.deepcopy(learner.state_dict())
     rows = train_on_stream(learner, stream, **SETTING | {"metrics": ()})
     assert inspect.isgenerator(rows)
@@ -205,17 +216,15 @@ def test_it_is_a_generator_that_does_nothing_before_the_first_row_is_wanted() ->
     assert not same(learner.state_dict(), before)
 
 
-def test_interventions_act_before_metrics_look() -> None:
+def test_remedies_act_before_metrics_look() -> None:
     seen = []
-    learner = tiny_learner("mlp", lambda learner, index: seen.append(("intervention", index)))
+    learner = tiny_learner("mlp", Before(lambda learner, index: seen.append(("remedy", index))))
     look = [
         Metric(when, lambda learner, task, when=when: seen.append((when, task.index)) or 0.0, when)
         for when in ("after", "before")
     ]
     list(train_on_stream(learner, tiny_stream(num_tasks=2), **SETTING | {"metrics": look}))
-    assert seen == [
-        (event, index) for index in (0, 1) for event in ("intervention", "before", "after")
-    ]
+    assert seen == [(event, index) for index in (0, 1) for event in ("remedy", "before", "after")]
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -247,7 +256,91 @@ def test_rows_before_the_divergence_are_had_and_the_task_is_named(arm: str, valu
                 next(learner.network.parameters()).fill_(value)
 
     setting = SETTING | {"metrics": ()}
-    rows = train_on_stream(tiny_learner(arm, break_at_2), tiny_stream(num_tasks=4), **setting)
+    rows = train_on_stream(
+        tiny_learner(arm, Before(break_at_2)), tiny_stream(num_tasks=4), **setting
+    )
     assert [next(rows)["task"], next(rows)["task"]] == [0, 1]
     with pytest.raises(Diverged, match="training loss of task 2 is nan"):
         next(rows)
+
+
+class Accuracy:
+    """Count what was right before the updates."""
+
+    def __init__(self) -> None:
+        self.right, self.seen = 0, 0
+
+    def __call__(self, outputs: torch.Tensor, labels: torch.Tensor) -> None:
+        self.right += int((outputs.argmax(1) == labels).sum())
+        self.seen += len(labels)
+
+    def value(self) -> float:
+        return self.right / self.seen
+
+
+def test_a_metric_during_a_task_sees_its_first_epoch_before_each_update() -> None:
+    stream = tiny_stream()
+    metric = Metric("online", lambda learner, task: Accuracy(), "during", every=2)
+    watched, onlooker = tiny_learner("mlp"), tiny_learner("mlp")
+    setting = SETTING | {"metrics": (*METRICS, metric)}
+    for index, row in enumerate(train_on_stream(watched, stream, **setting)):
+        right = 0
+        for epoch in range(2):
+            order = torch.randperm(11, generator=generator_for(3, "order", index, epoch))
+            for indices in order.split(4):
+                x, y = stream[index].train.batch(indices)
+                if epoch == 0:
+                    right += int((onlooker.network(x).argmax(1) == y).sum())
+                onlooker.update(x, y)
+        assert row.get("online") == (right / 11 if index % 2 == 0 else None)
+    assert same(watched.state_dict(), onlooker.state_dict())
+    assert list(row)[:4] == ["task", "weight_norm", "gradient_norm", "train_loss"]
+    assert list(row).index("online") == 4  # right after the loss
+
+
+class Rank(Remedy):
+    """Report how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def columns(self) -> dict[str, float]:
+        self.asked += 1
+        return {"asked": float(self.asked)}
+
+
+def test_what_remedies_did_stands_after_the_loss_and_before_what_is_measured() -> None:
+    rows = list(train_on_stream(tiny_learner("mlp", Rank()), tiny_stream(), **SETTING))
+    assert [row["asked"] for row in rows] == [1.0, 2.0, 3.0]
+    assert list(rows[0]) == [
+        "task", "weight_norm", "gradient_norm", "train_loss", "asked", "test_accuracy",
+        "norm_after",
+    ]  # fmt: skip
+
+
+@dataclass
+class Chosen:
+    """Some of a stream's tasks."""
+
+    stream: TaskStream
+    indices: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, place: int) -> Task:
+        return self.stream[self.indices[place]]
+
+
+def test_a_task_has_the_same_batches_wherever_it_stands_in_a_stream() -> None:
+    asked = []
+    for indices in ((0, 1, 2, 3), (3, 1)):
+        stream = Recorded(Chosen(tiny_stream(num_tasks=4), indices), [])
+        learner = tiny_learner("mlp")
+        rows = list(train_on_stream(learner, stream, epochs=2, batch_size=4, seed=3))
+        assert [row["task"] for row in rows] == list(indices)
+        asked.append(stream.asked)
+    whole, some = asked
+    for place, task in enumerate((3, 1)):
+        batches = [batch for where, batch in some if where == place]
+        assert batches == [batch for where, batch in whole if where == task]

@@ -27,5 +27,41 @@ def test_metric_is_due_after_every_task_by_default() -> None:
 
 def test_a_metric_of_several_numbers_makes_several_columns() -> None:
     metric = Metric("a", lambda learner, task: {"b": 1.0, "c": 2.0})
-    assert metric.columns(None, None) == {"a_b": 1.0, "a_c": 2.0}
-    assert Metric("a", lambda learner, task: 3.0).columns(None, None) == {"a": 3.0}
+    assert metric.columns(metric.take(None, None)) == {"a_b": 1.0, "a_c": 2.0}
+    one = Metric("a", lambda learner, task: 3.0)
+    assert one.columns(one.take(None, None)) == {"a": 3.0}
+
+
+@pytest.mark.parametrize("when", ["before", "during", "after"])
+def test_a_sparse_metric_is_also_due_at_powers_of_two(when: str) -> None:
+    metric = Metric("name", measure, when, every=50, sparse=True)
+    due = [index for index in range(160) if metric.due(when, index)]
+    assert due == [0, 1, 2, 4, 8, 16, 32, 50, 64, 100, 128, 150]
+
+
+def test_a_metric_that_compares_with_the_beginning_is_prepared_once_and_then_taken() -> None:
+    def prepare(learner: str, first: str, seed: int):
+        return lambda now, task: f"{learner} {first} {seed}, {now} {task}"
+
+    metric = Metric("name", prepare=prepare, every=3)
+    with pytest.raises(ValueError, match="name has to be prepared"):
+        metric.take("trained", "task 7")
+    ready = metric.prepared("untrained", "task 0", 5)
+    assert ready.take("trained", "task 7") == "untrained task 0 5, trained task 7"
+    assert (ready.name, ready.when, ready.every) == ("name", "after", 3)
+    plain = Metric("name", measure)
+    assert plain.prepared("untrained", "task 0", 5) is plain
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"fn": measure, "when": "now"},
+        {"fn": measure, "every": 0},
+        {},
+        {"fn": measure, "prepare": lambda *_: measure},
+    ],
+)
+def test_a_metric_that_makes_no_sense_is_refused(wrong: dict) -> None:
+    with pytest.raises(ValueError, match="metric name"):
+        Metric("name", **wrong)

@@ -25,7 +25,7 @@ from tests.tiny import (
 
 
 def fisher(learner: Learner, task: Task) -> dict[str, float]:
-    return FisherProbe.of(learner.network, task, seed=0)(learner, task)
+    return FisherProbe.of(learner, task, seed=0)(learner, task)
 
 
 ALL = (test_accuracy, weight_norm, gradient_norm, logit_statistics, fisher)

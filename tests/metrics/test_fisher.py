@@ -127,7 +127,7 @@ def test_fisher_trace_equals_the_authors_number() -> None:
 def test_fisher_probe_is_fixed_and_its_columns_are_ratios_of_traces() -> None:
     learner = tiny_learner("qnn")
     stream = tiny_stream()
-    metric = FisherProbe.of(learner.network, stream[0], seed=5)
+    metric = FisherProbe.of(learner, stream[0], seed=5)
     x, y = probe(stream[0], 5)
     assert torch.equal(x, probe(stream[0], 5)[0])
     initial = fisher_traces(learner.network, x, y)
