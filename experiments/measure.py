@@ -28,7 +28,7 @@ from experiments.parts.experiment import Experiment, Failure, TaskOptions, Usage
 from experiments.parts.identity import from_json
 
 if TYPE_CHECKING:
-    from experiments.parts.training import Supervised
+    from experiments.parts.supervised import Supervised
     from plasticity.learning.metric import Metric
     from plasticity.results.record import ArmRecord, RunFolder
 
@@ -59,7 +59,7 @@ def measure_run(command: Measure) -> None:
     import torch
 
     from experiments.parts.running import check_device, library_errors, progress_bar
-    from experiments.parts.training import Supervised, find_metric
+    from experiments.parts.supervised import Supervised, find_metric
     from plasticity.results.record import read_run
 
     with library_errors():

@@ -28,7 +28,7 @@ from experiments.parts.experiment import (
     UsageError,
     content_of,
 )
-from experiments.parts.training import Problem, SupervisedLearning
+from experiments.parts.supervised import Problem, SupervisedLearning
 from plasticity.networks import NETWORKS
 from plasticity.networks.mlp import Mlp
 from plasticity.networks.qnn import Qnn

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from plasticity.learning.learner import Learner
-from plasticity.learning.remedy import Remedy
+from plasticity.learning.remedy import Learns, Remedy
 from plasticity.networks.mlp import mlp
 from plasticity.quantum.circuits import Brickwork
 from plasticity.quantum.layer import QNN
@@ -65,9 +65,9 @@ def tiny_learner(arm: str, *remedies: Remedy, seed: int = 0) -> Learner:
 class Before(Remedy):
     """Call a function with the learner and the index of each task."""
 
-    call: Callable[[Learner, int], object]
+    call: Callable[[Learns, int], object]
 
-    def start(self, learner: Learner, seed: int) -> None:
+    def start(self, learner: Learns, seed: int) -> None:
         self.learner = learner
 
     def before_task(self, index: int) -> None:

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
-    from plasticity.learning.learner import Learner
+
+class Learns(Protocol):
+    """What a remedy may rely on in a learner.
+
+    Attributes:
+        network: As the remedies have made it.
+        optimizer: The optimiser at present; a remedy may replace it, or change its state.
+        steps: Updates so far, over all tasks.
+    """
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    steps: int
+
+    def new_optimizer(self) -> torch.optim.Optimizer:
+        """Build an optimiser that remembers nothing."""
 
 
 class Remedy:
@@ -23,7 +39,7 @@ class Remedy:
         """Return the network to train instead of this one, before there is an optimiser."""
         return network
 
-    def start(self, learner: Learner, seed: int) -> None:
+    def start(self, learner: Learns, seed: int) -> None:
         """Begin with an untrained learner; a resume calls this too, and then loads the state."""
 
     def before_task(self, index: int) -> None:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from plasticity.learning.remedy import Remedy
-
-if TYPE_CHECKING:
-    from plasticity.learning.learner import Learner
+from plasticity.learning.remedy import Learns, Remedy
 
 
 @dataclass
@@ -22,7 +18,7 @@ class ResetOptimizer(Remedy):
     every: int = 1
     """Tasks from one reset to the next."""
 
-    def start(self, learner: Learner, seed: int) -> None:
+    def start(self, learner: Learns, seed: int) -> None:
         """Remember whose optimiser it is."""
         self._learner = learner
 

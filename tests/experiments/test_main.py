@@ -14,7 +14,7 @@ import pytest
 from experiments.__main__ import summaries
 from tests.experiments.test_commands import COMMANDS, HEAVY, ROOT, interrupted_at, run
 
-QUICK = ["mnist", "--preset=quick", "--networks=mlp", "--num-tasks=1"]
+QUICK = ["mnist", "--preset=quick", "--arms=mlp", "--num-tasks=1"]
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_script_is_not_led_astray_by_a_folder_called_experiments(
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        (file,) = results.glob("*/mlp/rows.jsonl")
+        (file,) = results.glob("*/mlp-*/rows.jsonl")
         rows[name] = file.read_text()
     assert rows["script"] == rows["-m"]
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from plasticity.learning.learner import Learner
-from plasticity.learning.remedy import Remedy
+from plasticity.learning.remedy import Learns, Remedy
 from plasticity.networks.mlp import mlp
 from plasticity.remedies.resets import ResetOptimizer
 from plasticity.seeding import generator_for
@@ -153,7 +153,7 @@ class Everywhere(Toy):
         self.calls.append((self.name, "on_build"))
         return nn.Sequential(network, nn.Linear(NUM_CLASSES, NUM_CLASSES))
 
-    def start(self, learner: Learner, seed: int) -> None:
+    def start(self, learner: Learns, seed: int) -> None:
         self.calls.append((self.name, "start", seed, learner.steps))
         self.learner = learner
 
@@ -205,7 +205,7 @@ def test_what_a_remedy_builds_is_what_learns() -> None:
 class Decay(Remedy):
     """Half the squared norm of the parameters, times a strength that grows with the updates."""
 
-    def start(self, learner: Learner, seed: int) -> None:
+    def start(self, learner: Learns, seed: int) -> None:
         self.learner, self.strength = learner, 0.1
 
     def penalty(self) -> torch.Tensor | None:
@@ -279,7 +279,7 @@ def test_a_module_that_must_stay_somewhere_is_put_back_after_each_update() -> No
     calls: list = []
 
     class Look(Remedy):
-        def start(self, learner: Learner, seed: int) -> None:
+        def start(self, learner: Learns, seed: int) -> None:
             self.learner = learner
 
         def after_update(self, step: int) -> None:

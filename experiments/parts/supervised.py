@@ -1,0 +1,148 @@
+"""Arms that learn a stream of tasks: an experiment poses them, the rest is the same for all."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from experiments.parts.arms import ArmConfig
+from experiments.parts.experiment import TaskOptions, TaskSetting, UsageError
+from experiments.parts.training import Arm, Row
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from plasticity.learning.learner import Learner
+    from plasticity.learning.metric import Metric
+    from plasticity.networks.network import Shape
+    from plasticity.tasks.streams import TaskStream
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What an experiment has an arm learn.
+
+    Attributes:
+        stream: The tasks, as the arm sees them.
+        shape: What they ask of a network.
+        loss: From outputs and labels to a scalar in nats.
+    """
+
+    stream: TaskStream
+    shape: Shape
+    loss: Callable[[Tensor, Tensor], Tensor]
+
+
+Pose = Callable[[Any, Any, Any], Problem]
+"""From config, data and an arm's inputs to what the arm learns."""
+
+
+@dataclass
+class Supervised(Arm):
+    """A learner of a stream of tasks, one row a task."""
+
+    learner: Learner
+    stream: TaskStream
+    epochs: int
+    batch_size: int
+    seed: int
+    metrics: Sequence[Metric]
+    remark: str = ""
+
+    def rows(self, start: int, advance: Callable[[int], object]) -> Iterator[Row]:  # noqa: D102
+        from plasticity.learning.loop import train_on_stream
+
+        for row in train_on_stream(
+            self.learner, self.stream, epochs=self.epochs, batch_size=self.batch_size,
+            seed=self.seed, metrics=self.metrics, start=start,
+        ):  # fmt: skip
+            advance(1)
+            yield row
+
+    def state_dict(self) -> dict[str, Any]:  # noqa: D102
+        return self.learner.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102
+        self.learner.load_state_dict(state)
+
+    def network_state(self) -> dict[str, Any]:  # noqa: D102
+        return self.learner.network.state_dict()
+
+
+@dataclass(frozen=True)
+class SupervisedLearning:
+    """Makes an experiment's arms ready to learn what it poses.
+
+    Attributes:
+        pose: What an arm learns.
+        always: What is measured at every task, by name, in the order of the columns.
+    """
+
+    pose: Pose
+    always: tuple[str, ...]
+
+    def check(self, config: TaskSetting, data: Any, arm: ArmConfig) -> None:
+        """Make an untrained learner, and nothing else.
+
+        Raises:
+            DoesNotFit: There can be no such arm for this problem.
+        """
+        untrained(config, self.pose(config, data, arm.inputs), arm)
+
+    def build(
+        self, config: TaskSetting, data: Any, arm: ArmConfig, name: str, options: TaskOptions
+    ) -> Supervised:
+        """Make an arm; its metrics see the untrained network and the first task."""
+        problem = self.pose(config, data, arm.inputs)
+        learner = untrained(config, problem, arm)
+        metrics = [
+            metric.prepared(learner, problem.stream[0], config.seed)
+            for metric in metrics_of(self.always, options)
+        ]
+        return Supervised(
+            learner, problem.stream, arm.epochs, config.batch_size, config.seed, metrics,
+            arm.network.remark(learner.network),
+        )  # fmt: skip
+
+
+def untrained(config: TaskSetting, problem: Problem, arm: ArmConfig) -> Learner:
+    """Make an arm's learner; the weights are drawn on the CPU."""
+    from plasticity.learning.learner import Learner
+    from plasticity.seeding import generator_for
+
+    network = arm.network.build(problem.shape, generator_for(config.seed, "initial weights"))
+    remedies = list(arm.remedies.values())
+    network.to(config.device)
+    return Learner(network, arm.optimizer.build, problem.loss, remedies, config.seed)
+
+
+def metrics_of(always: Sequence[str], options: TaskOptions) -> list[Metric]:
+    """Return what is measured at every task, and what was asked for on its schedule.
+
+    Raises:
+        UsageError: There is no such metric.
+    """
+    from plasticity.metrics import METRICS
+
+    metrics = [dataclasses.replace(METRICS[name], every=1) for name in always]
+    for name in dict.fromkeys(options.metrics):
+        metric = find_metric(name)
+        every = options.measure_every if metric.sparse else metric.every
+        if name not in always:
+            metrics.append(dataclasses.replace(metric, every=every))
+    return metrics
+
+
+def find_metric(name: str) -> Metric:
+    """Return a metric by its name.
+
+    Raises:
+        UsageError: There is none.
+    """
+    from plasticity.metrics import METRICS
+
+    if name not in METRICS:
+        raise UsageError(f"--metrics {name}: there are {', '.join(sorted(METRICS))}")
+    return METRICS[name]
