@@ -29,10 +29,14 @@ class Learns(Protocol):
 class Remedy:
     """Something done to a learner against the loss of plasticity.
 
-    A remedy is a dataclass whose fields are its options, with defaults, and whose methods are those
-    of the hooks below that it needs. What it remembers beside its options it makes in ``start``. A
-    learner has an instance of its own. Draws come from ``generator_for``, so that they are the same
-    after a resume.
+    A remedy is a dataclass whose fields are its options, and whose methods are those of the hooks
+    below that it needs. Its docstring's first line is its line in ``--help``. Options have no
+    default in the class: ``REMEDIES`` gives their numbers. A field that is added later has a
+    default, with which it changes nothing: then no name of a run folder changes.
+
+    What it remembers beside its options it makes in ``start``. A learner has an instance of its
+    own. Draws come from ``generator_for``, so that they are the same after a resume. Import torch
+    where it is needed, not at the top of the module, and ``--help`` answers at once.
     """
 
     def on_build(self, network: nn.Module) -> nn.Module:

@@ -31,8 +31,10 @@ class Shape:
 class Network:
     """Options of a network: a frozen dataclass whose fields are the options.
 
-    Its docstring's first line is the arm's line in ``--help``. Import torch where it is needed, not
-    at the top of the module, and ``--help`` answers at once.
+    Its docstring's first line is the arm's line in ``--help``. Options have no default in the
+    class: presets and ``NETWORKS`` give their numbers. A field that is added later has a default,
+    with which it changes nothing: then no name of a run folder changes. Import torch where it is
+    needed, not at the top of the module, and ``--help`` answers at once.
 
     Attributes:
         like: The preset's arm whose optimiser, epochs and inputs an arm of this network has where
