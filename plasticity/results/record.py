@@ -90,8 +90,8 @@ def open_run(results: str | Path, prefix: str, config: Mapping[str, Any]) -> "Ru
         make_folder(path)
         run = RunFolder(path, config)
         with run.locked():
-            remove_asides(path)
             _settle_config(path / "config.json", config)
+            remove_asides(path)
     return run
 
 
@@ -487,9 +487,15 @@ def _checked_name(name: str) -> str:
     return name
 
 
+_WAYS_OUT = {
+    "config.json": "Restore it, or remove it: training writes it again",
+    "measured.jsonl": "Restore it, or remove it and measure again",
+}
+
+
 def _changed(path: Path, what: str) -> RecordError:
-    way_out = "Restore the file, or start afresh with --overwrite; nothing was changed now."
-    return RecordError(f"{path} {what}.\n{way_out}")
+    way_out = _WAYS_OUT.get(path.name, "Restore the file, or start afresh with --overwrite")
+    return RecordError(f"{path} {what}.\n{way_out}; nothing was changed now.")
 
 
 def _settle_config(file: Path, config: Mapping[str, Any]) -> None:
@@ -499,15 +505,14 @@ def _settle_config(file: Path, config: Mapping[str, Any]) -> None:
         replace_file(file, text)
     # The size first: what is much larger need not be read.
     elif file.stat().st_size != len(text) or file.read_bytes() != text:
-        what = "was edited: its folder is named after another config"
-        raise RecordError(f"{file} {what}.\nRestore it, or remove it: it is written again.")
+        raise _changed(file, "was edited: its folder is named after another config")
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """Read config.json or arm.json, if it is the one that its folder is named after.
+    """Read config.json or arm.json, whatever its folder is called.
 
     Raises:
-        RecordError: it is not, or it is not there.
+        RecordError: it is not there, or it is not as a run writes it.
     """
     with disk_errors(file):
         if not file.exists():
