@@ -52,10 +52,8 @@ FORMAT = 2
 """Of checkpoints and snapshots. Those of format 1 had the whole run in their config."""
 
 _LOCK_FILES = {"lock", "lock.pid"}
-_NOT_FREE = _LOCK_FILES | {
-    "config.json", "arm.json", "provenance.jsonl", "rows.jsonl", "checkpoint.pt", "measured.jsonl",
-    "snapshots", "", ".", "..",
-}  # fmt: skip
+_OF_TRAINING = {"provenance.jsonl", "rows.jsonl", "checkpoint.pt", "snapshots", "measured.jsonl"}
+_NOT_FREE = _LOCK_FILES | _OF_TRAINING | {"config.json", "arm.json", "", ".", ".."}
 _MAX_CONFIG_BYTES = 2**20
 MAX_ROWS_BYTES = 2**30  # of rows.jsonl: a million rows of a thousand characters
 
@@ -168,8 +166,10 @@ class RunFolder:
                     replace_file(path / "lock.pid", str(os.getpid()).encode())
                 if overwrite:
                     _empty(path)
-                if not (path / "arm.json").exists() and (path / "rows.jsonl").exists():
-                    raise _changed(path / "arm.json", "is missing, but there are rows")
+                if not (path / "arm.json").exists() and any(
+                    (path / name).exists() for name in _OF_TRAINING
+                ):
+                    raise _changed(path / "arm.json", "is missing, but an arm was trained there")
                 _settle_config(path / "arm.json", config)
                 return ArmRecord(path, _identity(self.config, config, path.name), lock)
             except BaseException:
@@ -537,7 +537,7 @@ def _save(folder: Path, name: str, suffix: str, buffer: io.BytesIO) -> Path:
 
 
 def _empty(path: Path) -> None:
-    # The config first: without it a half-emptied folder with rows is refused.
+    # The config first: without it a half-emptied folder is refused.
     (path / "arm.json").unlink(missing_ok=True)
     for entry in path.iterdir():
         if entry.is_dir() and not entry.is_symlink():
