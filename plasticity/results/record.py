@@ -303,17 +303,26 @@ class ArmRecord:
         """Add columns, by task, to what was measured after training; undefined ones are left out.
 
         A column that is there already is replaced.
+
+        Raises:
+            RecordError: measured.jsonl was edited or cut off, or the disk is full or fails.
+            TypeError: JSON cannot hold a column.
         """
         self._check_open()
         path = self.path / "measured.jsonl"
         with disk_errors(path):
+            data = _read_lines(path)
+            if data and not data.endswith(b"\n"):
+                raise _changed(path, "was cut off: its last line has no end")
             rows: dict[int, dict[str, Any]] = {}
-            for row in _parse(_read_lines(path), path):
+            for row in _parse(data, path):
                 if not isinstance(row.get("task"), int):
                     raise _changed(path, "was edited: a line has no task")
                 rows[row["task"]] = row
             for task, columns in measured.items():
-                rows[task] = rows.get(task, {"task": task}) | _defined(columns, str(path))
+                # What is undefined now is so instead of what was there, too.
+                others = {k: v for k, v in rows.get(task, {}).items() if k not in columns}
+                rows[task] = {"task": task} | others | _defined(columns, str(path))
             lines = (json.dumps(rows[task]).encode() + b"\n" for task in sorted(rows))
             replace_file(path, b"".join(lines))
 
