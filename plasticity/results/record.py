@@ -240,7 +240,7 @@ class ArmRecord:
         self._check_open()
         path = self.path / "provenance.jsonl"
         with disk_errors(path):
-            before = path.read_bytes() if path.exists() else b""
+            before = _read_lines(path)
             note = {"rows": len(self.rows)} | provenance(command, device) | dict(about or {})
             replace_file(path, before + json.dumps(note).encode() + b"\n")
 
@@ -291,13 +291,16 @@ class ArmRecord:
         Those of tasks that have no row are left out.
 
         Raises:
-            RecordError: a file cannot be read or is of another arm.
+            RecordError: a file cannot be read, or is of another arm or task.
         """
         for path in sorted((self.path / "snapshots").glob("task-*.pt")):
             with disk_errors(path):
                 snapshot = self._load(path, {"task", "network"})
-            if snapshot["task"] < len(self.rows):
-                yield snapshot["task"], snapshot["network"]
+            task = snapshot["task"]
+            if type(task) is not int or path.name != f"task-{task:08}.pt":
+                raise _changed(path, "cannot be used: it is the network after another task")
+            if task < len(self.rows):
+                yield task, snapshot["network"]
 
     def save_measured(self, measured: Mapping[int, Mapping[str, Any]]) -> None:
         """Add columns, by task, to what was measured after training; undefined ones are left out.
@@ -465,7 +468,7 @@ def read_rows(path: str | Path, name: str = "rows.jsonl") -> list[dict[str, Any]
 
 
 def _read_lines(path: Path) -> bytes:
-    """Read rows.jsonl, or nothing where there is none; not what would fill the memory."""
+    """Read a file of lines, or nothing where there is none; not what would fill the memory."""
     if not path.exists():
         return b""
     if (num_bytes := path.stat().st_size) > MAX_ROWS_BYTES:
