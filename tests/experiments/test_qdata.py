@@ -1,7 +1,8 @@
-"""What is special to ``python -m experiments.qdata``; what experiments share: test_experiments."""
+"""What is special to ``python -m experiments.qdata``; what experiments share: test_mnist."""
 
 import dataclasses
 import functools
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ import torch
 
 from experiments import figures
 from experiments.parts import cli
+from experiments.parts.arms import ArmConfig
+from experiments.parts.experiment import Preset, TaskOptions
+from experiments.parts.training import Supervised
 from experiments.qdata import (
     EXPERIMENT,
     MATCHED,
@@ -19,24 +23,30 @@ from experiments.qdata import (
     RELEASED,
     RESOLVED,
     Config,
-    Mlp,
-    build,
-    identify,
     loss,
 )
 from plasticity.learning.learner import Learner
 from plasticity.learning.loop import train_on_stream
+from plasticity.networks.mlp import Mlp
+from plasticity.networks.network import DoesNotFit
 from plasticity.quantum.layer import QNN
-from plasticity.results import record
+from plasticity.remedies import REMEDIES
+from plasticity.results import provenance
 from plasticity.tasks.levels import SpinLevels, load_levels
-from tests.experiments.test_experiments import fields_of, replaced, rows_of, run_folder, snapshot
+from tests.experiments.runs import (
+    arm_folder,
+    contents,
+    fields_of,
+    replaced,
+    rows_of,
+    run_folder,
+    snapshot,
+)
 
 EXPORTS = {
     "mlp": "classical_validation_accuracies.npy",
     "qnn": "quantum_validation_accuracies.npy",
 }
-RESULTS = [*EXPORTS.values(), "mlp/rows.jsonl", "qnn/rows.jsonl"]
-BOTH = {"mlp", "qnn"}
 
 
 @pytest.fixture(scope="module")
@@ -52,63 +62,106 @@ def levels_of(num_sites: int, kind: str, data_root: Path) -> SpinLevels:
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(record, "git_commit", lambda: None)  # two processes each time
+    monkeypatch.setattr(provenance, "git_commit", lambda: None)  # two processes each time
 
 
 @pytest.fixture
 def tiny(data_root: Path, tmp_path: Path) -> list[str]:
     """Return a command that trains both arms on 3 tasks in a blink."""
-    return ["--num-sites=6", "--num-tasks=3", "--batch-size=107", "--epochs=1", "--depth=2",
-            "--mlp.hidden", "4", "3", f"--data-root={data_root}",
-            f"--results={tmp_path / 'results'}"]  # fmt: skip
+    return ["--num-sites=6", "--num-tasks=3", "--batch-size=107", "--mlp.epochs=1",
+            "--mlp.hidden", "4", "3", "--qnn.epochs=1", "--qnn.depth=2",
+            f"--data-root={data_root}", f"--results={tmp_path / 'results'}"]  # fmt: skip
 
 
 def start(*arguments: str) -> int:
     return cli.main(EXPERIMENT, arguments)
 
 
-TINY = Config(num_sites=6, num_tasks=2, batch_size=100, epochs=1, depth=2, mlp=Mlp(hidden=(4, 3)))
-OTHER_VALUES: dict[str, tuple[Any, set[str]]] = {
-    "seed": (1, BOTH),
-    "num_sites": (5, BOTH),
-    "levels": ("resolved", BOTH),
-    "num_tasks": (3, BOTH),
-    "batch_size": (99, BOTH),
-    "epochs": (2, BOTH),
-    "learning_rate": (3e-3, BOTH),
-    "depth": (3, {"qnn"}),
-    "qnn_adam_epsilon": (1e-3, {"qnn"}),
-    "mlp.hidden": ((3, 4), {"mlp"}),
-    "mlp.adam_epsilon": (1e-3, {"mlp"}),
-    "mlp.bounded_logits": (True, {"mlp"}),
-    "mlp.fix_sign": (True, {"mlp"}),
+def build(preset: Preset[Config], name: str, levels: Any) -> Supervised:
+    arm = EXPERIMENT.build(preset.config, levels, preset.arms[name], name, TaskOptions(arms=()))
+    assert isinstance(arm, Supervised)
+    return arm
+
+
+TINY = RELEASED.replace(
+    {"num_sites": 6, "num_tasks": 2, "batch_size": 100},
+    mlp={"network": Mlp(hidden=(4, 3)), "epochs": 1},
+    qnn={"network": dataclasses.replace(RELEASED.arms["qnn"].network, depth=2), "epochs": 1},
+)
+# For each field another value than TINY's.
+SHARED: dict[str, Any] = {
+    "seed": 1, "num_sites": 5, "levels": "resolved", "num_tasks": 3, "batch_size": 99
+}  # fmt: skip
+OF_ALL_ARMS: dict[str, Any] = {
+    "optimizer.learning_rate": 3e-3,
+    "optimizer.epsilon": 1e-3,
+    "epochs": 2,
+    "inputs.fix_sign": True,
+    "remedies": {"reset-optimizer": REMEDIES["reset-optimizer"]},
 }
-ELSEWHERE = {"device", "threads"}  # as in test_experiments
+OF_ARMS: dict[str, dict[str, Any]] = {
+    "mlp": OF_ALL_ARMS
+    | {
+        "network.hidden": (3, 4),
+        "network.bounded_logits": True,
+        "inputs.imaginary": False,
+    },
+    "qnn": OF_ALL_ARMS
+    | {
+        "network.ansatz": "ring",
+        "network.depth": 3,
+        "network.readout": "signed-z-of-last",
+        "network.initial_angles": (0.0, 1.0),
+        "inputs.imaginary": True,
+    },
+}
+CHANGES_NO_NUMBER = {("qnn", "inputs.fix_sign")}  # a circuit does not see the sign
+ELSEWHERE = {"device", "threads"}  # as in test_mnist
+
+
+def train(config: Config, arm: ArmConfig, data_root: Path) -> list[dict[str, float]]:
+    return train_as_recorded(config, json.dumps(arm.json()), data_root)
 
 
 @functools.cache
-def train(config: Config, network: str, data_root: Path) -> list[dict[str, float]]:
-    arm = build(config, levels_of(config.num_sites, config.levels, data_root), network)
-    return list(
-        train_on_stream(arm.learner, arm.stream, epochs=arm.epochs, batch_size=arm.batch_size,
-                        seed=config.seed, metrics=arm.metrics)
-    )  # fmt: skip
+def train_as_recorded(config: Config, arm: str, data_root: Path) -> list[dict[str, float]]:
+    """Train what arm.json tells: so it tells all that decides the numbers."""
+    preset = Preset(config, {"arm": EXPERIMENT.registry.from_json(json.loads(arm))})
+    levels = levels_of(config.num_sites, config.levels, data_root)
+    return list(build(preset, "arm", levels).rows(0, lambda done: None))
 
 
-@pytest.mark.parametrize("field", [f for f in fields_of(Config()) if f not in ELSEWHERE])
-def test_no_field_of_the_config_is_ignored(field: str, data_root: Path) -> None:
-    value, affected = OTHER_VALUES[field]
-    config = replaced(TINY, field, value)
+@pytest.mark.parametrize("field", [f for f in fields_of(TINY.config) if f not in ELSEWHERE])
+def test_no_field_that_the_arms_share_is_ignored(field: str, data_root: Path) -> None:
+    config = replaced(TINY.config, field, SHARED[field])
     levels = levels_of(6, "all", data_root)
-    assert identify(config, levels) != identify(TINY, levels)
-    for network in BOTH:
-        changed = train(config, network, data_root) != train(TINY, network, data_root)
-        assert changed == (network in affected)
+    identities = [EXPERIMENT.identity(c, levels) for c in (config, TINY.config)]
+    # How long a run is decides no number of its rows.
+    assert (identities[0] == identities[1]) == (field == "num_tasks")
+    for arm in TINY.arms.values():
+        rows, before = train(config, arm, data_root), train(TINY.config, arm, data_root)
+        assert rows != before
+        assert (rows[:2] == before) == (field == "num_tasks")
+
+
+@pytest.mark.parametrize(
+    ("name", "field"), [(name, f) for name, arm in TINY.arms.items() for f in fields_of(arm)]
+)
+def test_no_field_of_an_arm_is_ignored(name: str, field: str, data_root: Path) -> None:
+    arm = TINY.arms[name]
+    changed = replaced(arm, field, OF_ARMS[name][field])
+    assert changed.json() != arm.json()
+    if field == "network.readout":  # the only other ones do not fit a single logit
+        with pytest.raises(DoesNotFit):
+            train(TINY.config, changed, data_root)
+        return
+    rows, before = (train(TINY.config, each, data_root) for each in (changed, arm))
+    assert (rows == before) == ((name, field) in CHANGES_NO_NUMBER)
 
 
 def test_content_of_the_levels_is_part_of_the_identity(data_root: Path) -> None:
     one, other = (levels_of(6, kind, data_root) for kind in ("all", "resolved"))
-    assert identify(TINY, one) != identify(TINY, other)
+    assert EXPERIMENT.identity(TINY.config, one) != EXPERIMENT.identity(TINY.config, other)
 
 
 # ------------------------------------------------------------------------------------- protocol
@@ -125,34 +178,34 @@ class TenSites:
 
 
 def test_released_has_the_numbers_of_the_protocol() -> None:
-    for network, count, epsilon in (("mlp", 135_361, 1e-7), ("qnn", 810, 1e-8)):
-        arm = build(RELEASED, TenSites(), network)
+    for name, count, epsilon in (("mlp", 135_361, 1e-7), ("qnn", 810, 1e-8)):
+        arm = build(RELEASED, name, TenSites())
         assert sum(p.numel() for p in arm.learner.network.parameters()) == count
         group = arm.learner.optimizer.param_groups[0]
         assert (group["lr"], group["eps"]) == (2e-3, epsilon)
         assert (len(arm.stream), arm.epochs, arm.batch_size) == (2000, 5, 64)
-        assert arm.learner.interventions == ()
+        assert arm.learner.remedies == ()
         task = arm.stream[0]
         assert (len(task.train), len(task.test)) == (321, 81)
-        assert task.train.batch(slice(0, 3))[0].shape[1] == (2048 if network == "mlp" else 1024)
+        assert task.train.batch(slice(0, 3))[0].shape[1] == (2048 if name == "mlp" else 1024)
 
 
 def test_a_task_has_thirty_updates(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
 
-    def count(learner: Learner, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def count(learner: Learner, x: torch.Tensor, y: torch.Tensor, observers: Any) -> torch.Tensor:
         sizes.append(len(x))
         return torch.zeros(())
 
     monkeypatch.setattr(Learner, "update", count)
-    arm = build(dataclasses.replace(RELEASED, num_tasks=1), TenSites(), "mlp")
-    list(train_on_stream(arm.learner, arm.stream, epochs=5, batch_size=64, seed=0))
+    arm = build(RELEASED.replace({"num_tasks": 1}), "mlp", TenSites())
+    list(train_on_stream(arm.learner, arm.stream, epochs=arm.epochs, batch_size=64, seed=0))
     assert len(sizes) == 30
     assert sum(sizes) == 5 * 321
 
 
 def test_angles_begin_small_and_only_those_in_the_light_cone_move() -> None:
-    arm = build(dataclasses.replace(RELEASED, num_tasks=1, epochs=1), TenSites(), "qnn")
+    arm = build(RELEASED.replace({"num_tasks": 1}), "qnn", TenSites())
     assert isinstance(arm.learner.network, QNN)
     before = arm.learner.network.angles.detach().clone()
     assert 0.09 < before.abs().max() <= 0.1
@@ -178,9 +231,9 @@ def test_the_quantum_arms_loss_is_bounded_below() -> None:
 
 def test_matched_mlp_has_a_bounded_logit_and_does_not_see_the_sign(data_root: Path) -> None:
     levels = levels_of(6, "all", data_root)
-    config = dataclasses.replace(MATCHED, num_sites=6)
-    for network in BOTH:
-        arm = build(config, levels, network)
+    preset = MATCHED.replace({"num_sites": 6})
+    for name in preset.arms:
+        arm = build(preset, name, levels)
         x, _ = arm.stream[0].train.batch(slice(None))
         assert arm.learner.optimizer.param_groups[0]["eps"] == 1e-8
         with torch.no_grad():
@@ -188,29 +241,31 @@ def test_matched_mlp_has_a_bounded_logit_and_does_not_see_the_sign(data_root: Pa
             for parameter in arm.learner.network.parameters():
                 parameter.mul_(100)
             assert arm.learner.network(x).abs().max() <= 1
-        if network == "mlp":  # its stream fixes the sign, the circuit does not see it
+        if name == "mlp":  # its stream fixes the sign, the circuit does not see it
             largest = x.gather(1, x.abs().argmax(1, keepdim=True))
             assert bool((largest > 0).all())
         else:
-            fresh = build(config, levels, network).learner.network
+            fresh = build(preset, name, levels).learner.network
             torch.testing.assert_close(fresh(-x).detach(), outputs)
-    assert dataclasses.replace(MATCHED, mlp=RELEASED.mlp) == RELEASED
+    assert MATCHED.config == RELEASED.config
+    assert MATCHED.arms["qnn"] == RELEASED.arms["qnn"]
+    assert MATCHED.replace({}, mlp=vars(RELEASED.arms["mlp"])) == RELEASED
 
 
 def test_resolved_differs_in_the_levels_only() -> None:
-    assert dataclasses.replace(RESOLVED, levels="all") == RELEASED
+    assert RESOLVED.replace({"levels": "all"}) == RELEASED
 
 
 def test_quick_takes_seconds_and_learns(
     data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert (QUICK.num_sites, QUICK.num_tasks) == (6, 20)
+    assert (QUICK.config.num_sites, QUICK.config.num_tasks) == (6, 20)
     words = ["--preset=quick", f"--data-root={data_root}", f"--results={tmp_path / 'quick'}"]
     assert start(*words) == 0
     assert "qnn: Z on qubit 0 depends on" in capsys.readouterr().out
     folder = run_folder(tmp_path / "quick")
-    for network in BOTH:
-        accuracies = [row["test_accuracy"] for row in rows_of(folder, network)]
+    for name in QUICK.arms:
+        accuracies = [row["test_accuracy"] for row in rows_of(folder, name)]
         assert np.mean(accuracies) > 0.6  # 81 x 20 validation states: chance is 0.5 +- 0.013
 
 
@@ -218,9 +273,9 @@ def test_quick_takes_seconds_and_learns(
 def test_exports_hold_the_rows_and_nothing_is_done_twice(tiny: list[str], tmp_path: Path) -> None:
     assert start(*tiny) == 0
     folder = run_folder(tmp_path / "results")
-    for network, file in EXPORTS.items():
-        rows = rows_of(folder, network)
-        accuracies = np.load(folder / file, allow_pickle=False)
+    for name, file in EXPORTS.items():
+        rows = rows_of(folder, name)
+        accuracies = np.load(arm_folder(folder, name) / file, allow_pickle=False)
         assert accuracies.tolist() == [row["test_accuracy"] for row in rows]
         assert {"train_loss", "weight_norm", "gradient_norm", "logit_magnitude"} <= set(rows[0])
         assert 0 < rows[0]["logit_label_variance"] <= 0.25
@@ -252,8 +307,7 @@ def test_run_interrupted_in_a_task_ends_like_an_uninterrupted_one(
             assert updates == after
         assert status == 0
     whole, pieces = run_folder(tmp_path / "whole"), run_folder(tmp_path / "results")
-    for name in RESULTS:
-        assert (whole / name).read_bytes() == (pieces / name).read_bytes()
+    assert contents(whole) == contents(pieces)
 
 
 @pytest.mark.parametrize(
@@ -267,8 +321,8 @@ def test_run_interrupted_in_a_task_ends_like_an_uninterrupted_one(
         (["--num-sites=18"], 1, "GB"),
         (["--levels=some"], 2, "--levels"),
         (["--num-sites=4", "--levels=resolved"], 1, "4 sites, resolved levels: a pair needs two"),
-        (["--depth=0"], 2, "--depth 0"),
-        (["--mlp.hidden", "0"], 2, "--mlp.hidden"),
+        (["--qnn.depth=0"], 2, "depth 0"),
+        (["--mlp.hidden", "0"], 2, "hidden (0,)"),
         (["--data-root=blocked"], 1, "blocked"),
     ],
 )
