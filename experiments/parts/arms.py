@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from experiments.parts.identity import from_json, named_from_json, named_json, to_json
+from experiments.parts.identity import from_json, named_from_json, named_json, short, to_json
 from plasticity.learning.remedy import Remedy
 from plasticity.networks.network import Network
 
@@ -120,16 +120,20 @@ class Registry:
         Raises:
             TypeError, ValueError: It is not that; say, its class is not registered (any more).
         """
+        if not isinstance(content, Mapping):
+            raise TypeError(f"{short(content)} is no arm")
         expected = {"network", "optimizer", "epochs"}
         if not expected <= {*content} <= {*expected, "inputs", "remedies"}:
-            raise TypeError(f"it has {sorted(content)}")
+            raise TypeError(f"it has {', '.join(sorted(content)) or 'nothing'}"[:80])
         if type(content["epochs"]) is not int:
-            raise TypeError(f"epochs is {content['epochs']!r:.40}")
+            raise TypeError(f"epochs is {short(content['epochs'])}")
         names = {type(remedy).__name__: name for name, remedy in self.remedies.items()}
         remedies = [
             named_from_json(_classes(self.remedies), remedy)
             for remedy in content.get("remedies", [])
         ]
+        if len({type(remedy) for remedy in remedies}) < len(remedies):
+            raise ValueError("it has a remedy twice")
         return ArmConfig(
             named_from_json(_classes(self.networks), content["network"]),
             from_json(Adam, content["optimizer"]),

@@ -8,6 +8,8 @@ from the start have no default in their class; presets and registries give their
 from __future__ import annotations
 
 import dataclasses
+import reprlib
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -36,10 +38,10 @@ def from_json(kind: type[Parsed], content: Mapping[str, Any]) -> Parsed:
 
     Raises:
         TypeError: A field is missing, unknown, or not of its type.
-        ValueError: The class refuses a value.
+        ValueError: The class refuses a value. (The config of an experiment raises ``UsageError``.)
     """
     if not isinstance(content, Mapping):
-        raise TypeError(f"{content!r:.40} is no {kind.__name__}")
+        raise TypeError(f"{short(content)} is no {kind.__name__}")
     hints = typing.get_type_hints(kind)
     values: dict[str, Any] = {}
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
@@ -48,7 +50,7 @@ def from_json(kind: type[Parsed], content: Mapping[str, Any]) -> Parsed:
         elif field.default is dataclasses.MISSING:
             raise TypeError(f"{field.name} is missing")
     if unknown := {*content} - {*values}:
-        raise TypeError(f"{min(unknown)!r:.40} is unknown")
+        raise TypeError(f"{short(min(unknown))} is unknown")
     return kind(**values)
 
 
@@ -60,7 +62,7 @@ def named_from_json(kinds: Mapping[str, type[Parsed]], content: Mapping[str, Any
     """
     name = content.get("class") if isinstance(content, Mapping) else None
     if not isinstance(name, str) or name not in kinds:
-        raise TypeError(f"{name!r:.40} is unknown")
+        raise TypeError(f"{short(name)} is unknown")
     return from_json(kinds[name], {key: v for key, v in content.items() if key != "class"})
 
 
@@ -69,7 +71,7 @@ def _value(expected: Any, value: Any, name: str) -> Any:
     origin, arguments = typing.get_origin(expected), typing.get_args(expected)
     if isinstance(expected, type) and dataclasses.is_dataclass(expected):
         return from_json(expected, value)
-    if origin is tuple and isinstance(value, list):
+    if origin is tuple and isinstance(value, list | tuple):
         kinds = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
         if len(kinds) == len(value):
             return tuple(_value(kind, v, name) for kind, v in zip(kinds, value, strict=True))
@@ -79,8 +81,13 @@ def _value(expected: Any, value: Any, name: str) -> Any:
         if value is None and type(None) in arguments:
             return None
         return _value(arguments[0], value, name)
-    elif expected is float and type(value) in (int, float):
-        return float(value)
+    elif expected is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
+        return float(value)  # which NaN and infinities are not
     elif expected in (int, str, bool) and type(value) is expected:
         return value
-    raise TypeError(f"{name} is {value!r:.40}")
+    raise TypeError(f"{name} is {short(value)}")
+
+
+def short(value: Any) -> str:
+    """Return what JSON holds in some 40 characters, however long or deep it is."""
+    return f"{reprlib.repr(value):.40}"
