@@ -6,6 +6,8 @@ What is made of them, and takes seconds to import, is in ``experiments.parts.pol
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -141,11 +143,19 @@ FILES = {"mlp": "classical", "qnn": "quantum"}
 
 @contextlib.contextmanager
 def needed() -> Iterator[None]:
-    """Say what to install where an import fails."""
+    """Say what to install where an import fails, or what MUJOCO_GL keeps from being imported."""
     try:
         yield
     except ImportError as error:
         raise Failure(
             f"this needs stable-baselines3, gymnasium and mujoco ({error}): "
             "pip install 'quantum-plasticity[rl]'"
+        ) from error
+    except Exception as error:
+        # mujoco imports at once what the variable names; where that is missing, any error comes.
+        if "MUJOCO_GL" not in os.environ or "mujoco" in sys.modules:
+            raise
+        raise Failure(
+            f"MUJOCO_GL={os.environ['MUJOCO_GL']}: mujoco cannot be imported with it ({error}): "
+            "unset the variable, or name what is installed"
         ) from error
