@@ -9,6 +9,8 @@ import itertools
 import os
 import pickle
 import sys
+import traceback
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -212,20 +214,40 @@ def num_weights(network: Network) -> int:
 
 def make_rendered(name: str, friction: float | None) -> gymnasium.Env:
     """Make an environment that draws itself off-screen, on a floor of that friction if any."""
-    if sys.platform == "linux" and "DISPLAY" not in os.environ:
-        os.environ.setdefault("MUJOCO_GL", "egl")  # the default needs a display
+    if not os.environ.get("MUJOCO_GL"):
+        os.environ.pop("MUJOCO_GL", None)  # as if it were not there, which gymnasium does not do
+        if sys.platform == "linux" and "DISPLAY" not in os.environ:
+            os.environ["MUJOCO_GL"] = "egl"  # the default needs a display
     try:
-        env = make_gymnasium(name, render_mode="rgb_array")
-        env.reset()
-        env.render()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the renderer's, of what the error tells
+            env = make_gymnasium(name, render_mode="rgb_array")
+            env.reset()
+            env.render()
     except Exception as error:
+        reason = message_of(error)
+        drop_frames(error)
         raise Failure(
-            f"{name!r:.100} cannot be rendered here ({message_of(error)}): MuJoCo draws off-screen "
-            "with EGL or OSMesa, if installed and chosen by the variable MUJOCO_GL=egl or osmesa"
+            f"{name!r:.100} cannot be rendered here ({reason:.200}): MuJoCo draws off-screen with "
+            "EGL or OSMesa, if installed and chosen by the variable MUJOCO_GL=egl or osmesa"
         ) from error
     if friction is not None:
         set_friction(env, friction)
     return env
+
+
+def drop_frames(error: Exception) -> None:
+    """Let go of what an error's frames hold, in silence.
+
+    The renderer of gymnasium that could not be made is among it, and ends in an error of its own,
+    which Python prints.
+    """
+    printing = sys.unraisablehook
+    sys.unraisablehook = lambda unraisable: None
+    try:
+        traceback.clear_frames(error.__traceback__)
+    finally:
+        sys.unraisablehook = printing
 
 
 def write_episode(env: gymnasium.Env, model: PPO, file: Path, seed: int) -> tuple[int, float]:
