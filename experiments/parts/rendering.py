@@ -251,13 +251,22 @@ def drop_frames(error: Exception) -> None:
 
 
 def write_episode(env: gymnasium.Env, model: PPO, file: Path, seed: int) -> tuple[int, float]:
-    """Play an episode, write its frames as they come, and return its length and return."""
+    """Play an episode, write its frames as they come, and return its length and return.
+
+    Raises:
+        Failure: The video cannot be written.
+    """
+    try:
+        return _write_episode(env, model, file, seed)
+    except OSError as error:  # of the disk, or of the program that makes an .mp4
+        drop_frames(error)  # what writes the video tries again when it is let go of
+        raise Failure(f"{file}: cannot be written ({message_of(error)})") from error
+
+
+def _write_episode(env: gymnasium.Env, model: PPO, file: Path, seed: int) -> tuple[int, float]:
     rate = float(env.metadata.get("render_fps", 30))
     pace = {"fps": rate} if file.suffix == ".mp4" else {"duration": 1000 / rate}
-    try:
-        writer = imageio.v2.get_writer(file, **pace)  # type: ignore[arg-type]
-    except OSError as error:
-        raise Failure(f"{file}: {message_of(error)}") from error
+    writer = imageio.v2.get_writer(file, **pace)  # type: ignore[arg-type]
     steps, total, over = 0, 0.0, False
     observation, _ = env.reset(seed=seed_for(seed, "watch"))
     limit = env.spec.max_episode_steps if env.spec else None
