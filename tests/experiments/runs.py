@@ -1,13 +1,71 @@
-"""What tests of the commands share: where a run lies, and what is in it."""
+"""What tests of the commands share: tiny data, where a run lies, what is in it, how to stop it."""
 
 import dataclasses
+import importlib
 import json
+import os
+import pkgutil
+import signal
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
+import sklearn.datasets  # noqa: F401  # here, so that child processes have it from the start
+import torch
+
+from experiments import mnist
+from experiments.parts import cli, running  # noqa: F401  # running: as above
+from experiments.parts.experiment import Experiment
+from plasticity.learning.learner import Learner
+from plasticity.results import provenance
 from plasticity.results.record import read_rows
+from plasticity.tasks.images import Images
+from tests.waiting import wait_until
+
+UPDATES = 6
+"""Of an arm and task of the fixture ``tiny``."""
+EXPORTS = {"mlp": "classical_model_results.npz", "qnn": "quantum_model_results.npz"}
+"""Of arms of ``mnist`` that the released program has."""
 
 LOCKS = ("lock", "lock.pid", "MNIST.lock")
+
+
+def tiny_images(num_pixels: int = 12, num_train: int = 40, num_classes: int = 4) -> Images:
+    """Return images too few to learn from; 12 pixels are padded to 16 amplitudes."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(1, 256, (num_train + 20, num_pixels), dtype=np.uint8)
+    y = np.arange(len(x)) % num_classes
+    return Images("tiny", x[20:], y[20:], x[:20], y[:20], 1 / 255)
+
+
+def write_npz(path: Path, images: Images | None = None, **changes: np.ndarray) -> Path:
+    """Write images to a file that ``--dataset`` takes."""
+    images = images or tiny_images()
+    arrays = {name: getattr(images, name) for name in ("x_train", "y_train", "x_test", "y_test")}
+    np.savez(path, **arrays | changes)
+    return path
+
+
+def start(*arguments: str, experiment: Experiment[Any] = mnist.EXPERIMENT) -> int:
+    """Run a command in this process and return its status."""
+    return cli.main(experiment, arguments)
+
+
+def finish(arguments: list[str], experiment: Experiment[Any] = mnist.EXPERIMENT) -> Path:
+    """Run a command to its end and return its run folder."""
+    assert start(*arguments, experiment=experiment) == 0
+    _, options, _, _ = cli.parse(experiment, arguments)
+    return run_folder(options.results)
+
+
+def only(command: list[str], *arms: str) -> list[str]:
+    """Return a command for these arms, without what it says of others; its words have an "="."""
+    own = tuple(f"--{arm}." for arm in arms)
+    kept = [w for w in command if "." not in w.partition("=")[0] or w.startswith(own)]
+    return [*kept, "--arms", *arms]
 
 
 def run_folder(results: Path) -> Path:
@@ -77,3 +135,67 @@ def replaced(config: Any, field: str, value: Any) -> Any:
     if dot:
         value = replaced(getattr(config, group), rest, value)
     return dataclasses.replace(config, **{group: value})
+
+
+# --- what befalls a run
+
+
+class Stop:
+    """Do something at the n-th update from now on, counted over all arms."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.countdown, self.action = -1, lambda: None
+        update = Learner.update
+
+        def count(*arguments: Any) -> torch.Tensor:
+            self.countdown -= 1
+            if self.countdown == 0:
+                self.action()
+            return update(*arguments)
+
+        monkeypatch.setattr(Learner, "update", count)
+
+    def at(self, countdown: int, action: Callable[[], object]) -> None:
+        self.countdown, self.action = countdown, action
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def on_call(owner: str, name: str, number: int, action: Callable[[], object]) -> None:
+    """Do something before the n-th call of a function of a class or module, in this process."""
+    holder, calls = pkgutil.resolve_name(owner), []
+    function = getattr(holder, name)
+
+    def counted(*some: Any, **more: Any) -> Any:
+        calls.append(0)
+        if len(calls) == number:
+            action()
+        return function(*some, **more)
+
+    setattr(holder, name, counted)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def meet(mine: Path, other: Path) -> None:
+    """Go on once the other process has come to this point too."""
+    mine.touch()
+    wait_until(other.exists)
+
+
+def in_child(
+    arguments: list[str], log: Path, *prepare: Callable[[], object], experiment: str = "mnist"
+) -> None:
+    """Run a command, after calls that prepare it; what it prints goes to a file, by two."""
+    provenance.git_commit = lambda: None  # two processes each time
+    for call in prepare:
+        call()
+    with log.open("a") as printed, log.with_suffix(".err").open("a") as said:
+        os.dup2(printed.fileno(), 1)
+        os.dup2(said.fileno(), 2)
+    module = importlib.import_module(f"experiments.{experiment}")
+    sys.exit(cli.main(module.EXPERIMENT, arguments))

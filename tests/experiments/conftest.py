@@ -1,0 +1,90 @@
+"""What tests of the commands ask for."""
+
+import multiprocessing.forkserver
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+import torch
+
+from experiments import mnist
+from experiments.parts.experiment import Experiment
+from plasticity.results import provenance
+from tests.experiments import runs
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Work in an empty folder, for nothing says where a wrong program would write."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(provenance, "git_commit", lambda: None)  # two processes each time
+    threads = torch.get_num_threads()
+    yield tmp_path
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> list[str]:
+    """Return a command of mnist that trains both arms on 3 tasks of 6 updates in a blink."""
+    data = runs.write_npz(tmp_path / "tiny.npz")
+    return [f"--dataset={data}", "--num-tasks=3", "--batch-size=16", "--mlp.epochs=2",
+            "--qnn.epochs=2", "--qnn.depth=2", f"--results={tmp_path / 'results'}"]  # fmt: skip
+
+
+@pytest.fixture
+def stop(monkeypatch: pytest.MonkeyPatch) -> runs.Stop:
+    return runs.Stop(monkeypatch)
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(request: Any, *arguments: Any, **more: Any) -> None:
+        raise URLError("no network in this test")
+
+    monkeypatch.setattr(urllib.request, "urlopen", fail)
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., str]:
+    """Run a command that has to fail: one or two lines, and no file written, changed or lost."""
+
+    def refuse(*arguments: str, status: int, experiment: Experiment[Any] = mnist.EXPERIMENT) -> str:
+        before = runs.snapshot(tmp_path)
+        capsys.readouterr()
+        assert runs.start(*arguments, experiment=experiment) == status
+        printed, said = capsys.readouterr()
+        assert said.startswith("error: ")
+        assert said.endswith("\n")
+        assert len(said.splitlines()) <= 2
+        assert "Traceback" not in printed + said
+        assert runs.snapshot(tmp_path) == before
+        return said
+
+    return refuse
+
+
+@pytest.fixture
+def child() -> Iterator[Callable[..., Any]]:
+    """Start commands in processes of their own, forked where all is imported but nothing ran."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([runs.__name__])
+    with pytest.MonkeyPatch.context() as patch:  # the server does not get this process's sys.path
+        patch.setenv("PYTHONPATH", str(ROOT))
+        multiprocessing.forkserver.ensure_running()
+    processes = []
+
+    def launch(*arguments: Any, **more: Any) -> Any:
+        process = context.Process(target=runs.in_child, args=arguments, kwargs=more)
+        process.start()
+        processes.append(process)
+        return process
+
+    yield launch
+    for process in processes:
+        process.kill()
+        process.join()
