@@ -543,8 +543,11 @@ def read_config(file: Path) -> dict[str, Any]:
 
 def _save(folder: Path, name: str, suffix: str, buffer: io.BytesIO) -> Path:
     path = folder / _checked_name(name if name.endswith(suffix) else name + suffix)
+    data = buffer.getvalue()
     with disk_errors(path):
-        replace_file(path, buffer.getbuffer())
+        # What is there already keeps its date.
+        if not path.exists() or path.stat().st_size != len(data) or path.read_bytes() != data:
+            replace_file(path, data)
     return path
 
 
