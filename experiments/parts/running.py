@@ -84,6 +84,7 @@ def run(
             name: records.enter_context(folder.arm(name, arm.json(), overwrite=options.overwrite))
             for name, arm in arms.items()
         }
+        folder.arms()  # whether there is an arm that cannot be drawn
         for name, record in opened.items():
             done, total = rows_done(experiment, record.rows), experiment.progress.total(config)
             if done >= total:
