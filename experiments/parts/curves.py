@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +24,14 @@ PANELS_A_ROW = 3
 
 
 def draw_run(experiment: Experiment[Any], folder: RunFolder) -> Path:
-    """Draw all arms of a run that have rows, unless the figure is newer than these."""
+    """Draw all arms of a run that have rows, unless the figure is newer than these.
+
+    Its date is that of the moment at which the rows were read: another process may add some while
+    the figure is drawn.
+    """
     with folder.locked():
+        os.utime(folder.path / "lock")  # the clock of the disk
+        date = (folder.path / "lock").stat().st_mtime_ns
         arms = folder.arms()
         files = [path / name for path in arms for name in ("rows.jsonl", "measured.jsonl")]
         figure, changed = folder.path / "figure.png", [f for f in files if f.exists()]
@@ -38,7 +45,9 @@ def draw_run(experiment: Experiment[Any], folder: RunFolder) -> Path:
         drawn = learning_curves(
             series, panels_of(experiment, series), folder.path.name, experiment.progress.unit
         )
-        return folder.save_figure(figure.name, drawn)
+        folder.save_figure(figure.name, drawn)
+        os.utime(figure, ns=(date, date))
+        return figure
 
 
 def recorded(path: Path) -> list[dict[str, Any]]:
@@ -70,11 +79,12 @@ def labels_of(
         name = arm_name(path)
         namesakes = [_flat(arms[other]) for other in ordered if arm_name(other) == name]
         own = _flat(arms[path])
-        differing = sorted({key for other in namesakes for key in other.keys() ^ own.keys()})
-        differing += [k for k in own if any(k in o and o[k] != own[k] for o in namesakes)]
+        differing = sorted({k for other in namesakes for k, _ in other.items() ^ own.items()})
         text = ", ".join(f"{key} {own[key]}" for key in differing if key in own)
         label = LABELS.get(name, name)
-        labels[path] = label if len(namesakes) == 1 else f"{label}, {text or 'as preset'}"
+        # What is not in its JSON has the default of its class.
+        text = text or f"default {', '.join(differing)}"
+        labels[path] = label if len(namesakes) == 1 else f"{label}, {text}"
     return labels
 
 
