@@ -99,11 +99,14 @@ def parse(
         SystemExit: With status 0, after ``--help``.
     """
     presets = experiment.presets
-    (preset,) = said(arguments, "--preset")[:1] or [next(iter(presets))]
+    (preset,) = (said(arguments, "--preset") or [next(iter(presets))])[:1]
     if preset not in presets:
         raise UsageError(f"--preset {preset}: must be one of {', '.join(presets)}")
     chosen = presets[preset]
-    names = said(arguments, "--arms") or [*chosen.arms]
+    named = said(arguments, "--arms")
+    if named == []:
+        raise UsageError("--arms: name at least one")
+    names = named or [*chosen.arms]
     arms = {}
     for name in names:
         if name in arms:
@@ -138,8 +141,14 @@ def parse(
             args=arguments,
             default=default,
         )
-    except ValueError as error:  # of a network or a remedy
-        raise UsageError(str(error)) from error
+    except UsageError as error:
+        # What a network or a remedy refuses, tyro tells by our names for the fields.
+        where = re.match(r"Error parsing of-arms\.arm-(\d+)\.(?:remedy-(\d+))?\S*: ", str(error))
+        if where is None:
+            raise
+        name = names[int(where[1])]
+        remedy = f"{[*arms[name].remedies][int(where[2])]}." if where[2] else ""
+        raise UsageError(f"--{name}.{remedy}{str(error)[where.end() :]}") from error
     if command.options.arms != tuple(names):
         raise UsageError("--arms: say it once, with all arms")
     for k, (name, arm) in enumerate(arms.items()):
@@ -151,9 +160,9 @@ def parse(
     return preset, command.options, command.config, arms
 
 
-def said(arguments: Sequence[str], option: str) -> list[str]:
-    """Return the words that follow an option, where it is said last."""
-    words: list[str] = []
+def said(arguments: Sequence[str], option: str) -> list[str] | None:
+    """Return the words that follow an option, where it is said last; None where it is not said."""
+    words = None
     for k, word in enumerate(arguments):
         name, equals, value = word.partition("=")
         if name == option:

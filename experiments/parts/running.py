@@ -68,7 +68,7 @@ def run(
     data = experiment.load(config, options)
     for name, arm in arms.items():
         try:
-            experiment.check(config, data, arm)
+            experiment.check(config, data, arm, options)
         except DoesNotFit as error:
             raise UsageError(f"--arms {name}: {error}") from error
     folder = open_run(

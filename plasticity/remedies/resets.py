@@ -18,6 +18,10 @@ class ResetOptimizer(Remedy):
     every: int = 1
     """Tasks from one reset to the next."""
 
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"every {self.every}: at least 1")
+
     def start(self, learner: Learns, seed: int) -> None:
         """Remember whose optimiser it is."""
         self._learner = learner
