@@ -137,8 +137,8 @@ def test_commit_is_that_of_the_checkout_the_package_is_tracked_in(
     os.utime(module, (0, 0))  # git looks at the content again, and would like to note that
     before = files(tmp_path / ".git")
     assert commit_of_checkout() == commit
-    module.write_text("second")
-    assert commit_of_checkout() == f"{commit}-dirty"
     (tmp_path / "untracked").write_text("")
+    assert commit_of_checkout() == commit
+    module.write_text("second")
     assert commit_of_checkout() == f"{commit}-dirty"
     assert files(tmp_path / ".git") == before
