@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from plasticity.results import arm as arm_record
 from plasticity.results import record
 from plasticity.results.record import RecordError, config_hash, folder_name
 from tests.results.demo import (
@@ -24,7 +25,7 @@ from tests.results.demo import (
 # What a forked process calls to be killed before its n-th change of the disk, or in its midst.
 KILLS = """
 import builtins, json, os, signal
-from plasticity.results import disk
+from plasticity.results import arm as arm_record, disk
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
@@ -54,7 +55,7 @@ def kill_at(limit):
                 tick()
                 file.truncate(size)
         return Halving()
-    disk.open = record.open = halving_open
+    disk.open = arm_record.open = halving_open
     os.fsync = lambda descriptor: tick()
     sys.addaudithook(audit)
 
@@ -67,7 +68,7 @@ def killed(limit, function):
     return os.waitpid(child, 0)[1] == signal.SIGKILL
 
 # What takes long and changes nothing: the versions and the commit are read in another test.
-record.provenance = lambda command, device: {"command": command}
+arm_record.provenance = lambda command, device: {"command": command}
 # It takes even longer, and matters where the power is cut.
 os.fsync = lambda descriptor: None
 """
@@ -238,8 +239,9 @@ def test_run_stopped_by_a_full_disk_goes_on_once_there_is_room(
     """Let no file grow beyond a limit, for limits that hit config, rows, snapshot, checkpoint."""
     body = """
 import resource, signal
+from plasticity.results import arm as arm_record
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-record.provenance = lambda command, device: {"command": command}
+arm_record.provenance = lambda command, device: {"command": command}
 for limit in map(int, sys.argv[2:]):
     results = f"{sys.argv[1]}/{limit}"
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
@@ -288,7 +290,7 @@ def test_row_that_meets_a_full_disk_is_written_again(
     path = train(tmp_path, 1)
     with open_demo(tmp_path).arm("mlp", ARMS["mlp"]) as arm:
         with monkeypatch.context() as patch:
-            patch.setattr(record, "open", lambda path, mode: FullDisk(path, "a"), raising=False)
+            patch.setattr(arm_record, "open", lambda path, mode: FullDisk(path, "a"), raising=False)
             with pytest.raises(RecordError, match=rf"{MLP}: No space left on device.*\n.*goes on"):
                 arm.append({"task": 1}, {})
         assert len(arm.rows) == 1
