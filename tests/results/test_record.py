@@ -367,6 +367,17 @@ def test_equal_arrays_give_equal_files_on_another_day(
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+def test_export_is_written_again_only_if_it_changed(tmp_path: Path) -> None:
+    with open_mlp(tmp_path) as arm:
+        path = arm.save_npy("a", np.array([1.0, 2.0]))
+        os.utime(path, ns=(0, 0))
+        arm.save_npy("a", np.array([1.0, 2.0]))
+        assert path.stat().st_mtime_ns == 0
+        arm.save_npy("a", np.array([1.0, 3.0]))  # as many bytes
+        assert path.stat().st_mtime_ns > 0
+    np.testing.assert_array_equal(np.load(path), [1.0, 3.0])
+
+
 def test_array_of_objects_is_refused_and_the_old_export_stays(tmp_path: Path) -> None:
     with open_mlp(tmp_path) as arm:
         arm.save_npz("a", x=np.zeros(2))
