@@ -1,4 +1,4 @@
-"""Run folders. Only the modules beside this one write results.
+"""Run folders. Only the modules of this folder write results.
 
 A run's folder is named after what all its arms share, an arm's folder inside it after the arm. Both
 decide the numbers and nothing else does. How many tasks are learned is not among it: a run can
