@@ -167,9 +167,9 @@ class ArmRecord:
                     raise changed(path, "was edited: a line has no task")
                 rows[row["task"]] = row
             for task, columns in measured.items():
-                # What is undefined now is so instead of what was there, too.
-                others = {k: v for k, v in rows.get(task, {}).items() if k not in columns}
-                rows[task] = {"task": task} | others | _defined(columns, str(path))
+                # What is undefined now takes the place of what was there, too.
+                merged = rows.get(task, {"task": task}) | dict(columns)
+                rows[task] = _defined(merged, str(path))
             lines = (json.dumps(rows[task]).encode() + b"\n" for task in sorted(rows))
             replace_file(path, b"".join(lines))
 
