@@ -1,7 +1,7 @@
 """New metrics of a recorded run, from the networks that it kept; trains nothing.
 
-``python -m experiments.measure RUN --metrics NAME...`` reads the networks after tasks 0, 1, 2, 4,
-8, ... and the last, and writes what it measures into measured.jsonl of each arm's folder.
+A run keeps its networks after tasks 0, 1, 2, 4, 8, ... and the last. What is measured of them is
+written into measured.jsonl in each arm's folder, and drawn into the run's figure.png.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ if __name__ == "__main__":
 
     interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
 
+import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,10 +25,17 @@ import tyro
 from experiments.figures import experiment_of
 from experiments.parts import cli
 from experiments.parts.curves import arm_name, draw_run
-from experiments.parts.experiment import Experiment, Failure, TaskOptions, UsageError
+from experiments.parts.experiment import (
+    Experiment,
+    Failure,
+    TaskOptions,
+    TaskSetting,
+    UsageError,
+)
 from experiments.parts.identity import from_json
 
 if TYPE_CHECKING:
+    from experiments.parts.arms import ArmConfig
     from experiments.parts.supervised import Supervised
     from plasticity.learning.metric import Metric
     from plasticity.results.record import ArmRecord, RunFolder
@@ -37,14 +45,21 @@ if TYPE_CHECKING:
 class Measure:
     """What to measure."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """Run folder."""
-    metrics: tuple[str, ...]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Run folder, as the command that trained it printed it."""
+    metrics: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="(required)")
+    ] = ()
     """What to measure; an unknown name is answered with a list."""
-    arms: tuple[str, ...] = ()
-    """Arms to measure; left out: all that the run has."""
-    dataset: str | None = None
-    """Name or file of the run's data set; left out: the one that the run was trained with."""
+    arms: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="(default: all)")
+    ] = ()
+    """Arms to measure, by their names or those of their folders."""
+    dataset: Annotated[
+        str | None,
+        tyro.conf.arg(metavar="NAME|FILE.npz", help_behavior_hint="(default: where it was)"),
+    ] = None
+    """The run's data set, if its file lies elsewhere now."""
     data_root: Path = Path("~/.cache/plasticity")
     """Folder that data sets are downloaded or computed into, once."""
 
@@ -58,76 +73,131 @@ def measure_run(command: Measure) -> None:
     """
     import torch
 
-    from experiments.parts.running import check_device, library_errors, progress_bar
-    from experiments.parts.supervised import Supervised, find_metric
+    from experiments.parts.running import library_errors, progress_bar
+    from experiments.parts.supervised import Supervised
     from plasticity.results.record import read_run
 
-    with library_errors():
+    with library_errors(), contextlib.ExitStack() as opened:
         folder = read_run(command.run)
         experiment = experiment_of(folder)
         if not experiment.metrics:
             raise UsageError(f"{folder.path}: runs of {experiment.name} have no tasks to measure")
-        metrics = [find_metric(name) for name in dict.fromkeys(command.metrics)]
-        for metric in metrics:
-            if metric.when == "during":
-                raise UsageError(f"--metrics {metric.name}: it is measured while a task is learned")
-        paths = {path: arm for path, arm in folder.arms().items() if wanted(path, command.arms)}
-        if not paths:
-            there = ", ".join(sorted({arm_name(path) for path in folder.arms()})) or "none"
-            raise UsageError(f"--arms: the run has {there}")
-        check_device(folder.config["device"])
-        torch.set_num_threads(folder.config["threads"])
-        for path, content in paths.items():
-            try:
-                arm = experiment.registry.from_json(content)
-            except (TypeError, ValueError) as error:
-                raise Failure(
-                    f"{path / 'arm.json'}: not an arm of this program ({error})"
-                ) from error
-            with folder.arm(arm_name(path), content) as record:
-                if not record.rows:
-                    continue
-                config, data = read_data(experiment, folder, record, command)
-                options = TaskOptions(arms=(arm_name(path),))
-                ready = experiment.build(config, data, arm, arm_name(path), options)
-                assert isinstance(ready, Supervised)
-                snapshots = networks_of(record)
-                with progress_bar(total=len(snapshots), desc=arm_name(path), unit="network") as bar:
-                    measured = measure_arm(ready, metrics, snapshots, bar.update)
-                record.save_measured(measured)
-                print(f"{arm_name(path)}: {len(measured)} tasks: {record.path / 'measured.jsonl'}")
+        metrics = find_metrics(command.metrics)
+        there = folder.arms()
+        arms = find_arms(experiment, there, command.arms)
+        # All of them first: what is wrong with the last shows before the first is measured.
+        records = {
+            path: opened.enter_context(folder.arm(arm_name(path), there[path])) for path in arms
+        }
+        if not any(record.rows for record in records.values()):
+            raise Failure(f"{folder.path}: no task is finished yet, so nothing can be measured")
+        for path, record in records.items():
+            if not record.rows:
+                print(f"{arm_name(path)}: no task is finished yet")
+                continue
+            config = config_of(experiment, folder, len(record.rows))
+            torch.set_num_threads(config.threads)
+            data = load_data(experiment, folder, config, record, command)
+            options = TaskOptions(arms=(arm_name(path),))
+            ready = experiment.build(config, data, arms[path], arm_name(path), options)
+            assert isinstance(ready, Supervised)
+            networks = networks_of(record)
+            with progress_bar(total=len(networks), desc=arm_name(path), unit="network") as bar:
+                measured = measure_arm(ready, metrics, networks, bar.update)
+            record.save_measured(measured)
+            names = ", ".join(metric.name for metric in metrics)
+            many = f"{len(networks)} network{'s' if len(networks) > 1 else ''}"
+            print(f"{arm_name(path)}: {names} of {many}: {path / 'measured.jsonl'}")
         print(f"figure: {draw_run(experiment, folder)}")
 
 
-def wanted(path: Path, arms: Sequence[str]) -> bool:
-    """Tell whether an arm's folder is among those named, by the arm's or by the folder's name."""
-    return not arms or arm_name(path) in arms or path.name in arms
-
-
-def read_data(
-    experiment: Experiment[Any], folder: RunFolder, record: ArmRecord, command: Measure
-) -> tuple[Any, Any]:
-    """Return the config of a run, as long as an arm's record, and its data.
+def find_metrics(names: Sequence[str]) -> list[Metric]:
+    """Return metrics by their names, each once.
 
     Raises:
+        UsageError: There is none of a name, or it needs the training itself; or there is no name.
+    """
+    from experiments.parts.supervised import find_metric
+    from plasticity.metrics import METRICS
+
+    if not names:
+        raise UsageError(f"--metrics: say which; there are {', '.join(sorted(METRICS))}")
+    metrics = [find_metric(name) for name in dict.fromkeys(names)]
+    for metric in metrics:
+        if metric.when == "during":
+            raise UsageError(f"--metrics {metric.name}: it is measured while a task is learned")
+    return metrics
+
+
+def find_arms(
+    experiment: Experiment[Any], there: Mapping[Path, Mapping[str, Any]], names: Sequence[str]
+) -> dict[Path, ArmConfig]:
+    """Return arms by their folders: of those there, the named ones, by name or folder; or all.
+
+    Raises:
+        UsageError: The run has no arm of a name.
+        Failure: An arm is made of what is not there (any more).
+    """
+    for name in names:
+        if not any(name in (arm_name(path), path.name) for path in there):
+            has = ", ".join(sorted({arm_name(path) for path in there})) or "none"
+            raise UsageError(f"--arms {name}: the run has {has}")
+    arms = {}
+    for path, content in there.items():
+        if not names or arm_name(path) in names or path.name in names:
+            try:
+                arms[path] = experiment.registry.from_json(content)
+            except (TypeError, ValueError) as error:
+                raise Failure(f"{path / 'arm.json'}: no arm of this program: {error}") from error
+    return arms
+
+
+def config_of(experiment: Experiment[Any], folder: RunFolder, num_tasks: int) -> TaskSetting:
+    """Return what the arms of a run share; its data set is still to be named.
+
+    Raises:
+        Failure: It is not what the experiment writes, or there is no such device.
+    """
+    from experiments.parts.running import check_device
+
+    default = next(iter(experiment.presets.values())).config
+    decided = {k: v for k, v in folder.config.items() if k not in ("experiment", "dataset")}
+    named = {"dataset": default.dataset} if hasattr(default, "dataset") else {}
+    try:
+        config = from_json(type(default), decided | {"num_tasks": num_tasks} | named)
+        check_device(config.device)
+    except (TypeError, ValueError, UsageError) as error:
+        raise Failure(f"{folder.path / 'config.json'}: {error}") from error
+    return config
+
+
+def load_data(
+    experiment: Experiment[Any],
+    folder: RunFolder,
+    config: TaskSetting,
+    record: ArmRecord,
+    command: Measure,
+) -> Any:
+    """Return the data of a run.
+
+    Raises:
+        UsageError: There is no such data set.
         Failure: The data is not the run's.
     """
-    kind = type(next(iter(experiment.presets.values())).config)
-    shared: dict[str, Any] = {k: v for k, v in folder.config.items() if k != "experiment"}
-    facts: dict[str, Any] = {"num_tasks": max(1, len(record.rows))}
-    digest = shared.pop("dataset")
-    if "dataset" in {field.name for field in dataclasses.fields(kind)}:
-        facts["dataset"] = command.dataset or dataset_of(record)
-    try:
-        config = from_json(kind, shared | facts)
-    except (TypeError, ValueError) as error:
-        raise Failure(f"{folder.path / 'config.json'}: not a config ({error})") from error
-    options = TaskOptions(arms=(), data_root=command.data_root)
-    data = experiment.load(config, options)
-    if experiment.identify(config, data)["dataset"] != digest:
-        said = facts.get("dataset", "what was computed")
-        raise Failure(f"{said} is not the data of {folder.path.name}; name it with --dataset")
-    return config, data
+    way_out = "name the run's with --dataset"
+    if hasattr(config, "dataset"):
+        name = command.dataset or dataset_of(record)
+        config = dataclasses.replace(config, dataset=name)  # type: ignore[call-arg]
+        if name.endswith(".npz") and not Path(name).is_file():
+            raise Failure(f"{name}: there is no such file; {way_out}")
+    elif command.dataset is not None:
+        raise UsageError(f"--dataset {command.dataset}: {experiment.name} computes its data")
+    else:
+        name, way_out = "what is computed here", "its numbers may come from another machine"
+    data = experiment.load(config, TaskOptions(arms=(), data_root=command.data_root))
+    if experiment.identify(config, data)["dataset"] != folder.config.get("dataset"):
+        raise Failure(f"{name}: not the data of {folder.path.name}; {way_out}")
+    return data
 
 
 def networks_of(record: ArmRecord) -> list[tuple[int, Any]]:
@@ -141,7 +211,11 @@ def networks_of(record: ArmRecord) -> list[tuple[int, Any]]:
 
 
 def dataset_of(record: ArmRecord) -> str:
-    """Return the name of the data set that an arm was last trained with."""
+    """Return the name of the data set that an arm was last trained with.
+
+    Raises:
+        UsageError: It is not noted.
+    """
     try:
         *_, last = (record.path / "provenance.jsonl").read_text().splitlines()
         return str(json.loads(last)["dataset"])
@@ -150,7 +224,7 @@ def dataset_of(record: ArmRecord) -> str:
 
 
 def measure_arm(
-    arm: Supervised, metrics: Sequence[Metric], snapshots: Sequence[tuple[int, Any]], advance: Any
+    arm: Supervised, metrics: Sequence[Metric], networks: Sequence[tuple[int, Any]], advance: Any
 ) -> dict[int, dict[str, float]]:
     """Return what the metrics give, by task.
 
@@ -160,8 +234,11 @@ def measure_arm(
     Args:
         arm: Untrained.
         metrics: Due before or after a task.
-        snapshots: Tasks and networks after them.
+        networks: Tasks and the network's state after each.
         advance: Told of each network.
+
+    Raises:
+        Failure: A state does not fit the arm's network.
     """
     learner, stream = arm.learner, arm.stream
     prepared = [metric.prepared(learner, stream[0], arm.seed) for metric in metrics]
@@ -176,10 +253,14 @@ def measure_arm(
     if any(metric.when == "before" for metric in prepared):
         learner.start_task(0)
         take("before", 0)
-    for task, network in snapshots:
-        learner.network.load_state_dict(network)
+    for task, network in networks:
+        try:
+            learner.network.load_state_dict(network)
+        except RuntimeError as error:  # of many lines
+            text = f"the network after task {task} is not the arm's: another version kept it"
+            raise Failure(text) from error
         take("after", task)
-        if any(metric.when == "before" for metric in prepared) and task < snapshots[-1][0]:
+        if any(metric.when == "before" for metric in prepared) and task < networks[-1][0]:
             learner.start_task(task + 1)
             take("before", task + 1)
         advance()
@@ -198,7 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         )  # fmt: skip
 
-    return cli.status_of(measure)
+    return cli.status_of(measure, "stopped: arms that were measured to the end are saved.")
 
 
 if __name__ == "__main__":
