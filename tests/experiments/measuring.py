@@ -1,0 +1,60 @@
+"""What tests of measure share: runs of tiny arms, and what was measured of them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import cifar, measure, mnist, qdata
+from experiments.parts import cli
+from experiments.parts.experiment import Experiment
+from plasticity.results.record import read_rows
+from tests.experiments.runs import arm_folder, run_folder
+
+EXPERIMENTS: dict[str, Experiment[Any]] = {
+    "mnist": mnist.EXPERIMENT, "cifar": cifar.EXPERIMENT, "qdata": qdata.EXPERIMENT
+}  # fmt: skip
+KEPT = [0, 1, 2, 4, 5]
+"""Tasks after which a run of six keeps its networks."""
+
+
+def write_images(path: Path, num_classes: int, per_class: int, num_pixels: int = 12) -> Path:
+    rng = np.random.default_rng(0)
+    y = np.arange(num_classes).repeat(per_class)
+    x = rng.integers(1, 256, (len(y), num_pixels), dtype=np.uint8)
+    np.savez(path, x_train=x, y_train=y, x_test=x[::3], y_test=y[::3])
+    return path
+
+
+def write_data(folder: Path) -> Path:
+    """Write a data set for each experiment that reads one."""
+    write_images(folder / "mnist.npz", 4, 10)
+    write_images(folder / "cifar.npz", 3, 34)
+    return folder
+
+
+def options_of(arm: str) -> list[str]:
+    """Return options that make an arm tiny."""
+    own = [f"--{arm}.hidden=3"] if arm.startswith("mlp") else [f"--{arm}.depth=2"]
+    return [*own, f"--{arm}.epochs=1"]
+
+
+def train(experiment: str, arms: tuple[str, ...], data: Path, results: Path, *more: str) -> Path:
+    """Train tiny arms on six tasks and return the run folder."""
+    words = ["--num-tasks=6", "--batch-size=34", f"--results={results}", f"--data-root={data}"]
+    words.append("--num-sites=4" if experiment == "qdata" else f"--dataset={data}/{experiment}.npz")
+    words += ["--arms", *arms, *(option for arm in arms for option in options_of(arm)), *more]
+    status = cli.main(EXPERIMENTS[experiment], words)
+    assert status == 0, f"status {status}"
+    return run_folder(results)
+
+
+def start(folder: Path, *words: str) -> int:
+    """Measure a run."""
+    return measure.main([str(folder), *words])
+
+
+def measured(folder: Path, arm: str) -> dict[int, dict[str, float]]:
+    """Return what was measured of an arm, by task."""
+    rows = read_rows(arm_folder(folder, arm), "measured.jsonl")
+    return {row["task"]: {k: v for k, v in row.items() if k != "task"} for row in rows}
