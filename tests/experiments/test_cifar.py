@@ -15,7 +15,7 @@ from experiments.cifar import DEEP, EXPERIMENT, MATCHED, QUICK, RELEASED, Config
 from experiments.parts import cli
 from experiments.parts.arms import ArmConfig
 from experiments.parts.experiment import Preset, TaskOptions
-from experiments.parts.training import Supervised
+from experiments.parts.supervised import Supervised
 from plasticity.learning.learner import Learner
 from plasticity.learning.loop import train_on_stream
 from plasticity.networks.mlp import Mlp
@@ -236,9 +236,9 @@ def test_run_interrupted_in_a_task_ends_like_an_uninterrupted_one(
     [
         (pair_images(num_classes=1), [], 1, "2 classes"),
         (pair_images(per_class=31), [], 1, "class 0 has 31 training images"),
-        (pair_images(), ["--qnn.depth=0"], 2, "depth 0"),
-        (pair_images(), ["--qnn.depth=-1"], 2, "depth -1"),
-        (pair_images(), ["--mlp.hidden", "0"], 2, "hidden (0,)"),
+        (pair_images(), ["--qnn.depth=0"], 2, "--qnn.depth 0"),
+        (pair_images(), ["--qnn.depth=-1"], 2, "--qnn.depth -1"),
+        (pair_images(), ["--mlp.hidden", "0"], 2, "--mlp.hidden"),
         (pair_images(), ["--dataset=mnist"], 2, "--dataset mnist"),
         (pair_images(), ["--arms=cnn"], 2, "--arms cnn"),
     ],

@@ -15,7 +15,7 @@ from experiments import figures
 from experiments.parts import cli
 from experiments.parts.arms import ArmConfig
 from experiments.parts.experiment import Preset, TaskOptions
-from experiments.parts.training import Supervised
+from experiments.parts.supervised import Supervised
 from experiments.qdata import (
     EXPERIMENT,
     MATCHED,
@@ -321,8 +321,8 @@ def test_run_interrupted_in_a_task_ends_like_an_uninterrupted_one(
         (["--num-sites=18"], 1, "GB"),
         (["--levels=some"], 2, "--levels"),
         (["--num-sites=4", "--levels=resolved"], 1, "4 sites, resolved levels: a pair needs two"),
-        (["--qnn.depth=0"], 2, "depth 0"),
-        (["--mlp.hidden", "0"], 2, "hidden (0,)"),
+        (["--qnn.depth=0"], 2, "--qnn.depth 0"),
+        (["--mlp.hidden", "0"], 2, "--mlp.hidden"),
         (["--data-root=blocked"], 1, "blocked"),
     ],
 )
