@@ -230,6 +230,7 @@ def measure_arm(
 
     Those that are due after a task's updates are taken of the network after that task; those that
     are due before, of the same network with the next task, after the remedies have begun it.
+    Remedies have seen no update here: one that acts on what it remembers of them acts otherwise.
 
     Args:
         arm: Untrained.
