@@ -113,8 +113,8 @@ class QnnPolicy(Network):
     """Features are tanh(scale * probability)."""
 
     def __post_init__(self) -> None:
-        if self.num_qubits < 2:
-            raise ValueError(f"num-qubits {self.num_qubits}: at least 2")
+        if not 2 <= self.num_qubits <= 24:  # a row of the last linear layers has 2**num_qubits
+            raise ValueError(f"num-qubits {self.num_qubits}: must be 2 to 24")
 
     def policy_options(self) -> dict[str, Any]:
         """Return stable-baselines3's ``policy_kwargs``."""
