@@ -96,7 +96,7 @@ def load(config: Config, options: AntOptions) -> Any:
     return Environments(config, options.env_processes)
 
 
-def check(config: Config, environments: Any, arm: ArmConfig, options: AntOptions) -> None:
+def check(config: Config, environments: Any, arm: ArmConfig) -> None:
     """Refuse a policy that is not for the environment."""
     environments.check(arm.network)
 

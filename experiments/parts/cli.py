@@ -99,14 +99,14 @@ def parse(
         SystemExit: With status 0, after ``--help``.
     """
     presets = experiment.presets
-    (preset,) = (said(arguments, "--preset") or [next(iter(presets))])[:1]
+    unsaid = "" if "--preset" in arguments else next(iter(presets))
+    preset = (said(arguments, "--preset") or [unsaid])[0]
     if preset not in presets:
         raise UsageError(f"--preset {preset}: must be one of {', '.join(presets)}")
     chosen = presets[preset]
-    named = said(arguments, "--arms")
-    if named == []:
-        raise UsageError("--arms: name at least one")
-    names = named or [*chosen.arms]
+    if sum(word.partition("=")[0] == "--arms" for word in arguments) > 1:
+        raise UsageError("--arms: say it once, with all arms")
+    names = said(arguments, "--arms") or [*chosen.arms]
     arms = {}
     for name in names:
         if name in arms:
@@ -142,13 +142,7 @@ def parse(
             default=default,
         )
     except UsageError as error:
-        # What a network or a remedy refuses, tyro tells by our names for the fields.
-        where = re.match(r"Error parsing of-arms\.arm-(\d+)\.(?:remedy-(\d+))?\S*: ", str(error))
-        if where is None:
-            raise
-        name = names[int(where[1])]
-        remedy = f"{[*arms[name].remedies][int(where[2])]}." if where[2] else ""
-        raise UsageError(f"--{name}.{remedy}{str(error)[where.end() :]}") from error
+        raise UsageError(of_an_arm(str(error), arms)) from error
     if command.options.arms != tuple(names):
         raise UsageError("--arms: say it once, with all arms")
     for k, (name, arm) in enumerate(arms.items()):
@@ -160,9 +154,19 @@ def parse(
     return preset, command.options, command.config, arms
 
 
-def said(arguments: Sequence[str], option: str) -> list[str] | None:
-    """Return the words that follow an option, where it is said last; None where it is not said."""
-    words = None
+def of_an_arm(text: str, arms: Mapping[str, ArmConfig]) -> str:
+    """Return what a network or a remedy refused, by the name of the option."""
+    inside = re.match(r"Error parsing of-arms\.arm-(\d+)\.(?:remedy-(\d+)|\w+): ", text)
+    if not inside:
+        return text
+    name, arm = [*arms.items()][int(inside[1])]
+    remedy = f"{[*arm.remedies][int(inside[2])]}." if inside[2] else ""
+    return f"--{name}.{remedy}{text[inside.end() :]}"
+
+
+def said(arguments: Sequence[str], option: str) -> list[str]:
+    """Return the words that follow an option, where it is said last."""
+    words: list[str] = []
     for k, word in enumerate(arguments):
         name, equals, value = word.partition("=")
         if name == option:
@@ -228,8 +232,10 @@ def in_one_line(parse: Callable[..., Parsed], *arguments: Any, **options: Any) -
             raise
     lines = [line.strip("│ ") for line in complaint.getvalue().splitlines()]
     lines = [line for line in lines if line and not re.match(r"[╭╰]", line)]
+    if set("".join(lines[1:2])) == {"-"}:  # a title: an output that knows ASCII only has no boxes
+        del lines[:2]
     # What is wrong, on a line or more, stands above the first rule.
-    text = " ".join(itertools.takewhile(lambda line: not line.startswith("─"), lines))
+    text = " ".join(itertools.takewhile(lambda line: line.strip("─-"), lines))
     if "Perhaps you meant:" in lines:
         text += f"; did you mean {lines[lines.index('Perhaps you meant:') + 1]}?"
     raise UsageError(text)

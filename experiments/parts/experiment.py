@@ -222,8 +222,7 @@ class Experiment(Generic[Config]):
         registry: What arms can be made of.
         load: From config and options to the data.
         identify: From config and data to what config.json says in place of some of its fields.
-        check: Given config, data, arm and options, raises ``DoesNotFit`` if there can be no such
-            arm, and ``UsageError`` for a wrong option.
+        check: Given config, data and arm, raises ``DoesNotFit`` if there can be no such arm.
         build: From config, data, arm, its name and options to what trains it.
         metrics: What is always measured, by name.
         exports: Files for other programs.
@@ -239,7 +238,7 @@ class Experiment(Generic[Config]):
     registry: Registry
     load: Callable[[Config, Any], Any]
     identify: Callable[[Config, Any], dict[str, Any]]
-    check: Callable[[Config, Any, ArmConfig, Any], object]
+    check: Callable[[Config, Any, ArmConfig], object]
     build: Callable[[Config, Any, ArmConfig, str, Any], Arm]
     exports: Exports
     panels: Sequence[Panel]

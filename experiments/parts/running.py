@@ -17,6 +17,7 @@ from tqdm import tqdm
 from experiments.parts.arms import ArmConfig
 from experiments.parts.curves import draw_run
 from experiments.parts.experiment import Config, Experiment, Failure, InUse, Options, UsageError
+from experiments.parts.supervised import find_metric
 from experiments.parts.training import Arm, Row
 from plasticity.learning.loop import Diverged
 from plasticity.networks.network import DoesNotFit
@@ -63,12 +64,14 @@ def run(
 
     An arm that diverges keeps no other from being trained.
     """
+    for metric in getattr(options, "metrics", ()):
+        find_metric(metric)
     check_device(config.device)
     torch.set_num_threads(config.threads)
     data = experiment.load(config, options)
     for name, arm in arms.items():
         try:
-            experiment.check(config, data, arm, options)
+            experiment.check(config, data, arm)
         except DoesNotFit as error:
             raise UsageError(f"--arms {name}: {error}") from error
     folder = open_run(

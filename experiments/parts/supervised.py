@@ -83,14 +83,12 @@ class SupervisedLearning:
     pose: Pose
     always: tuple[str, ...]
 
-    def check(self, config: TaskSetting, data: Any, arm: ArmConfig, options: TaskOptions) -> None:
+    def check(self, config: TaskSetting, data: Any, arm: ArmConfig) -> None:
         """Make an untrained learner, and nothing else.
 
         Raises:
             DoesNotFit: There can be no such arm for this problem.
-            UsageError: There is no such metric.
         """
-        metrics_of(self.always, options)
         untrained(config, self.pose(config, data, arm.inputs), arm)
 
     def build(
