@@ -1,0 +1,336 @@
+"""The command line that the experiments share; asked of mnist."""
+
+import dataclasses
+import io
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from experiments import ant, cifar, mnist, qdata
+from experiments.parts import cli
+from experiments.parts.experiment import Options, TaskOptions, UsageError
+from plasticity.learning.learner import Learner
+from plasticity.metrics import METRICS
+from plasticity.networks import NETWORKS
+from plasticity.networks.network import DoesNotFit, Network, Shape
+from plasticity.remedies import REMEDIES
+from tests.experiments.runs import arm_folders, fields_of, finish, only, start
+
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
+EXPERIMENT = mnist.EXPERIMENT
+OTHERS = [module.EXPERIMENT for module in (cifar, qdata, ant)]
+
+# --- wrong use
+
+
+WRONG_USE = {
+    "--num-tasks 0": ["--num-tasks 0", "positive"],
+    "--num-tasks -3": ["--num-tasks -3", "positive"],
+    "--num-tasks 99999999999999999999": ["--num-tasks", "at most"],
+    "--num-tasks x": ["--num-tasks", "'x'"],
+    "--num-tasks 2.5": ["--num-tasks", "'2.5'"],
+    "--num-tasks": ["--num-tasks"],
+    "--num-task 3": ["--num-task,", "did you mean --num-tasks"],
+    "--mlp.hiden 3": ["--mlp.hiden", "did you mean --mlp.hidden"],
+    "--prest quick": ["--prest", "did you mean --preset"],
+    "--preset quik": ["quik", "released, matched, quick"],
+    "--preset=quik": ["quik", "released, matched, quick"],
+    "--preset": ["--preset", "released, matched, quick"],
+    "quick": ["quick"],
+    "--seed -1": ["--seed -1"],
+    "--seed 18446744073709551616": ["--seed"],
+    "--threads 0": ["--threads 0"],
+    "--threads 1000000": ["--threads 1000000", "1024"],
+    "--batch-size -128": ["--batch-size -128"],
+    "--measure-every 0": ["--measure-every 0", "at least 1"],
+    "--metrics nonsense": ["--metrics nonsense", "there are", "weight_norm", "fisher"],
+    "--metrics fisher nonsense": ["--metrics nonsense", "there are"],
+    "--mlp.hidden 0": ["error: --mlp.hidden (0,)", "at least one unit"],
+    "--mlp.hidden 3 0": ["error: --mlp.hidden (3, 0)", "at least one unit"],
+    "--mlp.hidden": ["error: --mlp.hidden ()", "at least one layer"],
+    "--qnn.depth 0": ["error: --qnn.depth 0", "at least 1"],
+    "--qnn.epochs 0": ["--qnn.epochs 0"],
+    "--qnn.initial-angles 2 1": ["error: --qnn.initial-angles 2.0 1.0", "smaller first"],
+    "--qnn.initial-angles 0 nan": ["error: --qnn.initial-angles 0.0 nan", "finite"],
+    "--qnn.ansatz circle": ["--qnn.ansatz", "circle", "brickwork"],
+    "--mlp.optimizer.learning-rate nan": ["--mlp.optimizer.learning-rate nan"],
+    "--qnn.optimizer.learning-rate inf": ["--qnn.optimizer.learning-rate inf"],
+    "--mlp.optimizer.learning-rate 1e30": ["--mlp.optimizer.learning-rate 1e+30", "at most"],
+    "--mlp.optimizer.epsilon 0": ["--mlp.optimizer.epsilon 0"],
+    "--qnn.reset-optimizer.every 0": ["error: --qnn.reset-optimizer.every 0", "at least 1"],
+    "--arms qnn mlp+reset-optimizer --mlp+reset-optimizer.reset-optimizer.every -1": [
+        "error: --mlp+reset-optimizer.reset-optimizer.every -1: at least 1"],
+    "--device cupy": ["cupy", "cpu or cuda"],
+    "--device meta": ["meta", "cpu or cuda"],
+    "--device cuda": ["cuda", "no CUDA device"],
+    # Arms.
+    "--arms rnn": ["--arms rnn", "no network is called 'rnn'", "mlp, qnn"],
+    "--arms mlp rnn": ["--arms rnn", "mlp, qnn"],
+    "--arms=rnn": ["--arms rnn", "mlp, qnn"],
+    "--arms": ["--arms"],
+    "--arms mlp+nonsense": ["--arms mlp+nonsense", "no remedy is called 'nonsense'",
+                            "reset-optimizer"],
+    "--arms mlp+": ["--arms mlp+", "no remedy is called ''"],
+    "--arms +reset-optimizer": ["no network is called ''"],
+    "--arms mlp mlp": ["--arms", "mlp is there twice"],
+    "--arms mlp qnn mlp": ["--arms", "mlp is there twice"],
+    "--arms qnn+reset-optimizer": ["--arms qnn+reset-optimizer", "qnn has reset-optimizer already"],
+    "--arms mlp+reset-optimizer+reset-optimizer": ["mlp has reset-optimizer already"],
+    "--arms mlp --arms qnn": ["--arms", "say it once, with all arms"],
+    "--arms=mlp --arms qnn": ["--arms", "say it once, with all arms"],
+    "--arms mlp --qnn.depth 3": ["--qnn.depth"],
+    "--mlp+reset-optimizer.epochs 3": ["--mlp+reset-optimizer.epochs"],
+    "--arms mlp+reset-optimizer --mlp.epochs 3": ["--mlp.epochs"],
+    "--mlp.reset-optimizer.every 3": ["--mlp.reset-optimizer.every"],
+    "--arms mlp --mlp.depth 3": ["--mlp.depth"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", WRONG_USE)
+def test_wrong_use_is_one_line_and_status_2(
+    refused: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    tiny: list[str],
+    arguments: str,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    data = [word for word in tiny if word.startswith(("--dataset", "--results"))]
+    said = refused(*data, "--num-tasks=1", *arguments.split(), status=2)
+    for part in WRONG_USE[arguments]:
+        assert part in said
+    assert len(said.splitlines()) == 1
+    assert "--help" in said
+    assert not Path("results").exists()
+
+
+IN_ONE_LINE = {
+    "--seed x": "Error parsing --seed: invalid literal for int() with base 10: 'x'",
+    "--mlp.hiden 3": "Unrecognized options: --mlp.hiden, 3; did you mean --mlp.hidden [INT [INT "
+    "...]]?",
+    "--mlp.hidden 0": "--mlp.hidden (0,): at least one layer, of at least one unit",
+    "nonsense": "Unrecognized options: nonsense",
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("words", IN_ONE_LINE)
+def test_message_is_the_same_where_the_output_knows_ascii_only(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, words: str
+) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    with pytest.raises(UsageError) as wrong:
+        cli.parse(EXPERIMENT, words.split())
+    assert str(wrong.value) == IN_ONE_LINE[words]
+
+
+@pytest.mark.parametrize("experiment", OTHERS, ids=lambda e: e.name)
+@pytest.mark.parametrize(
+    ("arms", "part"),
+    [
+        ("nonsense", "no network is called 'nonsense'; there are mlp, qnn"),
+        ("mlp+nonsense", "no remedy is called 'nonsense'"),
+        ("mlp mlp", "mlp is there twice"),
+        ("mlp --qnn.depth 3", "--qnn.depth"),
+    ],
+)
+def test_arms_are_refused_in_the_other_experiments_alike(
+    refused: Callable[..., str], experiment, arms: str, part: str
+) -> None:
+    words = ["--preset", "quick", "--arms", *arms.split()]
+    said = refused(*words, status=2, experiment=experiment)
+    assert part in said
+    assert len(said.splitlines()) == 1
+
+
+# --- arms
+
+
+@dataclass(frozen=True)
+class Choosy(Network):
+    """Refuse everything."""
+
+    def build(self, shape: Shape, generator: torch.Generator) -> nn.Module:
+        raise DoesNotFit(f"it wants 7 inputs, the task has {shape.inputs}")
+
+
+def test_arm_that_does_not_fit_is_refused_before_anything_is_trained_or_written(
+    refused: Callable[..., str], tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(Learner, "update", fail)
+    monkeypatch.setitem(NETWORKS, "choosy", Choosy())
+    for arms in (["choosy"], ["mlp", "choosy"], ["choosy+reset-optimizer", "qnn"]):
+        said = refused(*only(tiny, *arms), status=2)
+        (name,) = (arm for arm in arms if arm.startswith("choosy"))
+        assert f"--arms {name}: it wants 7 inputs, the task has 12" in said
+        assert len(said.splitlines()) == 1
+        assert not Path("results").exists()
+
+
+def test_readout_that_does_not_fit_the_classes_is_refused(
+    refused: Callable[..., str], tiny: list[str]
+) -> None:
+    said = refused(*tiny, "--qnn.readout", "z-of-first", status=2)
+    assert "--arms qnn: readout z-of-first gives 1 logits, the task has 4" in said
+
+
+def test_arms_are_trained_in_the_order_in_which_they_are_named(
+    tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish(only(tiny, "qnn", "mlp+reset-optimizer", "mlp"))
+    said = re.findall(r"^(\S+): .* s\b", capsys.readouterr().out, re.MULTILINE)
+    assert said == ["qnn", "mlp+reset-optimizer", "mlp"]
+
+
+def test_arm_with_a_remedy_has_options_and_a_folder_of_its_own(tiny: list[str]) -> None:
+    words = only(tiny, "mlp", "mlp+reset-optimizer")
+    folder = finish([*words, "--mlp+reset-optimizer.reset-optimizer.every=2"])
+    arms = arm_folders(folder)
+    assert {*arms} == {"mlp", "mlp+reset-optimizer"}
+    plain, reset = (
+        json.loads((arms[name] / "arm.json").read_text()) for name in ("mlp", "mlp+reset-optimizer")
+    )
+    assert (plain["epochs"], reset["epochs"]) == (2, 1)  # TINY's are said for mlp alone
+    assert reset.pop("remedies") == [{"class": "ResetOptimizer", "every": 2}]
+    assert {**plain, "epochs": 1} == reset
+    assert (arms["mlp+reset-optimizer"] / "mlp+reset-optimizer_results.npz").exists()
+
+
+@dataclass(frozen=True)
+class Alike(Network):
+    """Be like the quantum arm."""
+
+    like = "qnn"
+    width: int = 3
+    """Of nothing."""
+
+
+def test_arm_that_the_preset_does_not_have_is_trained_as_the_one_that_it_is_like(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(NETWORKS, "alike", Alike())
+    for name, preset in EXPERIMENT.presets.items():
+        words = ["--preset", name, "--arms", "alike", "--alike.width", "5"]
+        _, _, _, arms = cli.parse(EXPERIMENT, words)
+        expected = dataclasses.replace(preset.arms["qnn"], network=Alike(5), remedies={})
+        assert arms == {"alike": expected}
+
+
+# --- help
+
+
+def help_texts(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, dict[str, str]]:
+    """Return what --help says, all of it and by option."""
+    with pytest.raises(SystemExit) as stopped:
+        start(*arguments, "--help")
+    assert not stopped.value.code
+    text = capsys.readouterr().out
+    lines = [line.strip("│ ") for line in text.splitlines() if not re.match(r"[╭╰]", line)]
+    # Two names of one option may stand on two lines.
+    _, *chunks = re.split(r"(?<!,\n)^(?=--[a-z])", "\n".join(lines), flags=re.MULTILINE)
+    return text, {re.match(r"[\w.+-]+", chunk)[0]: " ".join(chunk.split()) for chunk in chunks}
+
+
+OF_ARMS = {
+    "mlp": ["hidden", "bounded-logits", "optimizer.learning-rate", "optimizer.epsilon", "epochs",
+            "unit-norm", "permute-padding"],
+    "qnn": ["ansatz", "depth", "readout", "initial-angles", "optimizer.learning-rate",
+            "optimizer.epsilon", "epochs", "unit-norm", "permute-padding",
+            "reset-optimizer.every"],
+    "mlp+reset-optimizer": ["hidden", "bounded-logits", "optimizer.learning-rate",
+                            "optimizer.epsilon", "epochs", "unit-norm", "permute-padding",
+                            "reset-optimizer.every"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "arms", [(), ("mlp",), ("qnn",), ("mlp+reset-optimizer", "mlp")], ids=" ".join
+)
+def test_help_explains_every_option_of_the_chosen_arms(
+    capsys: pytest.CaptureFixture[str], arms: tuple[str, ...]
+) -> None:
+    text, by_option = help_texts(capsys, *(["--arms", *arms] if arms else []))
+    fields = [*fields_of(EXPERIMENT.presets["released"].config)]
+    fields += [field.name for field in dataclasses.fields(TaskOptions)]
+    options = {"--preset"} | {"--" + field.replace("_", "-") for field in fields}
+    for arm in arms or ("mlp", "qnn"):
+        options |= {f"--{arm}.{option}" for option in OF_ARMS[arm]}
+    assert set(by_option) == options
+    for option, explained in by_option.items():
+        explained = re.sub(r"\(default:[^)]*\)|\{[^}]*\}|\[[^]]*\]|--\S+|\b[A-Z]+\b", "", explained)
+        assert len(re.findall("[A-Za-z]", explained)) >= 6, option
+    assert "Permuted MNIST" in text
+    assert "python -m experiments.mnist" in text
+
+
+def test_help_has_a_line_for_each_network_and_each_remedy(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(NETWORKS, "alike", Alike())
+    text, _ = help_texts(capsys)
+    for registered, prefix in ((NETWORKS, ""), (REMEDIES, r"\+")):
+        for name, value in registered.items():
+            (line,) = re.findall(rf"^\W*{prefix}{name}: (.*?)\W*$", text, re.MULTILINE)
+            assert type(value).__doc__.startswith(line)
+            assert len(line) > 15
+
+
+def test_help_shows_the_presets_and_their_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    _, by_option = help_texts(capsys)
+    assert "{released,matched,quick}" in by_option["--preset"]
+    for preset in ("released", "matched", "quick"):
+        assert by_option["--preset"].count(preset) >= 2
+    assert "(default: 1000)" in by_option["--num-tasks"]
+    assert "(default: 0.001)" in by_option["--mlp.optimizer.learning-rate"]
+    _, by_option = help_texts(capsys, "--preset", "quick")
+    assert "(default: 40)" in by_option["--num-tasks"]
+    assert "(default: 0.01)" in by_option["--mlp.optimizer.learning-rate"]
+    assert "--qnn.reset-optimizer.every" in by_option
+    _, by_option = help_texts(capsys, "--preset=matched")
+    assert "--qnn.reset-optimizer.every" not in by_option
+
+
+def test_options_of_all_experiments_have_these_names() -> None:
+    assert [field.name for field in dataclasses.fields(Options)] == [
+        "arms", "results", "overwrite", "tensorboard"
+    ]  # fmt: skip
+    assert {"metrics", "measure_every"} < {field.name for field in dataclasses.fields(TaskOptions)}
+
+
+# --- metrics
+
+
+def test_metric_that_is_asked_for_becomes_columns_on_its_schedule(tiny: list[str]) -> None:
+    assert METRICS["fisher"].sparse
+    folder = finish([*only(tiny, "mlp"), "--num-tasks=6", "--metrics", "fisher", "logit",
+                     "weight_norm", "logit", "--measure-every=5"])  # fmt: skip
+    rows = [
+        json.loads(line)
+        for line in (arm_folders(folder)["mlp"] / "rows.jsonl").read_text().splitlines()
+    ]
+    measured = [row["task"] for row in rows if any(c.startswith("fisher") for c in row)]
+    assert measured == [0, 1, 2, 4, 5]
+    for row in rows:
+        assert any(column.startswith("logit") for column in row)
+        assert "weight_norm" in row
+
+
+def test_metrics_change_neither_the_folder_nor_what_is_learned(tiny: list[str]) -> None:
+    folder = finish(only(tiny, "mlp"))
+    plain = (arm_folders(folder)["mlp"] / "rows.jsonl").read_text().splitlines()
+    words = [*only(tiny, "mlp"), "--metrics", "fisher", "logit", "--overwrite"]
+    assert finish(words) == folder
+    measured = (arm_folders(folder)["mlp"] / "rows.jsonl").read_text().splitlines()
+    for row, other in zip(map(json.loads, plain), map(json.loads, measured), strict=True):
+        assert row.items() <= other.items()
+        assert len(row) < len(other)
