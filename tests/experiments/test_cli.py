@@ -181,7 +181,7 @@ def test_readout_that_does_not_fit_the_classes_is_refused(
     refused: Callable[..., str], tiny: list[str]
 ) -> None:
     said = refused(*tiny, "--qnn.readout", "z-of-first", status=2)
-    assert "--arms qnn: readout z-of-first gives 1 logits, the task has 4" in said
+    assert "--arms qnn: readout z-of-first gives 1 logit, the task has 4" in said
 
 
 def test_arms_are_trained_in_the_order_in_which_they_are_named(
