@@ -65,15 +65,20 @@ def status_of(command: Callable[[], object], stopped: str = "stopped: nothing is
     except BrokenPipeError:
         return interrupts.drop_output()
     except UsageError as error:
-        print(f"error: {error} (see --help)", file=sys.stderr)
+        print(f"error: {printable(str(error))} (see --help)", file=sys.stderr)
         return 2
     except Failure as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 75 if isinstance(error, InUse) else 1
     except KeyboardInterrupt:
         print(stopped, file=sys.stderr)
         return 130
     return 0
+
+
+def printable(text: str) -> str:
+    """Return a text without what moves a cursor; names of files and folders may hold anything."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
 
 
 @dataclass(frozen=True)

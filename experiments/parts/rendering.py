@@ -22,6 +22,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from experiments.parts.arms import ArmConfig, Registry
+from experiments.parts.cli import printable
 from experiments.parts.control import POLICIES, Config, MlpPolicy, QnnPolicy
 from experiments.parts.curves import arm_name
 from experiments.parts.experiment import Failure, UsageError
@@ -74,7 +75,7 @@ def watch(
     model = load_policy(config, value, file)
     with contextlib.closing(env):
         steps, total = write_episode(env, model, video, seed)
-    name = arm_name(path)
+    name = printable(arm_name(path))
     print(f"{name}, {policy} policy: return {total:.1f} in {steps} steps: {video}")
 
 
@@ -283,5 +284,4 @@ def _write_episode(env: gymnasium.Env, model: PPO, file: Path, seed: int) -> tup
 
 def message_of(error: Exception) -> str:
     """Return the first line of an error's message, or its kind; nothing that moves a cursor."""
-    line = (str(error).splitlines() or [type(error).__name__])[0]
-    return "".join(letter if letter.isprintable() else "?" for letter in line)
+    return printable((str(error).splitlines() or [type(error).__name__])[0])
