@@ -39,6 +39,8 @@ from plasticity.results.record import RunFolder, read_config, read_rows, read_ru
 from plasticity.rl.environments import MAX_FRICTION, MIN_FRICTION, set_friction
 
 EXPERIMENT_ARMS = Registry(POLICIES, {})
+MAX_POLICY_BYTES = 2**31
+"""Of a saved policy's file: that of 24 qubits on Ant, with its optimiser's state, has less."""
 
 
 @library_errors()
@@ -172,6 +174,8 @@ def load_policy(config: Config, arm: ArmConfig, file: Path) -> PPO:
         Failure: The file holds no weights, or not those of the config.
     """
     try:
+        if (num_bytes := file.stat().st_size) > MAX_POLICY_BYTES:
+            raise ValueError(f"it has {num_bytes} bytes, a policy at most {MAX_POLICY_BYTES}")
         content = uncompressed(file.read_bytes()).read("policy.pth")
         uncompressed(content)
         if num_weights(arm.network) > len(content) / 4:
