@@ -32,7 +32,8 @@ class Watch:
     video: Annotated[Path, tyro.conf.Positional]
     """The video to write (.mp4, .gif)."""
     arm: str | None = None
-    """Whose policy; left out: the quantum one, if there is one."""
+    """Whose policy: an arm, or its folder, where several have one name; left out: the quantum one,
+    if there is one."""
     policy: Literal["best", "last"] = "best"
     """The one with the highest evaluation return, or the last."""
     env: str | None = None

@@ -58,7 +58,7 @@ def watch(
     Args:
         run: The run folder.
         video: The file to write.
-        arm: Name of the arm; None: the quantum one, if there is one.
+        arm: Name of the arm, or of its folder; None: the quantum one, if there is one.
         policy: ``"best"`` or ``"last"``.
         env_said: What the user says is the environment.
         seed: Of the episode's start.
@@ -99,11 +99,12 @@ def find_policy(folder: RunFolder, arm: str | None, policy: str) -> tuple[Path, 
 
     Raises:
         Failure: There is none.
+        UsageError: There are several of one name.
     """
     found = {
         path: file
         for path in folder.arms()
-        if arm in (None, arm_name(path))
+        if arm in (None, arm_name(path), path.name)
         for file in path.glob(f"*_{policy}_policy.zip")
     }
     if not found:
@@ -111,6 +112,9 @@ def find_policy(folder: RunFolder, arm: str | None, policy: str) -> tuple[Path, 
         raise Failure(f"{folder.path}: no {whose} has saved a policy here yet")
     # Quantum arms first.
     path = min(found, key=lambda path: (not arm_name(path).startswith("qnn"), path.name))
+    namesakes = [other.name for other in found if arm_name(other) == arm_name(path)]
+    if len(namesakes) > 1:
+        raise UsageError(f"--arm: name one of {', '.join(namesakes):.200}")
     return path, found[path]
 
 
