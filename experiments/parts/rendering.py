@@ -16,6 +16,7 @@ from pathlib import Path
 
 import gymnasium
 import imageio.v2
+import imageio_ffmpeg  # type: ignore[import-untyped]
 import numpy as np
 import torch
 from stable_baselines3 import PPO
@@ -287,7 +288,23 @@ def _write_episode(env: gymnasium.Env, model: PPO, file: Path, seed: int) -> tup
             steps, total = steps + 1, total + float(reward)
             over = terminated or truncated
             bar.update()
+    if file.suffix == ".mp4":
+        check_frames(file, steps)
     return steps, total
+
+
+def check_frames(file: Path, number: int) -> None:
+    """Look whether a video is whole: imageio does not ask whether ffmpeg has written it.
+
+    Raises:
+        OSError: It is not.
+    """
+    try:
+        written, _ = imageio_ffmpeg.count_frames_and_secs(str(file))
+    except RuntimeError:  # it is no video
+        written = 0
+    if written != number:
+        raise OSError(f"{written} of {number} frames are in it")
 
 
 def message_of(error: Exception) -> str:
