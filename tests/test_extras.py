@@ -14,7 +14,12 @@ MODULES = (
     "plasticity.rl.environments",
     "plasticity.rl.workers",
 )
-COMMANDS = {"train": ["--preset=quick"], "watch": ["--watch", "run", "out.mp4"]}
+COMMANDS = {
+    "train": ["ant", "--preset=quick"],
+    "watch": ["watch", "run", "out.mp4"],
+    "watch, as an option": ["ant", "--watch", "run", "out.mp4"],
+    "benchmark": ["bench_ppo"],
+}
 # One process for all, since most of its time goes into imports that they share.
 PROGRAM = """
 import contextlib, importlib, io, json, sys
@@ -30,11 +35,11 @@ for package in hidden:
             importlib.import_module(module)
         except ImportError as error:
             answers[f"{package}, {module}"] = [type(error).__name__, str(error)]
-    from experiments import ant, figures
-    for command, arguments in commands.items():
+    from experiments import figures, measure  # which need none of it
+    for command, (module, *arguments) in commands.items():
         said = io.StringIO()
         with contextlib.redirect_stderr(said):
-            status = ant.main(arguments)
+            status = importlib.import_module(f"experiments.{module}").main(arguments)
         answers[f"{package}, {command}"] = [status, said.getvalue()]
 print(json.dumps(answers))
 """
