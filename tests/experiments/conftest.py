@@ -31,9 +31,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
 @pytest.fixture
 def tiny(tmp_path: Path) -> list[str]:
     """Return a command of mnist that trains both arms on 3 tasks of 6 updates in a blink."""
-    data = runs.write_npz(tmp_path / "tiny.npz")
-    return [f"--dataset={data}", "--num-tasks=3", "--batch-size=16", "--mlp.epochs=2",
-            "--qnn.epochs=2", "--qnn.depth=2", f"--results={tmp_path / 'results'}"]  # fmt: skip
+    return runs.tiny_command("mnist", tmp_path)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 import sklearn.datasets  # noqa: F401  # here, so that child processes have it from the start
 import torch
 
-from experiments import mnist
+from experiments import cifar, mnist, qdata
 from experiments.parts import cli, running  # noqa: F401  # running: as above
 from experiments.parts.experiment import Experiment
 from plasticity.learning.learner import Learner
@@ -25,6 +25,8 @@ from plasticity.results.record import read_rows
 from plasticity.tasks.images import Images
 from tests.waiting import wait_until
 
+EXPERIMENTS = {module.EXPERIMENT.name: module.EXPERIMENT for module in (mnist, cifar, qdata)}
+"""Those that learn a stream of tasks."""
 UPDATES = 6
 """Of an arm and task of the fixture ``tiny``."""
 EXPORTS = {"mlp": "classical_model_results.npz", "qnn": "quantum_model_results.npz"}
@@ -47,6 +49,20 @@ def write_npz(path: Path, images: Images | None = None, **changes: np.ndarray) -
     arrays = {name: getattr(images, name) for name in ("x_train", "y_train", "x_test", "y_test")}
     np.savez(path, **arrays | changes)
     return path
+
+
+def tiny_command(name: str, folder: Path) -> list[str]:
+    """Return a command of an experiment that trains both arms on 3 tasks in a blink."""
+    if name == "mnist":
+        data = write_npz(folder / "tiny.npz")
+        own = [f"--dataset={data}", "--batch-size=16", "--mlp.epochs=2", "--qnn.epochs=2"]
+    elif name == "cifar":
+        data = write_npz(folder / "pairs.npz", tiny_images(num_train=140))
+        own = [f"--dataset={data}", "--batch-size=20", "--mlp.hidden=4"]
+    else:
+        own = ["--num-sites=4", f"--data-root={folder / 'data'}", "--mlp.hidden=4"]
+        own += ["--mlp.epochs=2", "--qnn.epochs=2"]
+    return [*own, "--num-tasks=3", "--qnn.depth=2", f"--results={folder / 'results'}"]
 
 
 def start(*arguments: str, experiment: Experiment[Any] = mnist.EXPERIMENT) -> int:
