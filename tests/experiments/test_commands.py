@@ -12,7 +12,15 @@ import pytest
 from experiments.parts import bench_options, cli, contestants
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("mnist", "cifar", "qdata", "ant", "bench", "bench_ppo", "figures")
+COMMANDS = (
+    "mnist", "cifar", "qdata", "ant", "bench", "bench_ppo", "figures", "measure", "watch"
+)  # fmt: skip
+# What is said to a command so that it does something, if only for a moment.
+WORDS = {
+    "figures": ["some folder"],
+    "measure": ["some folder", "--metrics", "fisher"],
+    "watch": ["some folder", "out.mp4"],
+}
 HEAVY = {
     "torch", "tensorcircuit", "matplotlib", "scipy", "sklearn", "numpy", "gymnasium", "mujoco",
     "stable_baselines3", "imageio",
@@ -91,15 +99,14 @@ def interrupted_at(module: str, folder: Path) -> Path:
 def test_control_c_in_the_first_imports_is_a_line(
     tmp_path: Path, command: str, module: str
 ) -> None:
-    words = ["some folder"] if command == "figures" else []
     path = interrupted_at(module, tmp_path)
-    done = run("-m", f"experiments.{command}", *words, path=path)
+    done = run("-m", f"experiments.{command}", *WORDS.get(command, []), path=path)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped.\n")
 
 
 def test_control_c_in_an_import_in_the_middle_of_a_run_is_a_line(tmp_path: Path) -> None:
     path = interrupted_at("tensorcircuit", tmp_path)
-    words = ["--preset=quick", "--networks=qnn", f"--results={tmp_path / 'results'}"]
+    words = ["--preset=quick", "--arms=qnn", f"--results={tmp_path / 'results'}"]
     done = run("-m", "experiments.mnist", *words, path=path)
     assert (done.returncode, done.stderr) == (130, "stopped.\n")
 
