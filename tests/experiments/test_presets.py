@@ -1,41 +1,170 @@
-"""The presets are what they were: a change of any number would leave recorded runs behind."""
+"""The presets are what they were: a change of any number would leave recorded runs behind.
 
+Nor does what is added to the program change the names of the folders that are there.
+"""
+
+import dataclasses
 import importlib
+import json
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from experiments.parts import cli
+from experiments.parts.arms import ArmConfig
+from experiments.parts.experiment import Experiment, Preset
+from plasticity.learning.remedy import Remedy
+from plasticity.networks.network import Network
 from plasticity.results.record import config_hash
 
-# The first 8 digits are those of a run folder of such data.
+# Stands for the data: its content has this digest, or it is the environment of this name.
 DATA = SimpleNamespace(digest="0" * 64, name="Ant-v4")
-HASHES: dict[str, dict[str, str]] = {
-    "mnist": {"released": "114a88cc", "matched": "b517bebb", "quick": "8ba1a5fa"},
-    "cifar": {
-        "released": "a28d0896",
-        "deep": "ad68d0b9",
-        "matched": "6d4a6d3c",
-        "quick": "6a52d529",
-    },
-    "qdata": {
-        "released": "1b905a72",
-        "matched": "af15ca58",
-        "resolved": "07c7b034",
-        "quick": "e98e56a6",
-    },
-    "ant": {"released": "fd982746", "matched": "3e920d78", "quick": "2a8e9fe9"},
+# The first 8 digits are those of the folder of a run of such data, and of its arms' in it.
+HASHES: dict[tuple[str, str], tuple[str, dict[str, str]]] = {
+    ("mnist", "released"): ("53a0f916", {"mlp": "e5ffe965", "qnn": "a9a3cf5c"}),
+    ("mnist", "matched"): ("53a0f916", {"mlp": "a5d1eb36", "qnn": "b5b4edb9"}),
+    ("mnist", "quick"): ("b3de78b4", {"mlp": "e572c9c9", "qnn": "c2691720"}),
+    ("cifar", "released"): ("1f2ee76b", {"mlp": "4aa50c5d", "qnn": "82c6f919"}),
+    ("cifar", "deep"): ("1f2ee76b", {"mlp": "4aa50c5d", "qnn": "b8c25783"}),
+    ("cifar", "matched"): ("1f2ee76b", {"mlp": "790e15a3", "qnn": "82c6f919"}),
+    ("cifar", "quick"): ("61905cfa", {"mlp": "7a86aee5", "qnn": "87fae53b"}),
+    ("qdata", "released"): ("d32ab6cb", {"mlp": "7e9b5e0f", "qnn": "3b24a980"}),
+    ("qdata", "matched"): ("d32ab6cb", {"mlp": "53711daf", "qnn": "3b24a980"}),
+    ("qdata", "resolved"): ("4b24f151", {"mlp": "7e9b5e0f", "qnn": "3b24a980"}),
+    ("qdata", "quick"): ("47eb311a", {"mlp": "0dc3bfd8", "qnn": "cd420f72"}),
+    ("ant", "released"): ("4fdbee6e", {"mlp": "6a6d3cf9", "qnn": "875b832a"}),
+    ("ant", "matched"): ("4fdbee6e", {"mlp": "ae102693", "qnn": "875b832a"}),
+    ("ant", "quick"): ("814eccec", {"mlp": "aa80eaa4", "qnn": "c83dc055"}),
+}
+EXPERIMENTS = {
+    name: importlib.import_module(f"experiments.{name}").EXPERIMENT
+    for name in dict.fromkeys(name for name, _ in HASHES)
 }
 
 
-def hashes_of(name: str) -> dict[str, str]:
-    experiment: Any = importlib.import_module(f"experiments.{name}").EXPERIMENT
-    return {
-        preset: config_hash(experiment.identify(config, DATA))[:8]
-        for preset, config in experiment.presets.items()
-    }
+def hash_of(experiment: Experiment[Any], config: Any) -> str:
+    return config_hash(experiment.identity(config, DATA))[:8]
 
 
-@pytest.mark.parametrize("name", HASHES)
-def test_hashes_of_presets_are_as_recorded(name: str) -> None:
-    assert hashes_of(name) == HASHES[name]
+def hashes_of(experiment: Experiment[Any], config: Any, arms: Any) -> tuple[str, dict[str, str]]:
+    """Return the hash of what all arms share, and that of each arm."""
+    of_arms = {name: config_hash(arm.json())[:8] for name, arm in arms.items()}
+    return hash_of(experiment, config), of_arms
+
+
+def said(name: str, *words: str) -> tuple[str, dict[str, str]]:
+    """Return the hashes of what a command line asks for."""
+    _, _, config, arms = cli.parse(EXPERIMENTS[name], words)
+    return hashes_of(EXPERIMENTS[name], config, arms)
+
+
+def test_every_preset_is_pinned() -> None:
+    there = [(name, preset) for name in EXPERIMENTS for preset in EXPERIMENTS[name].presets]
+    assert there == [*HASHES]
+
+
+@pytest.mark.parametrize(("name", "preset"), HASHES)
+def test_hashes_of_presets_are_as_recorded(name: str, preset: str) -> None:
+    pinned = HASHES[name, preset]
+    found = EXPERIMENTS[name].presets[preset]
+    assert hashes_of(EXPERIMENTS[name], found.config, found.arms) == pinned
+    assert said(name, "--preset", preset) == pinned
+
+
+@pytest.mark.parametrize(("name", "preset"), HASHES)
+def test_length_of_a_run_is_no_part_of_its_hash_and_all_else_is(name: str, preset: str) -> None:
+    experiment = EXPERIMENTS[name]
+    config = experiment.presets[preset].config
+    pinned, of_arms = HASHES[name, preset]
+    length = experiment.progress.length
+    assert length == ("total_steps" if name == "ant" else "num_tasks")
+    option = "--" + length.replace("_", "-")
+    assert said(name, "--preset", preset, option, "7") == (pinned, of_arms)
+    identity = experiment.identity(config, DATA)
+    assert length not in identity
+    # What has its class's default is left out: the hash is that of the name of the experiment, and
+    # of all fields that have none.
+    named = {f.name for f in dataclasses.fields(config) if f.default is dataclasses.MISSING}
+    assert identity.keys() - {"dataset"} == (named | {"experiment"}) - {length, "dataset"}
+    assert identity["experiment"] == name
+    others = {config_hash({**identity, key: "another"})[:8] for key in identity}
+    assert len(others) == len(identity)
+    assert pinned not in others
+
+
+@dataclass(frozen=True)
+class Another(Network):
+    """Be another network."""
+
+    width: int = 3
+    """Of it."""
+
+
+@dataclass
+class Something(Remedy):
+    """Do something."""
+
+    rate: float = 0.1
+    """Of it."""
+
+
+@pytest.mark.parametrize(("name", "preset"), HASHES)
+def test_another_entry_of_a_registry_and_another_arm_change_no_hash(
+    name: str, preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned, of_arms = HASHES[name, preset]
+    registry = EXPERIMENTS[name].registry
+    monkeypatch.setitem(registry.networks, "another", Another())
+    monkeypatch.setitem(registry.remedies, "something", Something())
+    assert said(name, "--preset", preset) == (pinned, of_arms)
+    run, arms = said(name, "--preset", preset, "--arms", "another", "qnn+something", "qnn")
+    assert run == pinned
+    assert arms["qnn"] == of_arms["qnn"]
+    assert len({*arms.values(), *of_arms.values()}) == 4
+
+
+def with_another_field(value: Any) -> Any:
+    """Return a dataclass as it would be if its class had one field more, with a default."""
+    kind = dataclasses.make_dataclass(
+        type(value).__name__,
+        [("another", int, dataclasses.field(default=3, kw_only=True))],
+        bases=(type(value),),
+        frozen=type(value).__dataclass_params__.frozen,
+    )
+    fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    return kind(**{n: with_another_field(v) if dataclasses.is_dataclass(v) else v
+                   for n, v in fields.items()})  # fmt: skip
+
+
+def arm_with_other_fields(arm: ArmConfig) -> ArmConfig:
+    remedies = {name: with_another_field(remedy) for name, remedy in arm.remedies.items()}
+    parts = {part: with_another_field(getattr(arm, part)) for part in ("network", "optimizer",
+                                                                        "inputs")}  # fmt: skip
+    return dataclasses.replace(arm, remedies=remedies, **parts)
+
+
+@pytest.mark.parametrize(("name", "preset"), HASHES)
+def test_new_field_with_its_default_changes_no_hash(name: str, preset: str) -> None:
+    experiment = EXPERIMENTS[name]
+    old: Preset[Any] = experiment.presets[preset]
+    config = with_another_field(old.config)
+    arms = {arm: arm_with_other_fields(of_arm) for arm, of_arm in old.arms.items()}
+    assert hashes_of(experiment, config, arms) == HASHES[name, preset]
+    # And with another value it does.
+    run, of_arms = HASHES[name, preset]
+    assert hash_of(experiment, dataclasses.replace(config, another=4)) != run
+    for arm, of_arm in arms.items():
+        for part in ("network", "optimizer", "inputs"):
+            other = dataclasses.replace(getattr(of_arm, part), another=4)
+            changed = dataclasses.replace(of_arm, **{part: other})
+            assert config_hash(changed.json())[:8] != of_arms[arm]
+
+
+@pytest.mark.parametrize(("name", "preset"), HASHES)
+def test_what_is_recorded_of_an_arm_is_read_back_as_the_arm(name: str, preset: str) -> None:
+    experiment = EXPERIMENTS[name]
+    for arm in experiment.presets[preset].arms.values():
+        recorded = json.loads(json.dumps(arm.json()))
+        assert experiment.registry.from_json(recorded) == arm
