@@ -7,7 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
-from plasticity.results.plots import COLOURS, plot_curve, running_mean
+from plasticity.results.plots import COLOURS, LINES, plot_curve, running_mean, style
 
 
 def slow_running_mean(values: np.ndarray, window: int) -> list[float]:
@@ -139,3 +139,26 @@ def test_colours_are_six_and_told_apart_by_all_kinds_of_vision(vision: str) -> N
     seen = lab(np.clip(linear @ np.transpose(VISION[vision]), 0, 1))
     for k, colour in enumerate(seen):
         assert np.linalg.norm(colour - np.delete(seen, k, axis=0), axis=1).min() > 15
+
+
+# --- many curves
+
+
+def test_first_24_curves_differ_and_those_of_one_line_come_first() -> None:
+    styles = [style(number) for number in range(24)]
+    looks = [(look["colour"], look["line"]) for look in styles]
+    assert len({*looks}) == 24
+    assert looks[:6] == [(colour, "-") for colour in COLOURS]
+    assert [line for _, line in looks[6:12]] == ["--"] * 6
+    assert style(24) == style(0)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_curve_has_the_line_it_is_told_and_no_points_where_none_are_wanted(
+    axes: Axes, line: str
+) -> None:
+    values = some_values(5)
+    plot_curve(axes, np.arange(5), values, label="a", colour="k", window=1, line=line, points=False)
+    (drawn,) = axes.get_lines()
+    assert drawn.get_linestyle() == line
+    np.testing.assert_array_equal(drawn.get_ydata(), values)
