@@ -163,9 +163,11 @@ def learning_curves(
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     known = [label for label in series if label in named]
+    # A column takes its longest label, some 0.085 inches a character, and a sample of the line.
+    fitting = int(4 * across / (0.085 * max(map(len, known), default=1) + 0.7))
     figure.legend(
         [named[label] for label in known], known,
-        loc="outside lower center", ncols=min(len(known), 2 * across) or 1, frameon=False,
+        loc="outside lower center", ncols=max(1, min(len(known), fitting)), frameon=False,
     )  # fmt: skip
     figure.suptitle(f"{title}\n{notes(series, panels, unit, window, num_seeds)}", fontsize=9)
     return figure

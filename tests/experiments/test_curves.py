@@ -417,3 +417,16 @@ def test_half_interval_is_half_of_students(count: int) -> None:
         return
     low, high = stats.t.interval(0.95, count - 1, samples.mean(), stats.sem(samples))
     assert half_interval(samples) == pytest.approx((high - low) / 2)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 24])
+def test_legend_of_long_names_stays_inside_the_figure(count: int) -> None:
+    rows = [{"task": 0, "test_accuracy": 0.5}, {"task": 1, "test_accuracy": 0.6}]
+    series = {f"classical (MLP), network.hidden [{k}, 256]": [rows] for k in range(count)}
+    figure = learning_curves(series, [Panel("test_accuracy", "accuracy")] * 3, "title")
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    inside, whole = legend.get_window_extent(), figure.bbox
+    assert whole.x0 <= inside.x0
+    assert inside.x1 <= whole.x1
+    assert whole.y0 <= inside.y0
