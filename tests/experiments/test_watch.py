@@ -19,6 +19,7 @@ pytest.importorskip("mujoco")
 pytest.importorskip("stable_baselines3")
 pytest.importorskip("imageio_ffmpeg")
 
+import imageio.v2
 import imageio.v3
 import imageio_ffmpeg
 from stable_baselines3 import PPO
@@ -229,6 +230,29 @@ def test_video_that_cannot_be_written_is_told(
     said = refused(capsys, str(trained), name, SHORT)
     assert f"{name}: cannot be written" in said
     assert not silent
+
+
+def test_video_that_lacks_frames_is_told(
+    capsys, monkeypatch: pytest.MonkeyPatch, trained: Path, drawn
+) -> None:
+    """Where ffmpeg fails after the last frame has been sent to it, imageio does not say so."""
+    make = imageio.v2.get_writer
+
+    def losing(*arguments: Any, **options: Any) -> Any:
+        writer, frames = make(*arguments, **options), []
+        append = writer.append_data
+
+        def lose(frame: Any) -> None:
+            frames.append(frame)
+            if len(frames) % 2:
+                append(frame)
+
+        writer.append_data = lose
+        return writer
+
+    monkeypatch.setattr(imageio.v2, "get_writer", losing)
+    said = refused(capsys, str(trained), "out.mp4", SHORT)
+    assert "out.mp4: cannot be written (10 of 20 frames are in it)" in said
 
 
 def test_video_that_is_a_folder_is_told(capsys, trained: Path, drawn) -> None:

@@ -356,6 +356,10 @@ def test_arm_whose_name_clears_the_screen_does_not(
     assert watch.main(["run", "out.gif", f"--arm={name}"]) == 0
     assert not set("".join(capsys.readouterr())) & {"\x1b", "\x07"}
     Path("out.gif").unlink()
+    other = arm_folder(folder, "mlp")
+    renamed(other, name)
+    refused(capsys, f"--arm={name}", status=2)  # which of the two
+    shutil.rmtree(next(folder.glob(f"{name}-{other.name[-8:]}")))
     change_arm(folder, name, epochs="ten")
     refused(capsys, f"--arm={name}")
 
