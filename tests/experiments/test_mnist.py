@@ -14,7 +14,7 @@ from experiments.mnist import EXPERIMENT, MATCHED, RELEASED
 from experiments.parts import cli
 from experiments.parts.experiment import Preset, TaskOptions
 from experiments.parts.identity import to_json
-from experiments.parts.training import Supervised
+from experiments.parts.supervised import Supervised
 from plasticity.learning.learner import Learner
 from plasticity.learning.loop import train_on_stream
 from plasticity.metrics.norms import weight_norm
