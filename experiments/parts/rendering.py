@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import io
 import itertools
 import os
@@ -12,6 +13,7 @@ import sys
 import traceback
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium
@@ -246,18 +248,26 @@ def make_rendered(name: str, friction: float | None) -> gymnasium.Env:
     return env
 
 
-def drop_frames(error: Exception) -> None:
-    """Let go of what an error's frames hold, in silence.
-
-    The renderer of gymnasium that could not be made is among it, and ends in an error of its own,
-    which Python prints.
-    """
+@contextlib.contextmanager
+def silent_ends() -> Iterator[None]:
+    """Print no errors of objects that are let go of."""
     printing = sys.unraisablehook
     sys.unraisablehook = lambda unraisable: None
     try:
-        traceback.clear_frames(error.__traceback__)
+        yield
     finally:
         sys.unraisablehook = printing
+
+
+def drop_frames(error: Exception) -> None:
+    """Let go of what an error's frames hold, in silence.
+
+    The renderer of gymnasium that could not be made is among it, and ends in an error of its own;
+    so does a writer of videos that could not write.
+    """
+    with silent_ends():
+        traceback.clear_frames(error.__traceback__)
+        gc.collect()
 
 
 def write_episode(env: gymnasium.Env, model: PPO, file: Path, seed: int) -> tuple[int, float]:
@@ -267,9 +277,10 @@ def write_episode(env: gymnasium.Env, model: PPO, file: Path, seed: int) -> tupl
         Failure: The video cannot be written.
     """
     try:
-        return _write_episode(env, model, file, seed)
+        with silent_ends():
+            return _write_episode(env, model, file, seed)
     except OSError as error:  # of the disk, or of the program that makes an .mp4
-        drop_frames(error)  # what writes the video tries again when it is let go of
+        drop_frames(error)
         raise Failure(f"{file}: cannot be written ({message_of(error)})") from error
 
 
@@ -301,7 +312,7 @@ def check_frames(file: Path, number: int) -> None:
     """
     try:
         written, _ = imageio_ffmpeg.count_frames_and_secs(str(file))
-    except RuntimeError:  # it is no video
+    except (RuntimeError, ValueError):  # it is no video, or has no frames
         written = 0
     if written != number:
         raise OSError(f"{written} of {number} frames are in it")
