@@ -57,10 +57,10 @@ test_accuracy.__test__ = False  # type: ignore[attr-defined]  # not a test of py
 
 
 def logit_statistics(learner: Learner, task: Task) -> dict[str, float]:
-    """Return the means over the test samples of p(1 - p), p of the label, and of all |logit|.
+    """Return the means over the test samples of p(1 - p) and of the absolute values of the logits.
 
-    p(1 - p) is by how much the loss's gradient is damped where the network is sure; bounded logits
-    keep it from vanishing.
+    p is the probability of the label. p(1 - p) is by how much the loss's gradient is damped
+    where the network is sure; bounded logits keep it from vanishing.
     """
     spread, magnitude, outputs = 0.0, 0.0, 0
     with torch.no_grad(), evaluating(learner.network):

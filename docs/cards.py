@@ -1,0 +1,114 @@
+"""Method cards: pages on networks, remedies and metrics, made from the registries' docstrings.
+
+A card cannot drift from the program: its name is the registry's, its text the class's docstring,
+its options the class's fields with the registry's numbers.
+"""
+
+import ast
+import dataclasses
+import inspect
+import textwrap
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent / "methods"
+
+
+def field_texts(kind: type[Any]) -> dict[str, str]:
+    """Return the docstring of each field of a dataclass, from its source and its parents'."""
+    texts: dict[str, str] = {}
+    for parent in reversed(kind.__mro__):
+        if not dataclasses.is_dataclass(parent):
+            continue
+        (node,) = ast.parse(textwrap.dedent(inspect.getsource(parent))).body
+        assert isinstance(node, ast.ClassDef)
+        for field, text in zip(node.body, node.body[1:], strict=False):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and isinstance(text, ast.Expr)
+                and isinstance(text.value, ast.Constant)
+            ):
+                texts[field.target.id] = " ".join(str(text.value.value).split())
+    return texts
+
+
+def card(name: str, value: Any, option: str) -> str:
+    """Return the card of a registered dataclass: its docstring, and a table of its options."""
+    kind = type(value)
+    lines = [f"## `{name}`", "", "```{eval-rst}", *_docstring(kind), "```", ""]
+    fields = dataclasses.fields(value)
+    if fields:
+        texts = field_texts(kind)
+        lines += ["| option | number | meaning |", "|---|---|---|"]
+        for field in fields:
+            said = f"--{option}{field.name.replace('_', '-')}"
+            number = getattr(value, field.name)
+            shown = " ".join(map(str, number)) if isinstance(number, tuple) else number
+            lines.append(f"| `{said}` | {shown} | {texts.get(field.name, '')} |")
+        lines.append("")
+    lines += [f"Source: `{kind.__module__}.{kind.__qualname__}`.", ""]
+    return "\n".join(lines)
+
+
+def metric_card(name: str, metric: Any) -> str:
+    """Return the card of a metric: when it is due, and its function's docstring."""
+    function = metric.fn or metric.prepare.__self__
+    due = {"before": "Before a task's first update", "during": "During a task's first epoch"}
+    when = due.get(metric.when, "After a task's last update")
+    every = ", at tasks 0, 1, 2, 4, 8, ... and every `--measure-every` tasks" * metric.sparse
+    return "\n".join(
+        [
+            f"## `{name}`", "", f"{when}{every}.", "", "```{eval-rst}", *_docstring(function),
+            "```", "", f"Source: `{function.__module__}.{function.__qualname__}`.", "",
+        ]
+    )  # fmt: skip
+
+
+def _docstring(thing: Any) -> list[str]:
+    from sphinx.ext.napoleon import Config, GoogleDocstring
+
+    text = inspect.getdoc(thing) or ""
+    config = Config(napoleon_use_ivar=True)
+    return str(GoogleDocstring(text, config, what="class")).splitlines()
+
+
+def write(app: Any = None) -> None:
+    """Write the pages, before Sphinx looks for them."""
+    from plasticity.metrics import METRICS
+    from plasticity.networks import NETWORKS
+    from plasticity.remedies import REMEDIES
+
+    FOLDER.mkdir(exist_ok=True)
+    pages = {
+        "networks": (
+            "Networks",
+            "Each is an arm's name: `--arms NAME`. A preset may have other numbers for it.",
+            [card(name, value, f"{name}.") for name, value in NETWORKS.items()],
+        ),
+        "remedies": (
+            "Remedies",
+            "Each is added to an arm after a plus: `--arms mlp+NAME`, and its options are "
+            "`--mlp+NAME.NAME.OPTION`.",
+            [card(name, value, f"ARM+{name}.{name}.") for name, value in REMEDIES.items()],
+        ),
+        "metrics": (
+            "Metrics",
+            "Each is measured in training with `--metrics NAME`, or afterwards with "
+            "`python -m experiments.measure RUN --metrics NAME`. Its column has its name; several "
+            "columns have its name, an underscore and a name each. An undefined value is left out "
+            "of the row.",
+            [metric_card(name, metric) for name, metric in METRICS.items()],
+        ),
+    }
+    for name, (title, text, cards) in pages.items():
+        page = "\n".join([f"# {title}", "", text, "", *cards])
+        file = FOLDER / f"{name}.md"
+        if not file.exists() or file.read_text() != page:  # an older file is built again
+            file.write_text(page)
+
+
+def setup(app: Any) -> dict[str, Any]:
+    """Register with Sphinx."""
+    app.connect("builder-inited", write, priority=100)
+    return {"parallel_read_safe": True}

@@ -1,0 +1,85 @@
+"""
+Data and tasks of your own
+==========================
+
+Images of your own need no code: write them to an ``.npz`` file, and name it with ``--dataset``.
+Tasks of your own need a stream: an object with a length that gives the task of a number.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from experiments import mnist
+from experiments.parts import cli
+
+folder = Path(tempfile.mkdtemp())
+
+# %%
+# An ``.npz`` file holds ``x_train``, ``y_train``, ``x_test`` and ``y_test``. Pixels are bytes or
+# floats, gray ``(images, height, width)`` or RGB ``(images, height, width, 3)``; labels count from
+# 0. Here are stripes, upright and lying, in noise.
+
+rng = np.random.default_rng(0)
+
+
+def stripes(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw images of 8x8 pixels, and labels: 0 for upright stripes, 1 for lying ones."""
+    labels = rng.integers(0, 2, count)
+    images = rng.integers(0, 100, (count, 8, 8))
+    images[labels == 0, :, ::2] += 120
+    images[labels == 1, ::2, :] += 120
+    return images.astype(np.uint8), labels
+
+
+x_train, y_train = stripes(600)
+x_test, y_test = stripes(200)
+np.savez(folder / "stripes.npz", x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+status = cli.main(
+    mnist.EXPERIMENT,
+    [
+        f"--dataset={folder / 'stripes.npz'}", f"--results={folder}", "--num-tasks=5",
+        "--batch-size=32", "--qnn.epochs=1", "--qnn.optimizer.learning-rate=0.01",
+    ],
+)  # fmt: skip
+assert status == 0
+
+# %%
+# A stream of your own: every task asks whether a point lies left or right of another line. A task
+# is a pure function of its number, so that a run which was stopped goes on with the same tasks.
+
+from torch.nn.functional import cross_entropy
+
+from plasticity import Learner, Metric, Task, generator_for, test_accuracy, train_on_stream
+from plasticity.networks.mlp import mlp
+from plasticity.tasks.streams import ArraySamples
+
+
+class Lines:
+    """Tell two half-planes apart, another line in every task."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> Task:
+        generator = generator_for(0, "line", index)
+        normal = torch.randn(2, generator=generator)
+        points = torch.randn(400, 2, generator=generator)
+        labels = (points @ normal > 0).long()
+        return Task(
+            index,
+            ArraySamples(points[:300], labels[:300]),
+            ArraySamples(points[300:], labels[300:]),
+        )
+
+
+learner = Learner(
+    mlp((2, 8, 2), generator_for(0, "initial weights")),
+    lambda parameters: torch.optim.Adam(parameters, lr=0.01),
+    cross_entropy,
+)
+metrics = [Metric("test_accuracy", test_accuracy)]
+for row in train_on_stream(learner, Lines(), epochs=5, batch_size=16, seed=0, metrics=metrics):
+    print(f"task {row['task']}: accuracy {row['test_accuracy']:.2f}")

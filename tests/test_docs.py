@@ -1,0 +1,139 @@
+"""What the documentation says of columns, exports, presets, numbers and files is what there is."""
+
+import importlib
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.parts import cli
+from plasticity.results.record import read_rows
+
+DOCS = Path(__file__).parents[1] / "docs"
+SUPERVISED = ("mnist", "cifar", "qdata")
+EXPERIMENTS = (*SUPERVISED, "ant")
+SHORT = {
+    **{name: ["--preset=quick", "--num-tasks=2"] for name in SUPERVISED},
+    # Episodes end, the floor changes and one arm has angles: no column is missing.
+    "ant": [
+        "--env=tests.short:ShortAnt-v0", "--friction-period=96", "--total-steps=192",
+        "--num-envs=3", "--n-steps=32", "--batch-size=16", "--evaluation-every=100",
+        "--evaluation-episodes=2", "--mlp.pi=8", "--mlp.vf=8", "--mlp.epochs=2",
+        "--qnn.num-qubits=5", "--qnn.depth=2", "--qnn.epochs=2", "--env-processes=0",
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run_of(tmp_path_factory: pytest.TempPathFactory):
+    """Train both arms of an experiment for two tasks or updates, once; return the run folder."""
+    found: dict[str, Path] = {}
+
+    def train(name: str) -> Path:
+        if name == "ant":
+            for module in ("stable_baselines3", "gymnasium", "mujoco"):
+                pytest.importorskip(module)
+        if name not in found:
+            folder = tmp_path_factory.mktemp(name)
+            where = [f"--results={folder / 'results'}"]
+            where += [f"--data-root={folder}"] if name in SUPERVISED else ["--tensorboard"]
+            assert cli.main(experiment_of(name), [*SHORT[name], *where]) == 0
+            (found[name],) = (folder / "results").iterdir()
+        return found[name]
+
+    return train
+
+
+def experiment_of(name: str):
+    return importlib.import_module(f"experiments.{name}").EXPERIMENT
+
+
+def page(name: str) -> str:
+    return (DOCS / "experiments" / f"{name}.md").read_text()
+
+
+def section(text: str, heading: str) -> str:
+    """Return what stands below a heading, up to the next one of its kind."""
+    _, found, rest = text.partition(f"\n## {heading}\n")
+    assert found, f"there is no section {heading!r}"
+    return rest.partition("\n## ")[0]
+
+
+def first_cells(text: str) -> list[str]:
+    """Return what is in backticks in the first cells of a section's table."""
+    cells = re.findall(r"^\|([^|]*)\|", text, re.MULTILINE)
+    return [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+
+
+def in_backticks(text: str) -> set[str]:
+    return {*re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M))}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_page_explains_each_column_that_is_recorded_once_and_no_other(name: str, run_of) -> None:
+    arms = [file.parent for file in run_of(name).glob("*/arm.json")]
+    assert len(arms) == 2
+    recorded = {column for arm in arms for row in read_rows(arm) for column in row}
+    explained = first_cells(section(page(name), "Columns"))
+    assert sorted(explained) == sorted(recorded)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_page_names_each_export_with_its_arrays(name: str, run_of) -> None:
+    named = in_backticks(section(page(name), "Exports"))
+    for arm, files in experiment_of(name).exports.released.items():
+        (folder,) = run_of(name).glob(f"{arm}-*/")
+        assert {path.name for path in folder.glob("*.np[yz]")} == {*files}
+        for file in files:
+            content = np.load(folder / file)
+            assert {file, *getattr(content, "files", ())} <= named
+    told = {word for word in named if word.endswith((".npy", ".npz")) and "<" not in word}
+    assert told == {path.name for path in run_of(name).glob("*/*.np[yz]")}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_page_names_each_preset_and_no_other(name: str) -> None:
+    assert first_cells(section(page(name), "Presets")) == [*experiment_of(name).presets]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_protocol_of_a_page_has_the_numbers_of_the_preset(name: str) -> None:
+    released = experiment_of(name).presets["released"]
+    rows = re.findall(r"^\| (.*?) \| (.*?) \| (.*?) \|$", section(page(name), "Protocol"), re.M)
+    of_arms = {label: dict(zip(("mlp", "qnn"), cells, strict=True)) for label, *cells in rows}
+    ((_, training),) = [row for row in of_arms.items() if row[0].startswith("epochs, batch size")]
+    for name_of_arm, arm in released.arms.items():
+        optimizer = of_arms["optimiser"][name_of_arm]
+        epsilon = f"{arm.optimizer.epsilon:g}".replace("e-0", "e-")
+        assert f"Adam, rate {arm.optimizer.learning_rate:g}, epsilon {epsilon}" in optimizer
+        assert training[name_of_arm] == f"{arm.epochs}, {released.config.batch_size}"
+    if name in SUPERVISED:
+        assert re.match(r"[\d,]+", of_arms["tasks"]["mlp"])[0] == f"{released.config.num_tasks:,}"
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_page_on_results_names_each_file_of_a_run_folder(name: str, run_of) -> None:
+    text = (DOCS / "results.md").read_text()
+    run = run_of(name)
+    of_experiments = {path.name for path in run.glob("*/*.np[yz]")}  # on their own pages
+    paths = [*run.rglob("*")]
+    # A folder that is gone names nothing, and would pass.
+    there = {path.name for path in paths}
+    assert {"config.json", "figure.png", "arm.json", "rows.jsonl", "checkpoint.pt"} <= there
+    for path in paths:
+        if path.name in of_experiments or path.parent.name == "tensorboard":
+            continue
+        if path.is_dir() and path.parent == run:  # an arm's
+            continue
+        shown = re.sub(r"\d{8}", "00000000", path.name) + "/" * path.is_dir()
+        assert re.search(rf"(^|[\s`]){re.escape(shown)}([\s`]|$)", text, re.MULTILINE), shown
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_page_of_an_experiment_has_all_its_sections(name: str) -> None:
+    headings = re.findall(r"^## (.*)$", page(name), re.MULTILINE)
+    assert headings == [
+        "Protocol", "Presets", "Options", "Columns", "Exports",
+        "Before you read anything into the curves", "The figure",
+    ]  # fmt: skip
