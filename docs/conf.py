@@ -27,6 +27,7 @@ html_theme = "furo"
 html_title = "quantum-plasticity"
 html_static_path: list[str] = []
 html_show_sphinx = False
+html_show_copyright = False
 html_copy_source = False
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "substitution"]
 myst_heading_anchors = 3
