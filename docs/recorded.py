@@ -1,5 +1,6 @@
 """Numbers for the pages, each computed from a file that a command wrote into ``docs/records``."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -20,3 +21,37 @@ def tenth(run: str, file: str, which: str) -> str:
     count = max(1, len(accuracies) // 10)
     part = accuracies[:count] if which == "first" else accuracies[-count:]
     return f"{100 * part.mean():.1f} %"
+
+
+STEPS = {
+    "mnist": "permuted MNIST: 10 qubits, depth 4, log-odds, batch 128",
+    "cifar": "CIFAR: 10 qubits, depth 10, Z, batch 128",
+    "cifar-deep": "CIFAR, depth 30",
+    "xxz": "XXZ: 10 qubits, staircase, depth 6, Z, batch 64, complex",
+    "ant": "Ant: ring of 9 qubits, depth 12, 512 features, batch 128",
+    "ant-rollout": "Ant, rollout of 16, no gradient",
+    "mnist-evaluation": "MNIST, evaluation of 10,000 images",
+}
+NAMES = {
+    "tensorcircuit": "TensorCircuit",
+    "plain-torch": "plain torch",
+    "pennylane": "PennyLane",
+    "deepquantum": "DeepQuantum",
+}
+
+
+def speed_table() -> str:
+    """Return README's table: our time, the best rival's, and their ratio, in Markdown.
+
+    They are medians of ``docs/records/bench.json``, a report of ``python -m experiments.bench``.
+    """
+    report = json.loads((RECORDS / "bench.json").read_text())
+    medians = {(row["shape"], row["contestant"]): row["median_ms"] for row in report["rows"]}
+    lines = ["| step | ours, ms | best rival, ms | times as long |", "|---|--:|--:|--:|"]
+    for shape, text in STEPS.items():
+        ours = medians[shape, "ours"]
+        rival = min(NAMES, key=lambda name: medians[shape, name])
+        theirs = medians[shape, rival]
+        numbers = f"{ours:.2g} | {theirs:.3g} ({NAMES[rival]}) | {theirs / ours:.2g}"
+        lines.append(f"| {text} | {numbers} |")
+    return "\n".join(lines)

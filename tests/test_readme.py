@@ -27,6 +27,16 @@ EXPERIMENTS = ("mnist", "cifar", "qdata", "ant")
 SMALLER = {"n_steps=256": "n_steps=64", "learn(1_000)": "learn(64)"}
 
 
+def test_speed_table_is_that_of_the_recorded_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    recorded = importlib.import_module("recorded")
+    assert recorded.speed_table() in (ROOT / "README.md").read_text()
+
+
+def test_readme_is_a_door() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) < 150
+
+
 def test_the_patterns_above_find_what_they_look_for() -> None:
     assert len(PYTHON) >= 3
     assert {f"experiments.{name}" for name in (*EXPERIMENTS, "bench")} <= {c for c, _ in COMMANDS}
