@@ -6,8 +6,6 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
-from recorded import tenth  # noqa: E402
-
 from plasticity import __version__  # noqa: E402
 
 project = "quantum-plasticity"
@@ -29,11 +27,8 @@ html_static_path: list[str] = []
 html_show_sphinx = False
 html_show_copyright = False
 html_copy_source = False
-myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "substitution"]
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
-# What the pages call in {{ }}.
-myst_substitutions = {"tenth": tenth}
-suppress_warnings = ["config.cache"]  # functions cannot be cached
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_format = "short"

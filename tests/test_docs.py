@@ -1,6 +1,6 @@
 """What the documentation says of columns, exports, presets, numbers and files is what there is."""
 
-import importlib
+import importlib.util
 import re
 from pathlib import Path
 
@@ -13,6 +13,9 @@ from plasticity.results.record import read_rows
 DOCS = Path(__file__).parents[1] / "docs"
 SUPERVISED = ("mnist", "cifar", "qdata")
 EXPERIMENTS = (*SUPERVISED, "ant")
+PERCENT = re.compile(r"\d+\.\d+ ?%")
+# The comment that says what the numbers below it are, and these, up to the next empty line.
+RECORDED = re.compile(r"^<!-- recorded: ([^>]*?) -->\n(.*?)(?=\n\n|\Z)", re.DOTALL | re.MULTILINE)
 SHORT = {
     **{name: ["--preset=quick", "--num-tasks=2"] for name in SUPERVISED},
     # Episodes end, the floor changes and one arm has angles: no column is missing.
@@ -137,3 +140,27 @@ def test_a_page_of_an_experiment_has_all_its_sections(name: str) -> None:
         "Protocol", "Presets", "Options", "Columns", "Exports",
         "Before you read anything into the curves", "The figure",
     ]  # fmt: skip
+
+
+def recorded_number(words: str) -> str:
+    """Compute a number that a page names, such as ``"mnist-quick mlp first"``, from its record."""
+    specification = importlib.util.spec_from_file_location("recorded", DOCS / "recorded.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module.tenth(*words.split())
+
+
+@pytest.mark.parametrize("path", sorted(DOCS.glob("**/*.md")), ids=lambda path: path.stem)
+def test_measured_percentages_of_a_page_are_those_of_the_records(path: Path) -> None:
+    text = path.read_text()
+    of_records = RECORDED.findall(text)
+    assert len(of_records) == text.count("<!-- recorded")
+    for names, below in of_records:
+        assert PERCENT.findall(below) == [recorded_number(words) for words in names.split(",")]
+    assert not PERCENT.findall(RECORDED.sub("", text)), "numbers without a record"
+
+
+def test_pages_with_measured_percentages_are_found() -> None:
+    assert {path.stem for path in DOCS.glob("**/*.md") if RECORDED.search(path.read_text())} >= {
+        "start", "mnist", "qdata",
+    }  # fmt: skip
