@@ -4,8 +4,11 @@ import contextlib
 import importlib
 import io
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -56,9 +59,12 @@ def finished_run(folder: Path) -> None:
 def test_python_of_the_pages_runs(
     code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if "stable_baselines3" in code:
+    if "stable_baselines3" in code or "gymnasium" in code:
         pytest.importorskip("stable_baselines3")
     monkeypatch.chdir(tmp_path)
+    if "sys.argv" in code or "gymnasium.register(" in code:  # would stay registered here
+        run_as_program(code, tmp_path)
+        return
     for folder in FOLDERS:
         finished_run(tmp_path / "results" / folder)
     for large, small in SMALLER.items():
@@ -73,6 +79,25 @@ def test_python_of_the_pages_runs(
         assert qnn.angles.shape == (len(qnn.ansatz.pairs), 15)
         assert qnn.angles.grad is not None
         assert type(circuit).__module__.startswith("tensorcircuit")
+
+
+def run_as_program(code: str, folder: Path) -> None:
+    """Run a block that is a program of its own, such as an experiment with one more network."""
+    (folder / "program.py").write_text(code)
+    names = re.findall(r'NETWORKS\["(.*?)"\]', code)
+    arguments = []
+    if names:
+        (said,) = re.findall(rf"python {names[0]}\.py ([^`\n]*)", TEXT)  # on the page, too
+        arguments = [*shlex.split(said), "--num-tasks=2"]
+    done = subprocess.run(
+        [sys.executable, "program.py", *arguments],
+        cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for name in names:
+        assert f"{name}: 100%" in done.stderr
+        assert [*folder.glob(f"results/*/{name}-*/rows.jsonl")]
 
 
 def command_main(module: str):
@@ -122,7 +147,8 @@ def test_options_that_the_pages_name_are_there() -> None:
     commands = (*EXPERIMENTS, "bench", "bench_ppo", "measure", "watch", "figures")
     helps = [help_of(name) for name in commands]
     of_others = {"--logdir"}  # of the program tensorboard
-    known = {*re.findall(r"--[a-z][\w.-]*", "".join(helps)), "--watch"} | of_others
+    of_own = {"--linear.scale"}  # of the network that a page makes; its program is run above
+    known = {*re.findall(r"--[a-z][\w.-]*", "".join(helps)), "--watch"} | of_others | of_own
     # Those of an arm with a remedy (--mlp+...) are shown where --arms names it only.
     named = set(re.findall(r"(?<![\w-])--[a-z][\w.-]*\w(?![\w+])", TEXT))
     assert named
