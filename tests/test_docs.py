@@ -138,7 +138,7 @@ def test_a_page_of_an_experiment_has_all_its_sections(name: str) -> None:
     headings = re.findall(r"^## (.*)$", page(name), re.MULTILINE)
     assert headings == [
         "Protocol", "Presets", "Options", "Columns", "Exports",
-        "Before you read anything into the curves", "The figure",
+        "How to read the curves", "The figure",
     ]  # fmt: skip
 
 
