@@ -40,7 +40,7 @@ def card(name: str, value: Any, option: str) -> str:
     fields = dataclasses.fields(value)
     if fields:
         texts = field_texts(kind)
-        lines += ["| option | number | meaning |", "|---|---|---|"]
+        lines += ["| option | value | meaning |", "|---|---|---|"]
         for field in fields:
             said = f"--{option}{field.name.replace('_', '-')}"
             number = getattr(value, field.name)
@@ -83,21 +83,21 @@ def write(app: Any = None) -> None:
     pages = {
         "networks": (
             "Networks",
-            "Each is an arm's name: `--arms NAME`. A preset may have other numbers for it.",
+            "Each name is the name of an arm: `--arms NAME`. A preset may have other values.",
             [card(name, value, f"{name}.") for name, value in NETWORKS.items()],
         ),
         "remedies": (
             "Remedies",
-            "Each is added to an arm after a plus: `--arms mlp+NAME`, and its options are "
+            "You add a remedy to an arm after a plus sign: `--arms mlp+NAME`. Its options are "
             "`--mlp+NAME.NAME.OPTION`.",
             [card(name, value, f"ARM+{name}.{name}.") for name, value in REMEDIES.items()],
         ),
         "metrics": (
             "Metrics",
-            "Each is measured in training with `--metrics NAME`, or afterwards with "
-            "`python -m experiments.measure RUN --metrics NAME`. Its column has its name; several "
-            "columns have its name, an underscore and a name each. An undefined value is left out "
-            "of the row.",
+            "You measure a metric during training with `--metrics NAME`, or afterwards with "
+            "`python -m experiments.measure RUN --metrics NAME`. Its column has its name. If it "
+            "has several columns, their names begin with its name and an underscore. If a value "
+            "is undefined, the row has no column for it.",
             [metric_card(name, metric) for name, metric in METRICS.items()],
         ),
     }

@@ -2,9 +2,8 @@
 An arm of your own
 ==================
 
-An arm is a network with its options, and how it is trained. This page adds a network in which the
-parameters cannot grow: after every update, each weight matrix is scaled back to the norm it
-started with.
+An arm is a network with its options, and how it is trained. This page adds a network whose weight
+matrices cannot grow: after every update, each matrix is scaled back to its initial norm.
 
 A network is a frozen dataclass. Its fields are its options, and ``build`` makes the module.
 """
@@ -29,7 +28,7 @@ class Sphere(Network):
     hidden: tuple[int, ...]
     """Units of each hidden layer."""
     radius: float
-    """Norm of each weight matrix, in units of the norm it is drawn with."""
+    """Norm of each weight matrix, as a multiple of the norm that it is drawn with."""
 
     def build(self, shape: Shape, generator: torch.Generator) -> nn.Module:
         """Build it."""
@@ -60,14 +59,18 @@ class OnSphere(nn.Module):
 
 
 # %%
-# One entry makes it an arm of every experiment. In a checkout of the project, that entry is a line
-# in ``plasticity/networks/__init__.py``; in a program of your own, it is this line:
+# One dictionary entry makes it an arm of every experiment with tasks. In a program of your own, it
+# is the line below. To add the network to the project itself, put this line into
+# ``plasticity/networks/__init__.py``.
 
 NETWORKS["sphere"] = Sphere(hidden=(16,), radius=3.0)
 
 # %%
-# Now ``--arms sphere`` trains, resumes, exports and draws it. Its options are ``--sphere.hidden``
-# and ``--sphere.radius``; optimiser, epochs and inputs are those of the preset's arm ``mlp``.
+# Now ``--arms sphere`` works. Its options are ``--sphere.hidden`` and ``--sphere.radius``.
+# Optimiser, epochs and inputs are those of the preset's arm ``mlp``.
+#
+# To use this file instead of ``python -m experiments.mnist``, write ``sys.argv[1:]`` instead of the
+# list below.
 
 from experiments import mnist
 from experiments.parts import cli
@@ -80,9 +83,9 @@ status = cli.main(
 assert status == 0
 
 # %%
-# The weight norm of the plain network grows; the other's is constant, but for the biases' share.
-# One seed and thirty tasks prove nothing: draw several seeds with ``python -m experiments.figures
-# RUN RUN RUN``.
+# The weight norm of the plain network grows. The weight norm of the new network stays constant.
+# One seed and thirty tasks prove nothing. Train five seeds, and draw them together with
+# ``python -m experiments.figures RUN RUN RUN RUN RUN``.
 
 (figure,) = results.glob("*/figure.png")
 plt.figure(figsize=(12, 4))

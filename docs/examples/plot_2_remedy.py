@@ -2,9 +2,9 @@
 A remedy of your own
 ====================
 
-A remedy is something done to a learner against the loss of plasticity: before a task, after an
-update, as a penalty, or to the network before it is trained. This page adds *shrink and perturb*
-(Ash and Adams 2020): before each task, every parameter is scaled down, and a little noise is added.
+A remedy is a method against the loss of plasticity. It acts before a task, after an update, as a
+penalty, or on the network before training. This page adds *shrink and perturb* (Ash and Adams
+2020). Before each task, it scales down every parameter, and adds a little noise.
 """
 
 import tempfile
@@ -23,17 +23,17 @@ class Perturb(Remedy):
     """Shrink the parameters and add noise when a task begins."""
 
     keep: float
-    """The part of each parameter that is kept."""
+    """Factor of each parameter."""
     noise: float
-    """Standard deviation of what is added."""
+    """Standard deviation of the noise."""
 
     def start(self, learner: Learns, seed: int) -> None:
-        """Remember whose parameters they are."""
+        """Keep the learner and the seed."""
         self.learner, self.seed, self.changed = learner, seed, 0.0
 
     @torch.no_grad()
     def before_task(self, index: int) -> None:
-        """Shrink and perturb; what is drawn is a function of seed and task."""
+        """Shrink and perturb; the noise depends only on seed and task."""
         generator = generator_for(self.seed, "perturb", index)
         squares = 0.0
         for parameter in self.learner.network.parameters():
@@ -44,20 +44,20 @@ class Perturb(Remedy):
         self.changed = squares**0.5
 
     def columns(self) -> dict[str, float]:
-        """Tell how far the parameters were moved: a column of the rows."""
+        """Return how far the parameters were moved, as a column of the rows."""
         return {"perturb_distance": self.changed}
 
 
 # %%
-# All random numbers come from ``generator_for``: what is drawn does not depend on what ran before,
-# so that a run which was stopped goes on bit for bit. A remedy that remembers something from task
-# to task returns it from ``state_dict`` and takes it back in ``load_state_dict``.
+# All random numbers come from ``generator_for``. They do not depend on earlier draws, so a stopped
+# run continues bit for bit. If a remedy keeps something from task to task, ``state_dict`` returns
+# it, and ``load_state_dict`` takes it back.
 
 REMEDIES["perturb"] = Perturb(keep=0.8, noise=0.01)
 
 # %%
-# A remedy is added to any arm after a plus, in every experiment that learns a stream of tasks. Its
-# options are ``--mlp+perturb.perturb.keep`` and ``--mlp+perturb.perturb.noise``.
+# You add a remedy to any arm after a plus sign, in every experiment with tasks. The options here
+# are ``--mlp+perturb.perturb.keep`` and ``--mlp+perturb.perturb.noise``.
 
 from experiments import mnist
 from experiments.parts import cli
@@ -71,7 +71,7 @@ status = cli.main(
 assert status == 0
 
 # %%
-# What the remedy did stands in the rows, beside what was measured:
+# The rows contain the new column beside the metrics:
 
 (folder,) = results.glob("*/mlp+perturb-*")
 for row in read_rows(folder)[:3]:

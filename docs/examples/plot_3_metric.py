@@ -2,9 +2,10 @@
 A metric of your own
 ====================
 
-A metric is a function of a learner and the task at hand, and a time at which it is due: before a
+A metric is a function of a learner and a task, and the time at which it is measured: before a
 task's first update, during its first epoch, or after its last update. This page adds the distance
-of the parameters from where they started, and then takes it of a run that was trained without it.
+of the parameters from their initial values. Then it measures this distance on a run that was
+trained without the metric.
 """
 
 import tempfile
@@ -17,11 +18,11 @@ from plasticity.metrics import METRICS
 
 
 def distance_from_start(learner: Learner, first: Task, seed: int):
-    """Keep the parameters of the untrained learner, and return what measures from there."""
+    """Keep the initial parameters, and return the function that measures the distance."""
     start = [p.detach().clone() for p in learner.network.parameters()]
 
     def measure(learner: Learner, task: Task) -> float:
-        """Return the Euclidean distance of all parameters from the untrained ones."""
+        """Return the Euclidean distance of all parameters from the initial ones."""
         pairs = zip(learner.network.parameters(), start, strict=True)
         return float(torch.stack([(p.detach() - old).norm() for p, old in pairs]).norm())
 
@@ -29,15 +30,15 @@ def distance_from_start(learner: Learner, first: Task, seed: int):
 
 
 # %%
-# ``prepare`` is called once, with the untrained learner. A metric that does not look back is a
-# function of learner and task, given as ``fn``. ``sparse`` metrics take long: they are due at
-# tasks 0, 1, 2, 4, 8, ... and every ``--measure-every`` tasks.
+# ``prepare`` is called once, with the untrained learner. A metric that needs no initial values is a
+# function of learner and task, given as ``fn``. ``sparse`` is for slow metrics. They are measured
+# at the tasks 0, 1, 2, 4, 8, ... and every ``--measure-every`` tasks.
 
 METRICS["distance"] = Metric("distance", prepare=distance_from_start)
 
 # %%
-# Train with it by ``--metrics distance``; or train without it, and measure afterwards. A run keeps
-# its networks after tasks 0, 1, 2, 4, 8, ... and the last.
+# You can train with ``--metrics distance``. Or you train without it, and measure afterwards, as
+# here. A run keeps its networks after the tasks 0, 1, 2, 4, 8, ... and after the last one.
 
 from experiments import measure, qdata
 from experiments.parts import cli
@@ -50,8 +51,8 @@ measured = measure.main([str(run), "--metrics", "distance", data])
 assert (trained, measured) == (0, 0)
 
 # %%
-# ``python -m experiments.measure`` writes what it found beside the rows, and draws the run's
-# figure again with a panel more.
+# ``experiments.measure`` writes the numbers into ``measured.jsonl`` beside the rows, and draws the
+# run's figure again, with one more panel.
 
 for arm in sorted(run.glob("*-*/")):
     numbers = {row["task"]: round(row["distance"], 2) for row in read_rows(arm, "measured.jsonl")}

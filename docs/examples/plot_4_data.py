@@ -2,8 +2,9 @@
 Data and tasks of your own
 ==========================
 
-Images of your own need no code: write them to an ``.npz`` file, and name it with ``--dataset``.
-Tasks of your own need a stream: an object with a length that gives the task of a number.
+Images of your own need no code. Write them to an ``.npz`` file, and give its path with
+``--dataset``. Tasks of your own need a stream. A stream is an object with a length, and it returns
+a task for each number.
 """
 
 import tempfile
@@ -18,15 +19,16 @@ from experiments.parts import cli
 folder = Path(tempfile.mkdtemp())
 
 # %%
-# An ``.npz`` file holds ``x_train``, ``y_train``, ``x_test`` and ``y_test``. Pixels are bytes or
-# floats, gray ``(images, height, width)`` or RGB ``(images, height, width, 3)``; labels count from
-# 0. Here are stripes, upright and lying, in noise.
+# The ``.npz`` file contains ``x_train``, ``y_train``, ``x_test`` and ``y_test``. Pixels are whole
+# numbers from 0 to 255, or floats. The shape is ``(images, height, width)`` for gray and ``(images,
+# height, width, 3)`` for RGB. Labels count from 0. Here the images are vertical or horizontal
+# stripes, with noise.
 
 rng = np.random.default_rng(0)
 
 
 def stripes(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw images of 8x8 pixels, and labels: 0 for upright stripes, 1 for lying ones."""
+    """Draw images of 8x8 pixels, and labels: 0 for vertical stripes, 1 for horizontal ones."""
     labels = rng.integers(0, 2, count)
     images = rng.integers(0, 100, (count, 8, 8))
     images[labels == 0, :, ::2] += 120
@@ -47,8 +49,9 @@ status = cli.main(
 assert status == 0
 
 # %%
-# A stream of your own: every task asks whether a point lies left or right of another line. A task
-# is a pure function of its number, so that a run which was stopped goes on with the same tasks.
+# Here is a stream of your own. In each task, the network learns on which side of a line a point is.
+# Each task has another line. A task depends only on its number. So a stopped run continues with
+# the same tasks.
 
 from torch.nn.functional import cross_entropy
 
@@ -58,7 +61,7 @@ from plasticity.tasks.streams import ArraySamples
 
 
 class Lines:
-    """Tell two half-planes apart, another line in every task."""
+    """Tell two half-planes apart; each task has another line."""
 
     def __len__(self) -> int:
         return 8

@@ -2,12 +2,13 @@
 An environment of your own, and a quantum policy
 ================================================
 
-``QuantumFeatures`` goes into the policies of stable-baselines3. This page trains one in an
-environment of two numbers: an agent pushes a point to the middle of a line.
+You can use ``QuantumFeatures`` in the policies of stable-baselines3. This page trains such a policy
+in a small environment: an agent pushes a point to the middle of a line.
 """
 
 import gymnasium
 import numpy as np
+import torch
 from stable_baselines3 import PPO
 
 from plasticity.rl.features import QuantumFeatures
@@ -16,15 +17,15 @@ from plasticity.rl.features import QuantumFeatures
 class Line(gymnasium.Env):
     """Push a point to the middle of a line.
 
-    The features of an observation x and of -x are equal: a quantum policy cannot tell left from
-    right. The constant among the observations tells it.
+    The features of an observation x and of -x are equal. So a quantum policy cannot distinguish
+    left and right from the place alone. The second observation, the constant 1, solves this.
     """
 
     observation_space = gymnasium.spaces.Box(-2, 2, (2,), np.float32)
     action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
 
     def reset(self, *, seed=None, options=None):
-        """Put the point somewhere."""
+        """Put the point at a random place."""
         super().reset(seed=seed)
         self.place, self.steps = self.np_random.uniform(-1, 1), 0
         return self._observation(), {}
@@ -40,9 +41,13 @@ class Line(gymnasium.Env):
 
 
 # %%
-# The circuit has as many qubits as the observations need, two at least. One linear layer each for
-# policy and value follows, as in the released program.
+# The circuit needs enough qubits for the observations, and at least two. With this ``net_arch``,
+# the policy and the value are one linear layer each after the features, as in the released
+# program.
+#
+# With networks as small as these, more threads of torch are usually slower. So use one.
 
+torch.set_num_threads(1)
 model = PPO(
     "MlpPolicy",
     Line(),
@@ -77,5 +82,10 @@ model.learn(20_000)
 print(f"mean return: {before:.1f} untrained, {mean_return():.1f} after 20,000 steps")
 
 # %%
-# The experiment ``python -m experiments.ant`` trains in any environment that Gymnasium knows by
-# name: register it in a module, and say ``--env MODULE:NAME``.
+# The experiment ``python -m experiments.ant`` trains in any registered environment. Write this line
+# below the class, in a module of your own::
+#
+#     gymnasium.register("Line-v0", entry_point=Line)
+#
+# If the module is ``my_line.py``, the option is ``--env my_line:Line-v0``. ``experiments.watch`` needs
+# a constructor with the argument ``render_mode``, and the method ``render()``.
