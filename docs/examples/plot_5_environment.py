@@ -87,5 +87,5 @@ print(f"mean return: {before:.1f} untrained, {mean_return():.1f} after 20,000 st
 #
 #     gymnasium.register("Line-v0", entry_point=Line)
 #
-# If the module is ``my_line.py``, the option is ``--env my_line:Line-v0``. ``experiments.watch`` needs
-# a constructor with the argument ``render_mode``, and the method ``render()``.
+# If the module is ``my_line.py``, the option is ``--env my_line:Line-v0``. ``experiments.watch``
+# needs a constructor with the argument ``render_mode``, and the method ``render()``.
