@@ -128,7 +128,7 @@ EXPERIMENT = Experiment(
         others=COLUMNS,
     ),
     panels=(
-        Panel("test_accuracy", "test accuracy after the task"),
+        Panel("test_accuracy", "test accuracy after the task", bounds=(0, 1)),
         Panel("fisher_empirical_task0", "empirical Fisher trace, task 0's probe", logarithmic=True),
         Panel("fisher_true_current", "true Fisher trace, current task", logarithmic=True),
     ),

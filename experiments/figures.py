@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.parts.cli import status_of
-from experiments.parts.curves import labels_of, learning_curves, panels_of, recorded
+from experiments.parts.curves import labels_of, learning_curves, looks_of, panels_of, recorded
 from experiments.parts.experiment import Experiment, Failure, UsageError
 
 if TYPE_CHECKING:
@@ -93,7 +93,8 @@ def draw_runs(experiment: Experiment[Any], folders: Sequence[RunFolder], target:
         raise Failure(f"{first.path} holds no rows: it is not a run folder, or has just begun.")
     # An arm has the same folder name in the runs of all seeds.
     by_name = {path.name: path for path in rows}
-    labels = labels_of(experiment, {path: arms[path] for path in by_name.values()})
+    shown = {path: arms[path] for path in by_name.values()}
+    labels = labels_of(experiment, shown)
     series = {
         label: [rows[other] for other in rows if other.name == path.name]
         for path, label in labels.items()
@@ -109,8 +110,10 @@ def draw_runs(experiment: Experiment[Any], folders: Sequence[RunFolder], target:
         )
     title = first.path.name
     if len(folders) > 1:
-        title = f"{experiment.name}, seeds {', '.join(map(str, sorted(seeds)))}"
-    learning_curves(series, panels, title, experiment.progress.unit).savefig(target)
+        names = sorted({folder.path.name.partition("-seed")[0] for folder in folders})
+        title = f"{', '.join(names)}, seeds {', '.join(map(str, sorted(seeds)))}"
+    looks = [*looks_of(experiment, shown).values()]
+    learning_curves(series, panels, title, experiment.progress.unit, looks).savefig(target)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -161,7 +161,7 @@ EXPERIMENT = Experiment(
         others=COLUMNS,
     ),
     panels=(
-        Panel("test_accuracy", "test accuracy after the task"),
+        Panel("test_accuracy", "test accuracy after the task", bounds=(0, 1)),
         Panel("weight_norm", "mean weight norm before the task", logarithmic=True),
         Panel("gradient_norm", "mean gradient norm before the task", logarithmic=True),
     ),

@@ -163,9 +163,9 @@ EXPERIMENT = Experiment(
         others={"accuracies": "test_accuracy"},
     ),
     panels=(
-        Panel("test_accuracy", "validation accuracy after the task"),
+        Panel("test_accuracy", "validation accuracy after the task", bounds=(0, 1)),
         Panel("train_loss", "training loss of the last epoch (nats)"),
-        Panel("logit_label_variance", "p(1 - p) of the label, validation"),
+        Panel("logit_label_variance", "p(1 - p) of the label, validation", bounds=(0, 0.25)),
     ),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,10 @@ Rows = Sequence[Mapping[str, Any]]
 MOST_WITH_POINTS = 6
 """Arms whose single tasks are drawn as points; points of more arms hide one another."""
 PANELS_A_ROW = 3
+FEWEST_FOR_AN_INTERVAL = 3
+"""Seeds; of two, Student's t makes the 95 % interval 18 times as wide as the seeds are apart."""
+LEGEND_ROW = 0.24
+"""Inches."""
 
 
 def draw_run(experiment: Experiment[Any], folder: RunFolder) -> Path:
@@ -40,11 +45,13 @@ def draw_run(experiment: Experiment[Any], folder: RunFolder) -> Path:
         ):
             return figure
         rows = {path: recorded(path) for path in arms}
-        labels = labels_of(experiment, {path: arms[path] for path in arms if rows[path]})
+        shown = {path: arms[path] for path in arms if rows[path]}
+        labels = labels_of(experiment, shown)
         series = {label: [rows[path]] for path, label in labels.items()}
         drawn = learning_curves(
-            series, panels_of(experiment, series), folder.path.name, experiment.progress.unit
-        )
+            series, panels_of(experiment, series), folder.path.name, experiment.progress.unit,
+            [*looks_of(experiment, shown).values()],
+        )  # fmt: skip
         folder.save_figure(figure.name, drawn)
         os.utime(figure, ns=(date, date))
         return figure
@@ -65,27 +72,60 @@ def labels_of(
 ) -> dict[Path, str]:
     """Return what arms are called in a figure, by their folders, in the order of their curves.
 
-    Arms of one name are told apart by the options in which they differ.
+    Arms of one name are told apart by the options in which they differ, as one types them.
     """
-    first = [*next(iter(experiment.presets.values())).arms]
-
-    def place(path: Path) -> tuple[int, str]:
-        name = arm_name(path)
-        return (first.index(name) if name in first else len(first)), path.name
-
-    ordered = sorted(arms, key=place)
     labels = {}
-    for path in ordered:
-        name = arm_name(path)
-        namesakes = [_flat(arms[other]) for other in ordered if arm_name(other) == name]
-        own = _flat(arms[path])
-        differing = sorted({k for other in namesakes for k, _ in other.items() ^ own.items()})
-        text = ", ".join(f"{key} {own[key]}" for key in differing if key in own)
-        label = LABELS.get(name, name)
+    options = {path: _options(experiment, arms[path]) for path in arms}
+    for path in in_order(experiment, arms):
+        name, own = arm_name(path), options[path]
+        namesakes = [options[other] for other in arms if arm_name(other) == name]
+        differing = sorted({k for other in namesakes for k in other.keys() | own.keys()
+                            if other.get(k) != own.get(k)})  # fmt: skip
+        text = " ".join(_typed(name, key, own[key]) for key in differing if key in own)
         # What is not in its JSON has the default of its class.
-        text = text or f"default {', '.join(differing)}"
+        text = text or "default " + " ".join(f"--{name}.{key}" for key in differing)
+        label = LABELS.get(name, name)
         labels[path] = label if len(namesakes) == 1 else f"{label}, {text}"
     return labels
+
+
+def looks_of(
+    experiment: Experiment[Any], arms: Mapping[Path, Mapping[str, Any]]
+) -> dict[Path, int]:
+    """Return the numbers of the arms' colours and lines, in the order of their curves.
+
+    The arms of the preset have the first ones, also where some are missing. So an arm that is added
+    later does not change theirs.
+    """
+    first = preset_names(experiment)
+    others = itertools.count(len(first))
+    looks: dict[Path, int] = {}
+    for path in in_order(experiment, arms):
+        name = arm_name(path)
+        kept = first.index(name) if name in first else None
+        looks[path] = next(others) if kept is None or kept in looks.values() else kept
+    return looks
+
+
+def in_order(experiment: Experiment[Any], arms: Mapping[Path, Mapping[str, Any]]) -> list[Path]:
+    """Return the arms' folders: those of the preset's names first, of namesakes its own first."""
+    first = preset_names(experiment)
+    own = [
+        json.loads(json.dumps(arm.json()))
+        for preset in experiment.presets.values()
+        for arm in preset.arms.values()
+    ]
+
+    def place(path: Path) -> tuple[int, bool, str]:
+        name = arm_name(path)
+        return first.index(name) if name in first else len(first), arms[path] not in own, path.name
+
+    return sorted(arms, key=place)
+
+
+def preset_names(experiment: Experiment[Any]) -> list[str]:
+    """Return the names of the default preset's arms."""
+    return [*next(iter(experiment.presets.values())).arms]
 
 
 def arm_name(path: Path) -> str:
@@ -93,15 +133,45 @@ def arm_name(path: Path) -> str:
     return path.name.rpartition("-")[0]
 
 
-def _flat(config: Any, prefix: str = "") -> dict[str, str]:
-    """Return the numbers of a config by the dotted names of its fields."""
-    if isinstance(config, Mapping):
-        inside = (
-            _flat(value, f"{prefix}{key}." if isinstance(value, Mapping) else f"{prefix}{key}")
-            for key, value in config.items()
-        )
-        return {key: value for flat in inside for key, value in flat.items()}
-    return {prefix: json.dumps(config)}
+def _options(experiment: Experiment[Any], arm: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an arm's values by the options that set them, less the arm's name."""
+    known = {type(value).__name__: name for name, value in experiment.registry.remedies.items()}
+    flat: dict[str, Any] = {}
+
+    def add(prefix: str, content: Mapping[str, Any]) -> None:
+        for key, value in content.items():
+            inner = prefix if key in ("network", "inputs") else f"{prefix}{key}."
+            if isinstance(value, Mapping):
+                add(inner, value)
+            else:
+                flat[f"{prefix}{key}".replace("_", "-")] = value
+
+    add("", {key: value for key, value in arm.items() if key != "remedies"})
+    names: list[str] = []
+    remedies = arm.get("remedies")
+    for remedy in remedies if isinstance(remedies, list) else []:
+        if not isinstance(remedy, Mapping):  # arm.json may hold anything
+            continue
+        kind = remedy.get("class")
+        names.append(known.get(str(kind), str(kind)))
+        add(f"{names[-1]}.", {key: value for key, value in remedy.items() if key != "class"})
+    return flat | {"remedies": names or ["none"]}
+
+
+def _typed(arm: str, option: str, value: Any) -> str:
+    """Return an option with its value as one types it."""
+    if option in ("class", "remedies"):  # what the name of the arm stands for
+        return f"{option} {_word(value)}"
+    if isinstance(value, bool):
+        group, dot, last = option.rpartition(".")
+        return f"--{arm}.{option}" if value else f"--{arm}.{group}{dot}no-{last}"
+    return f"--{arm}.{option} {_word(value)}"
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(_word, value))
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def panels_of(experiment: Experiment[Any], series: Mapping[str, Sequence[Rows]]) -> list[Panel]:
@@ -128,6 +198,7 @@ def learning_curves(
     panels: Sequence[Panel],
     title: str,
     unit: str = "task",
+    looks: Sequence[int] | None = None,
 ) -> Figure:
     """Draw columns of the rows over the tasks or steps, one curve an arm.
 
@@ -136,6 +207,7 @@ def learning_curves(
         panels: The columns; a curve leaves out rows without them.
         title: Above all panels.
         unit: The column of the rows that is the abscissa, in the singular.
+        looks: The number of each arm's colour and line; by default they are counted.
     """
     from matplotlib.figure import Figure
 
@@ -149,12 +221,20 @@ def learning_curves(
     figure = Figure(figsize=(4 * across, 3.2 * down + 0.7), dpi=150, layout="constrained")
     grid = figure.subplots(down, across, squeeze=False).flatten()
     for axes, panel in zip(grid, panels, strict=False):
-        for number, (label, runs) in enumerate(series.items()):
+        intervals = [
             draw_arm(
-                axes, panel, runs, unit=unit, window=window, label=label, **style(number),
+                axes, panel, runs, unit=unit, window=window, label=label, **style(look),
                 points=len(series) <= MOST_WITH_POINTS,
-            )  # fmt: skip
+            )
+            for look, (label, runs) in zip(looks or itertools.count(), series.items(), strict=False)
+        ]  # fmt: skip
         finish(axes, panel, unit)
+        limits = axes.get_ylim()
+        for look, interval in zip(looks or itertools.count(), intervals, strict=False):
+            if interval is not None:
+                colour = style(look)["colour"]
+                axes.fill_between(*interval, color=colour, alpha=0.2, linewidth=0)
+        axes.set_ylim(limits)  # which the intervals do not decide
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
     named = {
@@ -165,10 +245,13 @@ def learning_curves(
     known = [label for label in series if label in named]
     # A column takes its longest label, some 0.085 inches a character, and a sample of the line.
     fitting = int(4 * across / (0.085 * max(map(len, known), default=1) + 0.7))
+    columns = max(1, min(len(known), fitting))
     figure.legend(
         [named[label] for label in known], known,
-        loc="outside lower center", ncols=max(1, min(len(known), fitting)), frameon=False,
+        loc="outside lower center", ncols=columns, frameon=False,
     )  # fmt: skip
+    further = -(-len(known) // columns) - 1
+    figure.set_size_inches(4 * across, 3.2 * down + 0.7 + LEGEND_ROW * max(0, further))
     figure.suptitle(f"{title}\n{notes(series, panels, unit, window, num_seeds)}", fontsize=9)
     return figure
 
@@ -190,7 +273,13 @@ def notes(
     if window > 1:
         parts.append(f"lines: running mean of {window} {many}")
     if most > 1:
-        parts.append("shaded: 95 % interval of the mean over seeds")
+        of_seeds = [len(runs) for runs in series.values()]
+        if any(1 < count < FEWEST_FOR_AN_INTERVAL for count in of_seeds):
+            parts.append("thick: mean over seeds, thin: one seed each")
+        if most >= FEWEST_FOR_AN_INTERVAL:
+            parts.append("shaded: 95 % interval of the mean over seeds")
+        if any(panel.logarithmic for panel in panels):
+            parts.append("on logarithmic axes, means are geometric")
     elif any(panel.samples for panel in panels):
         parts.append("shaded: 95 % interval of an evaluation's mean")
     return "; ".join(parts)
@@ -207,8 +296,14 @@ def draw_arm(
     points: bool,
     colour: str,
     line: str,
-) -> None:
-    """Draw an arm's curve: of its only run, or of the mean over seeds with its interval."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Draw an arm's curve: of its only run, or of the mean over seeds.
+
+    Two seeds are drawn beside their mean.
+
+    Returns:
+        Where there is an interval: the abscissas, its lower and its upper ends.
+    """
     import numpy as np
 
     from plasticity.results.plots import plot_curve, running_mean
@@ -218,22 +313,52 @@ def draw_arm(
     # What all seeds have got to.
     x = np.array(sorted(set.intersection(*(set(of_run) for of_run in values))))
     if not len(x):  # no episode has ended yet
-        return
+        return None
     y = np.array([[of_run[k][panel.column] for k in x] for of_run in values])
     smoothing = 1 if panel.samples or len(x) < len(runs[0]) // 2 else window
-    plot_curve(
-        axes, x, y.mean(0), label=label, colour=colour, window=smoothing, line=line,
-        points=points and len(runs) == 1,
-    )  # fmt: skip
-    if len(runs) > 1:
-        means = np.stack([running_mean(of_run, smoothing) for of_run in y])
-        middle, halves = means.mean(0), np.array([half_interval(at) for at in means.T])
-    elif panel.samples:
-        middle = y[0]
+    if len(runs) == 1:
+        plot_curve(
+            axes, x, y[0], label=label, colour=colour, window=smoothing, line=line, points=points
+        )
+        if not panel.samples:
+            return None
         halves = np.array([half_interval(values[0][k][panel.samples]) for k in x])
-    else:
-        return
-    axes.fill_between(x, middle - halves, middle + halves, color=colour, alpha=0.2, linewidth=0)
+        low, high = y[0] - halves, y[0] + halves
+        # Episodes are enough for their interval to be seen whole.
+        axes.update_datalim([*zip(x, low, strict=True), *zip(x, high, strict=True)])
+        return x, low, high
+    seeds = np.stack([running_mean(of_run, smoothing) for of_run in y])
+    mean, low, high = mean_and_interval(seeds, logarithmic=panel.logarithmic)
+    plot_curve(axes, x, mean, label=label, colour=colour, window=1, line=line, points=False)
+    for of_seed in seeds:
+        axes.update_datalim([*zip(x, of_seed, strict=True)])
+    if len(runs) < FEWEST_FOR_AN_INTERVAL:
+        axes.plot(x, seeds.T, color=colour, linewidth=0.7, alpha=0.6, linestyle=line)
+        return None
+    return x, np.maximum(low, panel.bounds[0]), np.minimum(high, panel.bounds[1])
+
+
+def mean_and_interval(
+    seeds: np.ndarray, *, logarithmic: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return means over seeds and the ends of their 95 % intervals.
+
+    Args:
+        seeds: ``(seeds, tasks)``.
+        logarithmic: Take means and intervals of the logarithms, and return their exponentials. They
+            are NaN where a seed is not positive.
+
+    Returns:
+        Means, lower and upper ends, ``(tasks,)`` each.
+    """
+    import numpy as np
+
+    if logarithmic:
+        logs = np.log(np.where(seeds > 0, seeds, np.nan))
+        mean, low, high = map(np.exp, mean_and_interval(logs, logarithmic=False))
+        return mean, low, high
+    mean, halves = seeds.mean(0), np.array([half_interval(at) for at in seeds.T])
+    return mean, mean - halves, mean + halves
 
 
 def finish(axes: Any, panel: Panel, unit: str) -> None:
@@ -242,7 +367,9 @@ def finish(axes: Any, panel: Panel, unit: str) -> None:
 
     if panel.logarithmic:
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        low, high = axes.get_ylim()
+        # Beside many decades, LogLocator would find no room for these, and label none.
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
     if unit != "task":

@@ -177,6 +177,7 @@ class Panel:
         label: Of the ordinate.
         logarithmic: Where the values span more than a factor 3.
         abscissa: The column that it is drawn over, if it is not the run's unit.
+        bounds: The least and the greatest that there can be; an interval ends there.
         samples: The column of lists that ``column`` has the means of; the 95 % interval of the mean
             (Student's t) is shaded, and the curve is not smoothed.
     """
@@ -186,6 +187,7 @@ class Panel:
     logarithmic: bool = False
     samples: str = ""
     abscissa: str = ""
+    bounds: tuple[float, float] = (-math.inf, math.inf)
 
 
 Columns = str | tuple[str, ...] | Mapping[str, str]

@@ -1,5 +1,6 @@
 """Figures of runs: what they show of any number of arms and seeds, and what they refuse."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from scipy import stats
 
 from experiments import figures
 from experiments.mnist import EXPERIMENT, RELEASED
-from experiments.parts import curves
+from experiments.parts import cli, curves
 from experiments.parts.curves import draw_run, half_interval, labels_of, learning_curves, panels_of
 from experiments.parts.experiment import Panel
 from plasticity.metrics import METRICS
@@ -200,6 +201,23 @@ def test_figure_has_both_arms_and_a_running_mean() -> None:
     assert title_of(figure).startswith("title\n")
 
 
+@pytest.mark.parametrize("decades", [1, 2, 5, 9, 15, 30])
+def test_logarithmic_axis_has_labels_over_few_and_many_decades(decades: int) -> None:
+    rows = [{"task": t, "a": 10.0 ** (-decades * t)} for t in range(2)]
+    figure = learning_curves({"one": [rows]}, [Panel("a", "a", logarithmic=True)], "title")
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    low, high = axes.get_ylim()
+    labels = [
+        label.get_text()
+        for at, label in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
+        if low <= at <= high
+    ]
+    assert 2 <= len(labels) <= 11
+    assert len({*labels}) == len(labels)
+    assert all(labels)
+
+
 def test_released_arms_come_first_and_have_names_in_words(drawn: list[Figure]) -> None:
     arms = {"alien": {"a": 0}, "qnn": {"a": 1}, "mlp+toy": {"a": 1}, "mlp": {"a": 1}}
     draw_run(EXPERIMENT, record(arms))
@@ -217,9 +235,9 @@ def test_arms_of_one_name_are_told_apart_by_the_options_in_which_they_differ() -
         Path("r/qnn-4"): arm(),
     }
     assert {path.name: label for path, label in labels_of(EXPERIMENT, arms).items()} == {
-        "mlp-1": "classical (MLP), network.hidden [16]",
-        "mlp-2": "classical (MLP), network.hidden [8, 8]",
-        "mlp-3": "classical (MLP), network.bounded_logits true, network.hidden [16]",
+        "mlp-1": "classical (MLP), --mlp.hidden 16",
+        "mlp-2": "classical (MLP), --mlp.hidden 8 8",
+        "mlp-3": "classical (MLP), --mlp.bounded-logits --mlp.hidden 16",
         "qnn-4": "quantum (QNN)",
     }
 
@@ -232,10 +250,77 @@ def test_arm_that_has_an_option_as_by_default_says_so_beside_its_namesake() -> N
         Path("r/mlp-3"): {"network": network | {"bounded_logits": 2}, "epochs": 1},
     }
     assert [*labels_of(EXPERIMENT, arms).values()] == [
-        "classical (MLP), default network.bounded_logits",
-        "classical (MLP), network.bounded_logits true",
-        "classical (MLP), network.bounded_logits 2",
+        "classical (MLP), default --mlp.bounded-logits",
+        "classical (MLP), --mlp.bounded-logits",
+        "classical (MLP), --mlp.bounded-logits 2",
     ]
+
+
+def test_legend_has_the_options_of_all_parts_of_an_arm_as_one_types_them() -> None:
+    words = [
+        "--arms", "mlp", "qnn+reset-optimizer", "--mlp.hidden", "32", "8", "--mlp.unit-norm",
+        "--mlp.epochs", "3", "--mlp.optimizer.learning-rate", "0.5",
+    ]  # fmt: skip
+    matched = ["--preset", "matched"]
+    _, _, _, changed = cli.parse(EXPERIMENT, [*matched, *words])
+    _, _, _, plain = cli.parse(EXPERIMENT, [*matched, "--arms", "mlp", "qnn"])
+    often = [*matched, *words[:3], "--qnn+reset-optimizer.reset-optimizer.every", "2"]
+    _, _, _, other = cli.parse(EXPERIMENT, often)
+    arms = {
+        Path(f"r/{name}-{k}"): json.loads(json.dumps(arm.json()))
+        for k, chosen in enumerate([plain, changed, other])
+        for name, arm in chosen.items()
+        if (name, k) != ("mlp", 2)
+    }
+    labels = {path.name: label for path, label in labels_of(EXPERIMENT, arms).items()}
+    typed = " ".join(("--arms", "mlp", labels["mlp-1"].partition(", ")[2])).split()
+    _, _, _, again = cli.parse(EXPERIMENT, [*matched, *typed])
+    assert again == {"mlp": changed["mlp"]}
+    assert labels["mlp-0"] == (
+        "classical (MLP), --mlp.epochs 1 --mlp.hidden 16 --mlp.optimizer.learning-rate 0.001"
+    )
+    option = "--qnn+reset-optimizer.reset-optimizer.every"
+    assert labels["qnn+reset-optimizer-1"].endswith(f", default {option}")
+    assert labels["qnn+reset-optimizer-2"].endswith(f", {option} 2")
+
+
+@pytest.mark.parametrize("remedies", [3, [3], {"a": []}, [{"class": [1]}], [{}]])
+def test_arm_that_holds_anything_has_a_label(remedies: Any) -> None:
+    arms = {Path("r/mlp-1"): {"remedies": remedies, "network": 3}, Path("r/mlp-2"): {"a": None}}
+    assert len({*labels_of(EXPERIMENT, arms).values()}) == 2
+
+
+# --- colours
+
+
+def colours_of(folder: RunFolder, drawn: list[Figure]) -> dict[str, str]:
+    draw_run(EXPERIMENT, folder)
+    return {
+        line.get_label(): line.get_color()
+        for line in drawn[-1].axes[0].lines
+        if not line.get_label().startswith("_")
+    }
+
+
+def test_preset_arms_keep_their_colours_whatever_is_added(drawn: list[Figure]) -> None:
+    arms = {name: json.loads(json.dumps(arm.json())) for name, arm in RELEASED.arms.items()}
+    mlp, qnn = "classical (MLP)", "quantum (QNN)"
+    assert colours_of(record({"qnn": arms["qnn"]}), drawn) == {qnn: COLOURS[1]}
+    assert colours_of(record(arms), drawn) == {mlp: COLOURS[0], qnn: COLOURS[1]}
+    more = {"mlp" + "'" * k: {**arms["mlp"], "epochs": 2 + k} for k in range(3)}
+    record({"zebra": {"a": 0}})
+    found = colours_of(record(more), drawn)
+    assert found.pop(qnn) == COLOURS[1]
+    assert found.pop(f"{mlp}, --mlp.epochs 1") == COLOURS[0]
+    assert found.pop("zebra") == COLOURS[5]
+    assert sorted(found.values()) == sorted(COLOURS[2:5])
+
+
+def test_arms_that_the_preset_does_not_have_take_the_next_colours_in_order_of_their_names(
+    drawn: list[Figure],
+) -> None:
+    found = colours_of(record({"zebra": {"a": 0}, "alien": {"a": 0}, "mlp": {"a": 0}}), drawn)
+    assert found == {"classical (MLP)": COLOURS[0], "alien": COLOURS[2], "zebra": COLOURS[3]}
 
 
 def test_namesakes_of_a_command_are_both_in_its_figure(
@@ -246,7 +331,7 @@ def test_namesakes_of_a_command_are_both_in_its_figure(
     assert legend_of(drawn[0]) == ["classical (MLP)", "quantum (QNN)"]
     mlp, *qnns = legend_of(drawn[1])
     assert mlp == "classical (MLP)"
-    assert sorted(qnns) == [f"quantum (QNN), network.depth {depth}" for depth in (2, 3)]
+    assert sorted(qnns) == [f"quantum (QNN), --qnn.depth {depth}" for depth in (2, 3)]
 
 
 def test_eight_arms_have_curves_of_their_own_without_points(drawn: list[Figure]) -> None:
@@ -331,24 +416,94 @@ def test_figure_over_seeds_shows_means_and_their_intervals(drawn: list[Figure]) 
     (figure,) = drawn
     assert legend_of(figure) == ["classical (MLP)", "quantum (QNN)"]
     title, notes = title_of(figure).splitlines()
-    assert title == "mnist, seeds 0, 1, 2"
+    assert title == "mnist-x, seeds 0, 1, 2"
     assert "n = 3 seeds" in notes
     assert "shaded: 95 % interval of the mean over seeds" in notes
     assert "points" not in notes
     t = np.arange(5)
-    values = 1 + np.outer([1.0, 2.0, 6.0], t)
-    # At task 0 all three are equal.
-    low, high = stats.t.interval(0.95, 2, values.mean(0)[1:], stats.sem(values[:, 1:]))
-    for axes in figure.axes:
+    for axes, panel in zip(figure.axes, EXPERIMENT.panels, strict=True):
+        values = 1 + np.outer([1.0, 2.0, 6.0], t)
+        values = np.log(values) if panel.logarithmic else values
+        # At task 0 all three are equal.
+        ends = stats.t.interval(0.95, 2, values.mean(0)[1:], stats.sem(values[:, 1:]))
+        mean, low, high = values.mean(0), *ends
+        if panel.logarithmic:
+            mean, low, high = np.exp(mean), np.exp(low), np.exp(high)
+        low, high = np.clip(low, *panel.bounds), np.clip(high, *panel.bounds)
         assert len(axes.lines) == len(axes.collections) == 2
         for line, shade in zip(axes.lines, axes.collections, strict=True):
             np.testing.assert_array_equal(line.get_xdata(), t)
-            np.testing.assert_allclose(line.get_ydata(), 1 + 3 * t)
+            np.testing.assert_allclose(line.get_ydata(), mean)
             corners = shade.get_paths()[0].vertices
             for k in range(1, 5):
                 at = corners[corners[:, 0] == t[k], 1]
                 np.testing.assert_allclose([at.min(), at.max()], [low[k - 1], high[k - 1]])
     assert matplotlib.image.imread("seeds.png").std() > 0
+
+
+def far_apart(count: int, columns: dict[str, list[float]]) -> list[str]:
+    """Record runs of seeds that differ much; each has a column's value at every of its tasks."""
+    runs = []
+    for seed in range(count):
+        rows = [{"task": t} | {c: of[seed] for c, of in columns.items()} for t in range(5)]
+        runs.append(str(record({"mlp": {"a": 1}}, rows, seed=seed).path))
+    return runs
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_intervals_over_seeds_do_not_set_the_limits_of_the_axes(
+    drawn: list[Figure], count: int
+) -> None:
+    columns = {
+        "test_accuracy": [0.9, 1.0, 0.8],
+        "weight_norm": [1.0, 100.0, 0.01],
+        "gradient_norm": [1e-3, 1.0, 1e3],
+    }
+    assert figures.main([*far_apart(count, columns), "a.png"]) == 0
+    for axes, panel in zip(drawn[0].axes, EXPERIMENT.panels, strict=True):
+        seen = np.array(columns[panel.column][:count])
+        low, high = axes.get_ylim()
+        if panel.logarithmic:
+            assert low > 0
+            low, high, seen = np.log(low), np.log(high), np.log(seen)
+        margin = 0.06 * (seen.max() - seen.min())
+        assert seen.min() - margin <= low <= seen.min()
+        assert seen.max() <= high <= seen.max() + margin
+        for shade in axes.collections:
+            y = shade.get_paths()[0].vertices[:, 1]
+            assert panel.bounds[0] <= y.min() <= y.max() <= panel.bounds[1]
+
+
+def test_two_seeds_are_thin_lines_beside_their_mean_and_no_interval(drawn: list[Figure]) -> None:
+    columns = dict(zip(COLUMNS, ([0.5, 0.7], [1.0, 4.0], [0.1, 10.0]), strict=True))
+    assert figures.main([*far_apart(2, columns), "a.png"]) == 0
+    notes = title_of(drawn[0])
+    assert "thin: one seed each" in notes
+    assert "shaded" not in notes
+    for axes, mean in zip(drawn[0].axes, (0.6, 2.0, 1.0), strict=True):
+        assert not axes.collections
+        thick, *thin = axes.lines
+        np.testing.assert_allclose(thick.get_ydata(), mean)
+        assert len(thin) == 2
+        assert all(line.get_linewidth() < thick.get_linewidth() / 2 for line in thin)
+        assert {line.get_color() for line in thin} == {thick.get_color()}
+    assert legend_of(drawn[0]) == ["classical (MLP)"]
+
+
+def test_seed_with_a_zero_leaves_a_gap_in_the_mean_on_a_logarithmic_axis(
+    drawn: list[Figure],
+) -> None:
+    columns = {column: [0.0, 1.0, 2.0] for column in COLUMNS}
+    assert figures.main([*far_apart(3, columns), "a.png"]) == 0
+    for axes, panel in zip(drawn[0].axes, EXPERIMENT.panels, strict=True):
+        assert np.isnan(axes.lines[0].get_ydata()).all() == panel.logarithmic
+
+
+def test_figure_over_seeds_names_the_presets_of_its_runs(drawn: list[Figure]) -> None:
+    for seed, name in enumerate(["mnist-quick-seed0-1a2b", "renamed"]):
+        record({"mlp": {"a": 1}}, seed=seed).path.rename(name)
+    assert figures.main(["mnist-quick-seed0-1a2b", "renamed", "a.png"]) == 0
+    assert title_of(drawn[0]).startswith("mnist-quick, renamed, seeds 0, 1\n")
 
 
 def test_order_of_the_runs_does_not_matter(tmp_path: Path) -> None:
@@ -422,11 +577,24 @@ def test_half_interval_is_half_of_students(count: int) -> None:
 @pytest.mark.parametrize("count", [1, 2, 7, 24])
 def test_legend_of_long_names_stays_inside_the_figure(count: int) -> None:
     rows = [{"task": 0, "test_accuracy": 0.5}, {"task": 1, "test_accuracy": 0.6}]
-    series = {f"classical (MLP), network.hidden [{k}, 256]": [rows] for k in range(count)}
+    series = {f"classical (MLP), --mlp.hidden {k} 256": [rows] for k in range(count)}
     figure = learning_curves(series, [Panel("test_accuracy", "accuracy")] * 3, "title")
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     (legend,) = figure.legends
     inside, whole = legend.get_window_extent(), figure.bbox
     assert whole.x0 <= inside.x0
     assert inside.x1 <= whole.x1
     assert whole.y0 <= inside.y0
+
+
+@pytest.mark.parametrize("count", [2, 7, 24])
+def test_labels_of_panels_stay_inside_the_figure_however_many_rows_the_legend_has(
+    count: int,
+) -> None:
+    rows = [dict.fromkeys(COLUMNS, 0.5) | {"task": t} for t in range(2)]
+    series = {f"classical (MLP), --mlp.hidden {k} 256 --mlp.epochs 3": [rows] for k in range(count)}
+    figure = learning_curves(series, EXPERIMENT.panels, "title")
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        label, panel = axes.yaxis.label.get_window_extent(), axes.get_window_extent()
+        assert panel.y0 - 5 <= label.y0 < label.y1 <= panel.y1 + 5
