@@ -45,11 +45,18 @@ class Config(TaskSetting):
     dataset: str
     """mnist, digits (scikit-learn's, no download) or a FILE.npz with x_train, y_train, x_test,
     y_test."""
+    train_samples: int | None = None
+    """Training images of a task, drawn anew for each; none: all that the data set has."""
+    gradual: float = 0.0
+    """Part of a task within which the old permutation gives way to the new one, image by image; 0:
+    a task begins at once."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.dataset not in ("mnist", "digits") and not self.dataset.endswith(".npz"):
             raise UsageError(f"--dataset {self.dataset}: must be mnist, digits or a FILE.npz")
+        if not 0 <= self.gradual <= 1:
+            raise UsageError(f"--gradual {self.gradual}: a part of a task, 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -111,6 +118,10 @@ def load(config: Config, options: TaskOptions) -> Images:
 
     images = load_images(config.dataset, options.data_root.expanduser())
     images.require_nonzero()
+    if config.train_samples is not None and config.train_samples > len(images.y_train):
+        raise UsageError(
+            f"--train-samples {config.train_samples}: {config.dataset} has {len(images.y_train)}"
+        )
     return images
 
 
@@ -131,6 +142,8 @@ def pose(config: Config, images: Images, inputs: Inputs) -> Problem:
         seed=config.seed,
         num_inputs=shape.inputs,
         unit_norm=inputs.unit_norm,
+        num_train=config.train_samples,
+        gradual=config.gradual,
         device=config.device,
     )
     return Problem(stream, shape, cross_entropy)

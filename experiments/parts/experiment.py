@@ -96,7 +96,7 @@ class TaskSetting(Setting):
 
 
 def check_numbers(config: Any, prefix: str) -> None:
-    """Refuse numbers that are not positive; a seed may be 0."""
+    """Refuse numbers that are not positive; a seed may be 0, and what is 0 by default."""
     for entry in dataclasses.fields(config):
         value = getattr(config, entry.name)
         option = prefix + entry.name.replace("_", "-")
@@ -113,7 +113,7 @@ def check_numbers(config: Any, prefix: str) -> None:
         ):
             # A million threads make torch end in a segmentation fault.
             limit = 1024 if entry.name == "threads" else 2**31 - 1
-            if not 0 < value <= limit:
+            if not 0 < value <= limit and value != entry.default:
                 raise UsageError(f"{option} {value}: must be positive and at most {limit}")
 
 

@@ -62,13 +62,16 @@ def train_on_stream(
             row |= metric.columns(metric.take(learner, task))
         watching = {m: m.take(learner, task) for m in metrics if m.due("during", task.index)}
         num_samples = len(task.train)
+        num_batches = -(-num_samples // batch_size)
+        at = getattr(task.train, "at", None)  # of samples that change while they are learned
         for epoch in range(epochs):
             observers = tuple(watching.values()) if epoch == 0 else ()
             generator = generator_for(seed, "order", task.index, epoch)
             order = torch.randperm(num_samples, generator=generator).to(learner.device)
             loss_sum = torch.zeros((), device=learner.device)
-            for indices in order.split(batch_size):
-                x, y = task.train.batch(indices)
+            for number, indices in enumerate(order.split(batch_size), epoch * num_batches):
+                samples = at(number / (epochs * num_batches)) if at else task.train
+                x, y = samples.batch(indices)
                 loss_sum += learner.update(x, y, observers) * len(indices)
         row["train_loss"] = float(loss_sum) / num_samples
         if not torch.isfinite(loss_sum):

@@ -27,7 +27,11 @@ class Samples(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """One task of a stream."""
+    """One task of a stream.
+
+    Training samples that change while they are learned have a method ``at(progress)``: it returns
+    the samples as they are when that part of the task's updates, 0 to 1, is done.
+    """
 
     index: int
     train: Samples
@@ -85,10 +89,69 @@ class _PermutedImages:
         return x, self.labels[index]
 
 
+@dataclass(frozen=True)
+class _Subset:
+    """Some of the samples."""
+
+    samples: _PermutedImages
+    chosen: Tensor
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        return self.samples.batch(self.chosen[index])
+
+
+@dataclass(frozen=True)
+class _Changing:
+    """Samples of which more and more are the new ones instead of the old ones.
+
+    Attributes:
+        old: Of the task before.
+        new: The same images as the task at hand shows them.
+        turn: ``(samples,)``: each image is the new one from this part of the task on.
+    """
+
+    old: Samples
+    new: Samples
+    turn: Tensor
+
+    def __len__(self) -> int:
+        return len(self.new)
+
+    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        return self.new.batch(index)
+
+    def at(self, progress: float) -> Samples:
+        """Return the samples as they are when this part of the task's updates is done."""
+        return self.new if progress >= float(self.turn.max()) else _Mixed(self, progress)
+
+
+@dataclass(frozen=True)
+class _Mixed:
+    changing: _Changing
+    progress: float
+
+    def __len__(self) -> int:
+        return len(self.changing)
+
+    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        old, labels = self.changing.old.batch(index)
+        new, _ = self.changing.new.batch(index)
+        is_new = self.changing.turn[index] <= self.progress
+        return torch.where(is_new.unsqueeze(1), new, old), labels
+
+
 class PermutedPixels(Sequence[Task]):
     """Show the same images in every task, their pixels in another order.
 
     Task 0 is permuted too. Source: protocol "Permuted MNIST"; Goodfellow et al. 2013.
+
+    With ``gradual`` above 0 a task does not begin at once: each image is shown in the old task's
+    permutation until its turn comes, at a moment drawn uniformly from the first ``gradual`` of the
+    task's updates. Source: how abruptly tasks change matters (arXiv:2602.09234); the mixture is
+    ours. Test images are in the new permutation.
 
     Args:
         images: The images.
@@ -98,10 +161,13 @@ class PermutedPixels(Sequence[Task]):
             zeros and all positions are permuted.
         unit_norm: Scale each image to unit Euclidean norm; a blank one would give NaN (see
             ``Images.require_nonzero``).
+        num_train: Training images of a task, drawn anew for each; None: all there are.
+        gradual: Part of a task's updates, 0 to 1, within which the images turn.
         device: Where batches are made.
 
     Raises:
-        ValueError: ``num_inputs`` is smaller than the images.
+        ValueError: ``num_inputs`` is smaller than the images, or there are fewer training images
+            than ``num_train``, or ``gradual`` is not between 0 and 1.
     """
 
     def __init__(
@@ -112,10 +178,20 @@ class PermutedPixels(Sequence[Task]):
         seed: int,
         num_inputs: int,
         unit_norm: bool = False,
+        num_train: int | None = None,
+        gradual: float = 0.0,
         device: torch.device | str = "cpu",
     ) -> None:
         if num_inputs < images.num_pixels:
             raise ValueError(f"{images.num_pixels} pixels do not fit into {num_inputs} inputs")
+        if num_train is not None and not 1 <= num_train <= len(images.y_train):
+            raise ValueError(
+                f"{num_train} training images a task: there are 1 to {len(images.y_train)}"
+            )
+        if not 0 <= gradual <= 1:
+            raise ValueError(f"gradual {gradual}: a part of a task, 0 to 1")
+        self.num_train = num_train
+        self.gradual = gradual
         self.num_tasks = num_tasks
         self.seed = seed
         self.num_inputs = num_inputs
@@ -145,12 +221,23 @@ class PermutedPixels(Sequence[Task]):
     def __getitem__(self, index: int) -> Task:  # type: ignore[override]
         if not 0 <= index < self.num_tasks:
             raise IndexError(f"task {index} is not one of 0..{self.num_tasks - 1}")
+        train: Samples = self._chosen(self._permuted(self._train, index), index)
+        if self.gradual and index:
+            before = self._chosen(self._permuted(self._train, index - 1), index)
+            turn = torch.rand(len(train), generator=generator_for(self.seed, "gradual", index))
+            train = _Changing(before, train, (self.gradual * turn).to(self.device))
+        return Task(index, train, self._permuted(self._test, index))
+
+    def _permuted(self, split: tuple[Tensor, Tensor], index: int) -> _PermutedImages:
         permutation = self.permutation(index).to(self.device)
-        train, test = (
-            _PermutedImages(pixels, labels, permutation, self.scale, self.unit_norm)
-            for pixels, labels in (self._train, self._test)
-        )
-        return Task(index, train, test)
+        return _PermutedImages(*split, permutation, self.scale, self.unit_norm)
+
+    def _chosen(self, samples: _PermutedImages, index: int) -> Samples:
+        if self.num_train is None:
+            return samples
+        generator = generator_for(self.seed, "training images", index)
+        chosen = torch.randperm(len(samples), generator=generator)[: self.num_train]
+        return _Subset(samples, chosen.to(self.device))
 
 
 @dataclass(frozen=True)

@@ -344,3 +344,32 @@ def test_a_task_has_the_same_batches_wherever_it_stands_in_a_stream() -> None:
     for place, task in enumerate((3, 1)):
         batches = [batch for where, batch in some if where == place]
         assert batches == [batch for where, batch in whole if where == task]
+
+
+class Progress:
+    """Samples that write down at which part of the task they were asked for."""
+
+    def __init__(self, samples: Samples, asked: list) -> None:
+        self.samples, self.asked = samples, asked
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def batch(self, index):
+        raise AssertionError("the loop asks for the samples of the moment")
+
+    def at(self, progress: float) -> Samples:
+        self.asked.append(progress)
+        return self.samples
+
+
+def test_samples_that_change_are_told_which_part_of_the_updates_is_done() -> None:
+    asked: list[float] = []
+    task = tiny_stream()[0]
+    changing = [Task(0, Progress(task.train, asked), task.test)]
+    learner, plain = tiny_learner("mlp"), tiny_learner("mlp")
+    setting = SETTING | {"metrics": ()}
+    assert list(train_on_stream(learner, changing, **setting)) == list(
+        train_on_stream(plain, [task], **setting)
+    )
+    assert asked == [number / 6 for number in range(6)]  # 2 epochs of 3 batches

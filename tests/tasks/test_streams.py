@@ -351,3 +351,72 @@ def test_a_chain_with_one_level_is_refused() -> None:
 def test_tasks_beyond_the_stream_of_levels_are_an_error(index: int) -> None:
     with pytest.raises(IndexError, match=f"task {index} is not one of"):
         spin_chain()[index]
+
+
+def gradual_stream(gradual: float, num_train: int | None = None) -> PermutedPixels:
+    return PermutedPixels(
+        tiny_images(), num_tasks=3, seed=5, num_inputs=NUM_INPUTS, gradual=gradual,
+        num_train=num_train,
+    )  # fmt: skip
+
+
+def test_images_turn_one_by_one_within_the_first_part_of_a_gradual_task() -> None:
+    abrupt, stream = gradual_stream(0.0), gradual_stream(0.5)
+    every = slice(None)
+    (old, labels), (new, _) = (abrupt[index].train.batch(every) for index in (1, 2))
+    turn = 0.5 * torch.rand(11, generator=generator_for(5, "gradual", 2))
+    for progress in (0.0, 0.1, 0.2, 0.3, 0.49, 0.5, 1.0):
+        x, y = stream[2].train.at(progress).batch(every)
+        for sample in range(11):
+            expected = new if turn[sample] <= progress else old
+            assert torch.equal(x[sample], expected[sample])
+        assert torch.equal(y, labels)
+    some = torch.tensor([3, 0, 7])
+    assert torch.equal(
+        stream[2].train.at(0.25).batch(some)[0], stream[2].train.at(0.25).batch(every)[0][some]
+    )
+    assert torch.equal(stream[2].test.batch(every)[0], abrupt[2].test.batch(every)[0])
+
+
+def test_the_first_task_and_abrupt_ones_do_not_change() -> None:
+    assert not hasattr(gradual_stream(0.5)[0].train, "at")
+    assert not hasattr(gradual_stream(0.0)[1].train, "at")
+
+
+def test_a_task_learns_from_so_many_images_drawn_anew_for_each() -> None:
+    whole, stream = gradual_stream(0.0), gradual_stream(0.0, num_train=4)
+    chosen = []
+    for index in range(3):
+        every, (x, y) = (
+            whole[index].train.batch(slice(None)),
+            stream[index].train.batch(slice(None)),
+        )
+        assert len(stream[index].train) == len(y) == 4
+        drawn = torch.randperm(11, generator=generator_for(5, "training images", index))[:4]
+        assert torch.equal(x, every[0][drawn])
+        assert torch.equal(y, every[1][drawn])
+        assert len(stream[index].test) == len(whole[index].test)
+        chosen.append(sorted(drawn.tolist()))
+    assert len({tuple(c) for c in chosen}) == 3
+
+
+def test_images_that_turn_are_the_tasks_own_where_it_has_a_part_of_them() -> None:
+    stream = gradual_stream(1.0, num_train=4)
+    first, last = (stream[2].train.at(p).batch(slice(None)) for p in (0.0, 1.0))
+    assert torch.equal(first[1], last[1])
+    assert torch.equal(first[0].sort(1).values, last[0].sort(1).values)  # the same pixels
+    assert not torch.equal(first[0], last[0])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"gradual": -0.1},
+        {"gradual": 1.1},
+        {"gradual": 0.0, "num_train": 12},
+        {"gradual": 0.0, "num_train": 0},
+    ],
+)
+def test_a_part_that_is_none_and_too_many_images_are_refused(wrong: dict) -> None:
+    with pytest.raises(ValueError, match=r"gradual|training images a task"):
+        gradual_stream(**{"gradual": 0.0} | wrong)
