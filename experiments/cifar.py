@@ -125,7 +125,7 @@ EXPERIMENT = Experiment(
             "mlp": {"classical_cifar100_results.npz": COLUMNS},
             "qnn": {"quantum_cifar100_results.npz": COLUMNS},
         },
-        others=COLUMNS,
+        others=COLUMNS | {"tasks": "task"},
     ),
     panels=(
         Panel("test_accuracy", "test accuracy after the task", bounds=(0, 1)),

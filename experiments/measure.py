@@ -73,7 +73,7 @@ def measure_run(command: Measure) -> None:
     """
     import torch
 
-    from experiments.parts.running import library_errors, progress_bar
+    from experiments.parts.running import library_errors, progress_bar, rows_done
     from experiments.parts.supervised import Supervised
     from plasticity.results.record import read_run
 
@@ -95,7 +95,7 @@ def measure_run(command: Measure) -> None:
             if not record.rows:
                 print(f"{arm_name(path)}: no task is finished yet")
                 continue
-            config = config_of(experiment, folder, len(record.rows))
+            config = config_of(experiment, folder, rows_done(experiment, record.rows))
             torch.set_num_threads(config.threads)
             data = load_data(experiment, folder, config, record, command)
             options = TaskOptions(arms=(arm_name(path),))
@@ -235,7 +235,7 @@ def measure_arm(
     Args:
         arm: Untrained.
         metrics: Due before or after a task.
-        networks: Tasks and the network's state after each.
+        networks: Places in the arm's stream and the network's state after each.
         advance: Told of each network.
 
     Raises:
@@ -245,25 +245,27 @@ def measure_arm(
     prepared = [metric.prepared(learner, stream[0], arm.seed) for metric in metrics]
     measured: dict[int, dict[str, float]] = {}
 
-    def take(when: str, task: int) -> None:
+    def take(when: str, place: int) -> None:
+        task = stream[place]
         for metric in prepared:
             if metric.when == when:
-                value = metric.take(learner, stream[task])
-                measured.setdefault(task, {}).update(metric.columns(value))
+                value = metric.take(learner, task)
+                measured.setdefault(task.index, {}).update(metric.columns(value))
 
     if any(metric.when == "before" for metric in prepared):
-        learner.start_task(0)
+        learner.start_task(stream[0].index)
         take("before", 0)
-    for task, network in networks:
+    for place, network in networks:
         try:
             learner.network.load_state_dict(network)
         except RuntimeError as error:  # of many lines
+            task = stream[place].index
             text = f"the network after task {task} is not the arm's: another version kept it"
             raise Failure(text) from error
-        take("after", task)
-        if any(metric.when == "before" for metric in prepared) and task < networks[-1][0]:
-            learner.start_task(task + 1)
-            take("before", task + 1)
+        take("after", place)
+        if any(metric.when == "before" for metric in prepared) and place < networks[-1][0]:
+            learner.start_task(stream[place + 1].index)
+            take("before", place + 1)
         advance()
     return measured
 

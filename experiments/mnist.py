@@ -171,7 +171,7 @@ EXPERIMENT = Experiment(
             "mlp": {"classical_model_results.npz": COLUMNS},
             "qnn": {"quantum_model_results.npz": COLUMNS},
         },
-        others=COLUMNS,
+        others=COLUMNS | {"tasks": "task"},
     ),
     panels=(
         Panel("test_accuracy", "test accuracy after the task", bounds=(0, 1)),

@@ -160,7 +160,7 @@ EXPERIMENT = Experiment(
             "mlp": {"classical_validation_accuracies.npy": "test_accuracy"},
             "qnn": {"quantum_validation_accuracies.npy": "test_accuracy"},
         },
-        others={"accuracies": "test_accuracy"},
+        others={"accuracies": "test_accuracy", "tasks": "task"},
     ),
     panels=(
         Panel("test_accuracy", "validation accuracy after the task", bounds=(0, 1)),

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     import torch
 
 
+FRESH = "fresh:"
+"""Before an arm's name: a network that is new at every task."""
+
+
 @dataclass(frozen=True)
 class Adam:
     """Adam (Kingma and Ba 2015)."""
@@ -51,6 +55,7 @@ class ArmConfig:
         epochs: Passes over a task's training samples, or over a rollout's steps.
         inputs: How it sees the samples; a dataclass of the experiment's.
         remedies: By name, in the order in which they act.
+        log_spaced: Learn tasks 0, 1, 2, 4, 8, ... only.
     """
 
     network: Network
@@ -58,6 +63,17 @@ class ArmConfig:
     epochs: int
     inputs: Any = AsTheyAre()
     remedies: Mapping[str, Remedy] = field(default_factory=dict)
+    log_spaced: bool = False
+
+    def tasks(self, num_tasks: int) -> list[int]:
+        """Return which of so many tasks the arm learns."""
+        if not self.log_spaced:
+            return list(range(num_tasks))
+        return [task for task in range(num_tasks) if task & (task - 1) == 0]
+
+    def end(self, total: int) -> int:
+        """Return after how many of so many tasks or steps the arm has nothing left to learn."""
+        return self.tasks(total)[-1] + 1 if self.log_spaced else total
 
     def json(self) -> dict[str, Any]:
         """Return it as JSON, which the arm's folder is named after."""
@@ -70,6 +86,8 @@ class ArmConfig:
             content["inputs"] = inputs
         if self.remedies:
             content["remedies"] = [named_json(remedy) for remedy in self.remedies.values()]
+        if self.log_spaced:
+            content["log_spaced"] = True
         return content
 
 
@@ -91,12 +109,20 @@ class Registry:
         """Return the arm of a name.
 
         Args:
-            name: ``NETWORK`` or ``NETWORK+REMEDY...``.
+            name: ``NETWORK`` or ``NETWORK+REMEDY...``; ``fresh:`` before it names an arm that
+                begins each task with the untrained network, on log-spaced tasks.
             arms: The preset's.
 
         Raises:
             KeyError: With what is unknown in it, and what is known.
         """
+        if name.startswith(FRESH):
+            arm = self.resolve(name.removeprefix(FRESH), arms)
+            if "start-afresh" not in self.remedies:
+                raise KeyError("no arm of this experiment starts afresh")
+            # First, so that the other remedies find the network with which the task begins.
+            first = {"start-afresh": self.remedies["start-afresh"]}
+            return dataclasses.replace(arm, remedies=first | dict(arm.remedies), log_spaced=True)
         base, *remedies = name.split("+")
         if base in arms:
             arm = arms[base]
@@ -123,7 +149,7 @@ class Registry:
         if not isinstance(content, Mapping):
             raise TypeError(f"{short(content)} is no arm")
         expected = {"network", "optimizer", "epochs"}
-        if not expected <= {*content} <= {*expected, "inputs", "remedies"}:
+        if not expected <= {*content} <= {*expected, "inputs", "remedies", "log_spaced"}:
             raise TypeError(f"it has {', '.join(sorted(content)) or 'nothing'}"[:80])
         if type(content["epochs"]) is not int:
             raise TypeError(f"epochs is {short(content['epochs'])}")
@@ -140,7 +166,13 @@ class Registry:
             content["epochs"],
             from_json(self.inputs, content.get("inputs", {})),
             {names[type(remedy).__name__]: remedy for remedy in remedies},
+            content.get("log_spaced", False) is True,
         )
+
+
+def record_name(name: str) -> str:
+    """Return what an arm's folder is called after: its name, without what no file may have."""
+    return name.replace(":", "-")
 
 
 def _classes(registered: Mapping[str, Any]) -> dict[str, type[Any]]:

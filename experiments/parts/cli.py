@@ -207,7 +207,10 @@ EPOCHS = "Passes over a task's training samples, or over a rollout's steps."
 def arm_of(options: Any, arm: ArmConfig) -> ArmConfig:
     """Return an arm with what was said of it."""
     remedies = {name: getattr(options, f"remedy_{k}") for k, name in enumerate(arm.remedies)}
-    return ArmConfig(options.network, options.optimizer, options.epochs, options.inputs, remedies)
+    return dataclasses.replace(
+        arm, network=options.network, optimizer=options.optimizer, epochs=options.epochs,
+        inputs=options.inputs, remedies=remedies,
+    )  # fmt: skip
 
 
 def about(experiment: Experiment[Any]) -> str:
@@ -217,6 +220,8 @@ def about(experiment: Experiment[Any]) -> str:
     for registered, prefix in ((entries, ""), (experiment.registry.remedies, "+")):
         for name, value in registered.items():
             lines.append(f"  {prefix + name}: {(type(value).__doc__ or '').splitlines()[0]}")
+    if "start-afresh" in experiment.registry.remedies:
+        lines += ["  fresh:NAME: An arm that begins tasks 0, 1, 2, 4, 8, ... with a new network."]
     lines += ["", "Below are the options of the chosen arms, under their names."]
     return "\n".join(lines)
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from experiments.parts.arms import ArmConfig
+from experiments.parts.arms import ArmConfig, record_name
 from experiments.parts.curves import draw_run
 from experiments.parts.experiment import Config, Experiment, Failure, InUse, Options, UsageError
 from experiments.parts.supervised import find_metric
@@ -84,12 +84,15 @@ def run(
     with contextlib.ExitStack() as records:
         # All of them first: what is wrong with the last shows before the first is trained.
         opened = {
-            name: records.enter_context(folder.arm(name, arm.json(), overwrite=options.overwrite))
+            name: records.enter_context(
+                folder.arm(record_name(name), arm.json(), overwrite=options.overwrite)
+            )
             for name, arm in arms.items()
         }
         folder.arms()  # whether there is an arm that cannot be drawn
         for name, record in opened.items():
-            done, total = rows_done(experiment, record.rows), experiment.progress.total(config)
+            done = rows_done(experiment, record.rows)
+            total = arms[name].end(experiment.progress.total(config))
             if done >= total:
                 count = f"{done} {experiment.progress.unit}s"
                 print(f"{name}: all {count} are recorded, nothing to do")
@@ -101,12 +104,12 @@ def run(
                             experiment.build(config, data, arms[name], name, options)
                         ) as ready,
                     ):
-                        train(experiment, config, record, name, ready, track)
+                        train(experiment, config, total, record, name, ready, track)
                 except Diverged as error:
                     diverged.append(f"{name}: {error}")
                     print(diverged[-1])
             if record.rows:
-                export(experiment, record, name)
+                export(experiment, record, record_name(name))
         if any(record.rows for record in opened.values()):
             print(f"figure: {draw_run(experiment, folder)}")
             summarise(experiment, opened)
@@ -147,14 +150,14 @@ def column(rows: Sequence[Row], name: str, missing: float | None = None) -> np.n
 def train(
     experiment: Experiment[Config],
     config: Config,
+    total: int,
     record: ArmRecord,
     name: str,
     arm: Arm,
     track: Callable[[Row], None],
 ) -> None:
     """Train an arm from where its record ends, with a progress bar; ``track`` sees its rows."""
-    progress = experiment.progress
-    total, done = progress.total(config), rows_done(experiment, record.rows)
+    progress, done = experiment.progress, rows_done(experiment, record.rows)
     state = record.load_state()
     if state is not None:
         arm.load_state_dict(state)
@@ -229,7 +232,9 @@ def summarise(experiment: Experiment[Any], records: Mapping[str, ArmRecord]) -> 
     width = max(18, *(len(name) + 2 for name in records))
     print(f"\n{words:{width}}{'first tenth':>12}{'last tenth':>12}{'change':>9}   exported to")
     for name, record in records.items():
-        files = ", ".join(f"{record.path.name}/{file}" for file in experiment.exports.of(name))
+        files = ", ".join(
+            f"{record.path.name}/{file}" for file in experiment.exports.of(record_name(name))
+        )
         scores = column(record.rows, score)
         if not len(scores):
             print(f"{name:{width}}{'none':>33}   {files if record.rows else 'nothing yet'}")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from plasticity.learning.learner import Learner
     from plasticity.learning.metric import Metric
     from plasticity.networks.network import Shape
-    from plasticity.tasks.streams import TaskStream
+    from plasticity.tasks.streams import Task, TaskStream
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,22 @@ class Problem:
     stream: TaskStream
     shape: Shape
     loss: Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class SomeTasks:
+    """Some of a stream's tasks, in their order."""
+
+    stream: TaskStream
+    tasks: Sequence[int]
+
+    def __len__(self) -> int:
+        """Count them."""
+        return len(self.tasks)
+
+    def __getitem__(self, place: int) -> Task:
+        """Return the task at a place among them; its index is that in the stream."""
+        return self.stream[self.tasks[place]]
 
 
 Pose = Callable[[Any, Any, Any], Problem]
@@ -101,8 +117,11 @@ class SupervisedLearning:
             metric.prepared(learner, problem.stream[0], config.seed)
             for metric in metrics_of(self.always, options)
         ]
+        stream = problem.stream
+        if arm.log_spaced:
+            stream = SomeTasks(stream, arm.tasks(len(stream)))
         return Supervised(
-            learner, problem.stream, arm.epochs, config.batch_size, config.seed, metrics,
+            learner, stream, arm.epochs, config.batch_size, config.seed, metrics,
             arm.network.remark(learner.network),
         )  # fmt: skip
 

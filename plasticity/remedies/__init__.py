@@ -7,8 +7,9 @@ An arm ``mlp+reset-optimizer`` is the arm ``mlp`` with that remedy. To add one, 
 from __future__ import annotations
 
 from plasticity.learning.remedy import Remedy
-from plasticity.remedies.resets import ResetOptimizer
+from plasticity.remedies.resets import ResetOptimizer, StartAfresh
 
 REMEDIES: dict[str, Remedy] = {
     "reset-optimizer": ResetOptimizer(),
+    "start-afresh": StartAfresh(),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 from plasticity.learning.remedy import Learns, Remedy
@@ -30,3 +31,23 @@ class ResetOptimizer(Remedy):
         """Replace the optimiser by a new one."""
         if index % self.every == 0:
             self._learner.optimizer = self._learner.new_optimizer()
+
+
+@dataclass
+class StartAfresh(Remedy):
+    """Begin every task with the untrained network and a new optimiser.
+
+    The weights are those with which task 0 began. What such a learner loses from task to task, it
+    does not lose by training: it is the yardstick of plasticity (Lyle et al. 2023), and the limit
+    of every remedy that lets a network forget.
+    """
+
+    def start(self, learner: Learns, seed: int) -> None:
+        """Keep the untrained network."""
+        self._learner = learner
+        self._untrained = copy.deepcopy(learner.network.state_dict())
+
+    def before_task(self, index: int) -> None:
+        """Go back to it."""
+        self._learner.network.load_state_dict(self._untrained)
+        self._learner.optimizer = self._learner.new_optimizer()
