@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+from plasticity.networks.compact import OrthogonalMlp, SineMlp, SmallMlp, SphereMlp, TorusMlp
 from plasticity.networks.mlp import Mlp
 from plasticity.networks.network import Network
 from plasticity.networks.qnn import Qnn
@@ -20,4 +21,13 @@ NETWORKS: dict[str, Network] = {
     "quadratic": Quadratic(readout="log-odds"),
     "stiefel": Stiefel(readout="log-odds"),
     "stiefel-free": StiefelFree(readout="log-odds"),
+    "mlp-bounded": Mlp(hidden=(16,), bounded_logits=True, logit_bound=5.0),
+    "mlp-wide": Mlp(hidden=(1024,)),
+    "mlp-small": SmallMlp(num_parameters=540, hidden=16),
+    "mlp-torus": TorusMlp(hidden=(16,), wrap=True),
+    "mlp-orthogonal": OrthogonalMlp(hidden=(16,), units="relu", kept_by="retraction"),
+    "mlp-orthogonal-max-min": OrthogonalMlp(hidden=(16,), units="max-min", kept_by="retraction"),
+    "mlp-sphere": SphereMlp(hidden=(16,), growth=3.0, biases="held", layer_norm=False),
+    "mlp-sphere-ln": SphereMlp(hidden=(16,), growth=3.0, biases="held", layer_norm=True),
+    "mlp-sin": SineMlp(hidden=(16,)),
 }
