@@ -32,6 +32,7 @@ from experiments.parts.supervised import Problem, SupervisedLearning
 from plasticity.networks import NETWORKS
 from plasticity.networks.mlp import Mlp
 from plasticity.networks.qnn import Qnn
+from plasticity.networks.quadratic import Quadratic
 from plasticity.remedies import REMEDIES
 
 if TYPE_CHECKING:
@@ -111,6 +112,33 @@ QUICK = RELEASED.replace(
     qnn={"epochs": 3, "optimizer": Adam(learning_rate=1e-2, epsilon=1e-8)},
 )
 
+# Every arm sees the same: 10,000 images a task, an epoch, unit norm, the padding permuted too, Adam
+# never reset. What is left to differ is the network, and its rate.
+RATES = {
+    "mlp": 1e-2, "qnn": 3e-2, "linear": 1e-2, "quadratic": 3e-3, "stiefel": 3e-3,
+    "stiefel-free": 3e-3, "mlp-bounded": 1e-2, "mlp-wide": 1e-3, "mlp-small": 1e-2,
+    "mlp-torus": 3e-2, "mlp-orthogonal": 1e-2, "mlp-orthogonal-max-min": 1e-2, "mlp-sphere": 1e-2,
+    "mlp-sphere-ln": 1e-2, "mlp-sin": 1e-2,
+}  # fmt: skip
+OWN = {
+    "mlp": RELEASED.arms["mlp"].network,
+    "qnn": RELEASED.arms["qnn"].network,
+    # With log-odds a probability beyond 1 is clipped, and the clip takes the gradient.
+    "quadratic": Quadratic(readout="log"),
+}
+WHY = Preset(
+    replace(RELEASED.config, num_tasks=100, train_samples=10_000),
+    {
+        name: ArmConfig(
+            OWN.get(name, NETWORKS[name]),
+            Adam(rate, epsilon=1e-8),
+            epochs=1,
+            inputs=Inputs(unit_norm=True, permute_padding=True),
+        )
+        for name, rate in RATES.items()
+    },
+)
+
 
 def load(config: Config, options: TaskOptions) -> Images:
     """Read the images; a blank one has no direction, so nothing to encode as a state."""
@@ -159,7 +187,7 @@ COLUMNS = {
 EXPERIMENT = Experiment(
     name="mnist",
     about=__doc__,
-    presets={"released": RELEASED, "matched": MATCHED, "quick": QUICK},
+    presets={"released": RELEASED, "matched": MATCHED, "why": WHY, "quick": QUICK},
     registry=Registry(NETWORKS, REMEDIES, Inputs),
     load=load,
     identify=content_of,

@@ -76,7 +76,10 @@ def test_an_arm_of_a_preset_comes_back_from_its_json(which: str) -> None:
 @pytest.mark.parametrize("which", ARMS)
 def test_an_arm_with_remedies_comes_back_with_their_options_and_names(which: str) -> None:
     registry, arm = ARMS[which]
-    remedies = {name: dataclasses.replace(r, every=7) for name, r in registry.remedies.items()}
+    remedies = {
+        name: dataclasses.replace(r, **{f.name: 7 for f in dataclasses.fields(r)})
+        for name, r in registry.remedies.items()
+    }
     again = registry.from_json(written(dataclasses.replace(arm, remedies=remedies).json()))
     assert dict(again.remedies) == remedies
     assert [*again.remedies] == [*remedies]
