@@ -31,11 +31,15 @@ def dense_gate(angles: torch.Tensor) -> np.ndarray:
 
 
 def dense_unitary(ansatz: Ansatz, angles: torch.Tensor) -> np.ndarray:
-    """The whole circuit as a (2**n, 2**n) matrix: amplitude by amplitude, gate by gate."""
+    """The whole circuit as a (2**n, 2**n) matrix."""
+    return dense_matrix(ansatz, np.stack([dense_gate(of_gate) for of_gate in angles.detach()]))
+
+
+def dense_matrix(ansatz: Ansatz, gates: np.ndarray) -> np.ndarray:
+    """The matrix of a circuit of any gates: amplitude by amplitude, gate by gate."""
     n = ansatz.num_qubits
     unitary = np.eye(2**n, dtype=complex)
-    for gate, (a, b) in enumerate(ansatz.pairs):
-        small = dense_gate(angles[gate].detach())
+    for small, (a, b) in zip(gates, ansatz.pairs, strict=True):
         large = np.zeros((2**n, 2**n), dtype=complex)
         for column in range(2**n):
             bits = [column >> (n - 1 - q) & 1 for q in range(n)]

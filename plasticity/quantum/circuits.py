@@ -59,27 +59,35 @@ class Ansatz:
         """
         return (tuple(range(self.num_gates)),)
 
-    def circuit(self, angles: torch.Tensor, amplitudes: torch.Tensor) -> tc.Circuit:
+    def circuit(self, weights: torch.Tensor, amplitudes: torch.Tensor) -> tc.Circuit:
         """Build the circuit in the tensors of whichever TensorCircuit backend and dtype are set.
 
         On the pytorch backend it is differentiable in both arguments; on any other it is built from
         their detached values.
 
         Args:
-            angles: ``(num_gates, 15)``, radians.
+            weights: Angles, ``(num_gates, 15)``, radians; or the gates, ``(num_gates, 4, 4)``.
             amplitudes: ``(2**num_qubits,)``, the unit-norm initial state.
         """
-
-        def tensor(values: torch.Tensor) -> Any:
-            if tc.backend.name == "pytorch":
-                return values.to(getattr(torch, tc.dtypestr))
-            numbers = values.detach().cpu().numpy()
-            return tc.backend.cast(tc.backend.convert_to_tensor(numbers), tc.dtypestr)
-
-        circuit = tc.Circuit(self.num_qubits, inputs=tensor(amplitudes))
-        for gate, (a, b) in enumerate(self.pairs):
-            circuit.su4(a, b, theta=tensor(angles[gate]))
+        circuit = tc.Circuit(self.num_qubits, inputs=in_backend(amplitudes))
+        self.extend(circuit, weights)
         return circuit
+
+    def extend(self, circuit: tc.Circuit, weights: torch.Tensor) -> None:
+        """Append the gates to a circuit; ``weights`` as of ``circuit``."""
+        for gate, (a, b) in enumerate(self.pairs):
+            if weights.dim() == 3:
+                circuit.any(a, b, unitary=in_backend(weights[gate]))
+            else:
+                circuit.su4(a, b, theta=in_backend(weights[gate]))
+
+
+def in_backend(values: torch.Tensor) -> Any:
+    """Return numbers as a tensor of the TensorCircuit backend and dtype that are set."""
+    if tc.backend.name == "pytorch":
+        return values.to(getattr(torch, tc.dtypestr))
+    numbers = values.detach().resolve_conj().cpu().numpy()
+    return tc.backend.cast(tc.backend.convert_to_tensor(numbers), tc.dtypestr)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from plasticity.quantum.circuits import Ansatz
 from plasticity.quantum.engine.contraction import sweep
+from plasticity.quantum.engine.gates import gate_matrices
 from plasticity.quantum.engine.planning import Carry, Plan, cheapest, make_plan, reversed_plan
 from plasticity.quantum.engine.program import Lease
 from plasticity.quantum.engine.transforms import is_forward_mode, is_transformed
@@ -23,41 +24,49 @@ from plasticity.quantum.readouts import Readout
 class _Evaluate:
     """Evaluate ansatz and readout on a batch: the function inside the layer.
 
-    Under ``no_grad`` the last contracted matrix is kept, so that while the angles stand still an
-    evaluation is one product. It is used again only if angles are equal, number by number, to those
-    it was made from: whatever changed them, it cannot go stale.
+    It is called with the samples and with weights: the angles, ``(num_gates, 15)``, or the gates
+    themselves, ``(num_gates, 4, 4)``, complex.
+
+    Under ``no_grad`` the last contracted matrix is kept, so that while the weights stand still an
+    evaluation is one product. It is used again only if weights are equal, number by number, to
+    those it was made from: whatever changed them, it cannot go stale.
 
     Args:
         ansatz: The gates.
         readout: What is read.
         carry: Force one of the contractions instead of the cheapest; for tests and benchmarks.
+        unitary: Whether the gates are known to be unitary. If not, what a readout gets are squared
+            amplitudes that need not add up to 1, and Z cannot be read.
     """
 
-    def __init__(self, ansatz: Ansatz, readout: Readout, carry: Carry | None = None) -> None:
+    def __init__(
+        self,
+        ansatz: Ansatz,
+        readout: Readout,
+        carry: Carry | None = None,
+        unitary: bool = True,
+    ) -> None:
         readout.num_outcomes(ansatz.num_qubits)  # raises where the readout does not fit
-        self.ansatz, self.readout, self.carry = ansatz, readout, carry
-        self._plan = make_plan(ansatz, readout.qubit)
+        if readout.qubit is not None and not unitary:
+            raise ValueError(f"{readout} needs probabilities: gates that are not unitary give none")
+        self.ansatz, self.readout, self.carry, self.unitary = ansatz, readout, carry, unitary
+        self._plan = make_plan(ansatz, readout.qubit, unitary=unitary)
         self._kept: tuple[Carry, Tensor, Tensor] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:  # copies and pickles begin without a kept matrix
-        return _Evaluate, (self.ansatz, self.readout, self.carry)
+        return _Evaluate, (self.ansatz, self.readout, self.carry, self.unitary)
 
-    def __call__(self, x: Tensor, angles: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, weights: Tensor) -> Tensor:
         if not torch.is_autocast_enabled(x.device.type):
-            return self._evaluate(x, angles, torch.matmul)
+            return self._evaluate(x, weights, torch.matmul)
         with torch.autocast(x.device.type, enabled=False):
-            return self._evaluate(x, angles, _ExactProduct.apply)
+            return self._evaluate(x, weights, _ExactProduct.apply)
 
     def _evaluate(
-        self, x: Tensor, angles: Tensor, multiply: Callable[[Tensor, Tensor], Tensor]
+        self, x: Tensor, weights: Tensor, multiply: Callable[[Tensor, Tensor], Tensor]
     ) -> Tensor:
-        if angles.dtype not in (torch.float32, torch.float64):
-            raise TypeError(
-                f"angles are {angles.dtype}: a QNN computes in torch.float32 or torch.float64 "
-                "(net.float(), net.double())"
-            )
         num_qubits, readout, plan = self.ansatz.num_qubits, self.readout, self._plan
-        x, norm = _checked(x, num_qubits, angles.dtype)
+        x, norm = _checked(x, num_qubits, _precision(weights))
         scale = 1 / norm
         outcomes = readout.num_outcomes(num_qubits)
         carry = self.carry or cheapest(
@@ -65,20 +74,20 @@ class _Evaluate:
             batch=len(x),
             features=x.shape[1],
             outcomes=outcomes,
-            grad=torch.is_grad_enabled() and angles.requires_grad,
+            grad=torch.is_grad_enabled() and weights.requires_grad,
         )
         if carry == "states":
-            amplitudes = sweep(plan, angles, (x * scale).T)[:outcomes]
+            amplitudes = sweep(plan, weights, (x * scale).T)[:outcomes]
             squares = torch.view_as_real(amplitudes).square()
             if readout.qubit is None:
-                return readout(squares.sum(2).T)
+                return readout((squares[..., 0] + squares[..., 1]).T)  # a sum over axis 2 is slow
             probabilities = squares.sum(0)  # of 0, of the real and of the imaginary parts
             return readout(2 * probabilities.sum(1) - 1)
         # Real and imaginary parts are the last axis of a row, but the second of columns: so a row
         # need not be copied, and of columns, whose outcomes are many, long runs are added.
         axis = 2 if carry == "rows" else 1
         count = outcomes if carry == "rows" and outcomes else x.shape[1]
-        matrix = self._matrix(carry, plan, angles, count)[: x.shape[1]]
+        matrix = self._matrix(carry, plan, weights, count)[: x.shape[1]]
         matrix = matrix.narrow(3 - axis, 0, outcomes) if outcomes else matrix
         if matrix[0].numel() < x.shape[1]:  # the fewer numbers are scaled
             amplitudes = _product(x, matrix, axis, multiply) * scale.unsqueeze(2)
@@ -89,7 +98,7 @@ class _Evaluate:
             return readout(probabilities)
         return readout(2 * probabilities.sum(1) - 1)  # the probability of 0 less that of 1
 
-    def _matrix(self, carry: Carry, plan: Plan, angles: Tensor, count: int) -> Tensor:
+    def _matrix(self, carry: Carry, plan: Plan, weights: Tensor, count: int) -> Tensor:
         """Return how features make amplitudes, from ``count`` rows or columns of U.
 
         Returns:
@@ -97,20 +106,34 @@ class _Evaluate:
             outcomes)`` from columns.
         """
         has_derivatives = torch.is_grad_enabled() or is_forward_mode()
-        may_keep = not has_derivatives and not is_transformed(angles)
+        may_keep = not has_derivatives and not is_transformed(weights)
         if may_keep and self._kept is not None:
-            kept_carry, kept_angles, kept = self._kept
-            same_kind = angles.dtype == kept_angles.dtype and angles.device == kept_angles.device
+            kept_carry, kept_weights, kept = self._kept
+            same_kind = (
+                weights.dtype == kept_weights.dtype and weights.device == kept_weights.device
+            )
             enough = kept.shape[1 if carry == "rows" else 0] >= count
-            if kept_carry == carry and enough and same_kind and torch.equal(angles, kept_angles):
+            if kept_carry == carry and enough and same_kind and torch.equal(weights, kept_weights):
                 return kept
         if carry == "rows":
-            matrix = torch.view_as_real(sweep(reversed_plan(plan), angles, count))
+            matrix = torch.view_as_real(sweep(reversed_plan(plan), weights, count))
         else:
-            matrix = torch.view_as_real(sweep(plan, angles, count)).permute(1, 2, 0).contiguous()
+            matrix = torch.view_as_real(sweep(plan, weights, count)).permute(1, 2, 0).contiguous()
         if may_keep:
-            self._kept = carry, angles.detach().clone(), matrix
+            self._kept = carry, weights.detach().clone(), matrix
         return matrix
+
+
+def _precision(weights: Tensor) -> torch.dtype:
+    """Return the real dtype that angles or gates are computed in, or raise."""
+    given = weights.dtype
+    precision = given.to_real() if weights.dim() == 3 else given
+    if precision not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"angles are {given}: a QNN computes in torch.float32 or torch.float64 "
+            "(net.float(), net.double())"
+        )
+    return precision
 
 
 def _checked(x: Tensor, num_qubits: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -276,6 +299,19 @@ class QNN(TorchLayer):
         del self.q_weights
 
     @property
+    def all_angles(self) -> Tensor:
+        """Return the angles of all 15 Pauli words, ``(num_gates, 15)``: here, ``angles``."""
+        return self.angles
+
+    def gates(self) -> Tensor:
+        """Return the gates, ``(num_gates, 4, 4)`` complex128, differentiable."""
+        return gate_matrices(self.all_angles)
+
+    def _weights(self) -> Tensor:
+        """Return what the gates are made of: all angles, or the gates in the layer's precision."""
+        return self.all_angles
+
+    @property
     def ansatz(self) -> Ansatz:
         """Return the ansatz."""
         return self.f.ansatz
@@ -294,7 +330,7 @@ class QNN(TorchLayer):
         Returns:
             ``(batch, outputs)`` in the dtype of ``angles``.
         """
-        return self.f(x, self.angles)
+        return self.f(x, self._weights())
 
     def circuit(self, x: Tensor) -> tc.Circuit:
         """Build the same circuit for one sample, to draw, export, add noise to, or check against.
@@ -305,18 +341,23 @@ class QNN(TorchLayer):
         Returns:
             A ``tc.Circuit`` in the tensors of the TensorCircuit backend and dtype that are set.
         """
-        if x.dim() != 1:
-            raise ValueError(f"one sample must be (features,), not of shape {tuple(x.shape)}")
-        x, norm = _checked(x.unsqueeze(0), self.ansatz.num_qubits, self.angles.dtype)
-        state = (x / norm).squeeze(0)
-        padding = 2**self.ansatz.num_qubits - len(state)
-        return self.ansatz.circuit(self.angles, torch.nn.functional.pad(state, (0, padding)))
+        state = initial_state(x, self.ansatz.num_qubits, self.angles.dtype)
+        return self.ansatz.circuit(self._weights(), state)
 
     def extra_repr(self) -> str:
         """Describe ansatz and readout in one line."""
         ansatz = self.ansatz
         name = f"{type(ansatz).__name__}({ansatz.num_qubits} qubits, {ansatz.num_gates} gates)"
         return f"{name}, {self.readout}"
+
+
+def initial_state(x: Tensor, num_qubits: int, dtype: torch.dtype) -> Tensor:
+    """Return the amplitudes of one sample, ``(features,)``, in a real dtype's precision."""
+    if x.dim() != 1:
+        raise ValueError(f"one sample must be (features,), not of shape {tuple(x.shape)}")
+    x, norm = _checked(x.unsqueeze(0), num_qubits, dtype)
+    state = (x / norm).squeeze(0)
+    return torch.nn.functional.pad(state, (0, 2**num_qubits - len(state)))
 
 
 def _uniform_angles(shape: tuple[int, int]) -> Tensor:

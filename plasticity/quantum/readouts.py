@@ -40,6 +40,30 @@ class LogOdds:
 
 
 @dataclass(frozen=True)
+class LogProbabilities:
+    """Read log p_k of the basis states k = 0..num_classes-1, for p of any scale.
+
+    A softmax sees ratios of the p_k alone, so they need not be probabilities: this is the readout
+    of circuits whose gates are not unitary and whose states are not renormalised. The smallest
+    normal number of the dtype is added to p_k, so that the logit of 0 is finite.
+    """
+
+    num_classes: int
+    qubit: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        LogOdds(self.num_classes)  # raises what has to be raised
+
+    def num_outcomes(self, num_qubits: int) -> int:
+        """Count the basis states read, from 0 on."""
+        return LogOdds(self.num_classes).num_outcomes(num_qubits)
+
+    def __call__(self, probabilities: Tensor) -> Tensor:
+        """Map ``(batch, num_classes)`` squared amplitudes to logits."""
+        return (probabilities + torch.finfo(probabilities.dtype).tiny).log()
+
+
+@dataclass(frozen=True)
 class Probabilities:
     """Read the probabilities of all 2**num_qubits basis states."""
 
@@ -88,4 +112,4 @@ class SignedPauliZ(_ZExpectation):
         return torch.stack([z, -z], dim=-1)
 
 
-Readout = LogOdds | Probabilities | PauliZ | SignedPauliZ
+Readout = LogOdds | LogProbabilities | Probabilities | PauliZ | SignedPauliZ

@@ -210,18 +210,20 @@ def _flipped(plan: Plan, gates: Tensor) -> Tensor:
     return torch.where(flipped[:, None, None], gates[:, swap][:, :, swap], gates)
 
 
-def block_matrices(plan: Plan, angles: Tensor, dtype: torch.dtype) -> Tensor:
+def block_matrices(plan: Plan, weights: Tensor, dtype: torch.dtype) -> Tensor:
     """Multiply the gates of each block into one matrix.
 
     Args:
         plan: The plan.
-        angles: ``(num_gates, 15)`` of the whole ansatz, radians.
+        weights: Angles ``(num_gates, 15)`` of the whole ansatz, radians, or its gates
+            ``(num_gates, 4, 4)``, complex.
         dtype: Complex dtype of the result.
 
     Returns:
         ``(blocks, 2**width, 2**width)``.
     """
-    gates = gate_matrices(angles[_acting(plan, angles.device)[0]])
+    acting = weights[_acting(plan, weights.device)[0]]
+    gates = acting if weights.is_complex() else gate_matrices(acting)
     gates = _flipped(plan, gates.to(dtype))
     if is_forward_mode():
         return _product_of_layers(*_factors(plan, gates)[1:])
@@ -426,19 +428,20 @@ def _pull_back(
     return grad.conj().resolve_conj(), grad_blocks.mT if plan.transposed else grad_blocks
 
 
-def _in_words(plan: Plan, angles: Tensor, states: Tensor | int) -> Tensor:
+def _in_words(plan: Plan, weights: Tensor, states: Tensor | int) -> Tensor:
     """Do what ``sweep`` says in functions that ``torch.func`` and higher derivatives can take."""
-    dtype, amplitudes = angles.dtype.to_complex(), 2**plan.num_qubits
+    dtype, amplitudes = weights.dtype.to_complex(), 2**plan.num_qubits
     if isinstance(states, int):
-        start = torch.eye(amplitudes, states, dtype=dtype, device=angles.device)
+        start = torch.eye(amplitudes, states, dtype=dtype, device=weights.device)
     else:
         padding = 0, 0, 0, amplitudes - len(states)
         start = torch.nn.functional.pad(states, padding).to(dtype)
     if plan.gates:
-        multiply = _sweep_plainly if is_forward_mode() else _Sweep.apply
-        final = multiply(plan, start, block_matrices(plan, angles, dtype))
+        plainly = is_forward_mode() or not plan.unitary
+        multiply = _sweep_plainly if plainly else _Sweep.apply
+        final = multiply(plan, start, block_matrices(plan, weights, dtype))
     else:
-        final = start + 0 * angles.sum()  # a qubit that no gate touches
+        final = start + 0 * weights.sum()  # a qubit that no gate touches
     if plan.observed is None:
         return final
     return final.unflatten(0, (2**plan.observed, 2, -1))[:, 0].flatten(0, 1)
@@ -447,25 +450,24 @@ def _in_words(plan: Plan, angles: Tensor, states: Tensor | int) -> Tensor:
 # ------------------------------------------------------------------------------- in one function
 @dataclass(frozen=True)
 class _Kept:
-    """What a backward pass needs beside angles and states."""
+    """What a backward pass needs beside weights and states."""
 
     lease: Lease
-    levels: Tensor
-    vectors: Tensor
+    spectrum: tuple[Tensor, ...]  # eigenvalues and eigenvectors, where there are angles
     factors: tuple[Tensor, tuple[Tensor, ...], list[Tensor]]
 
 
 def _contract(
-    plan: Plan, angles: Tensor, states: Tensor | None, count: int, grad: bool
+    plan: Plan, weights: Tensor, states: Tensor | None, count: int, grad: bool
 ) -> tuple[Tensor, _Kept]:
-    dtype, acting = angles.dtype.to_complex(), angles
-    if len(plan.gates) < len(angles):
-        acting = angles[_acting(plan, angles.device)[0]]
-    gates, levels, vectors = exponentials(acting)
+    dtype, acting = weights.dtype.to_complex(), weights
+    if len(plan.gates) < len(weights):
+        acting = weights[_acting(plan, weights.device)[0]]
+    gates, *spectrum = (acting,) if weights.is_complex() else exponentials(acting)
     factors = _factors(plan, _flipped(plan, gates.to(dtype)))
-    lease = Lease(plan, count, basis=states is None, grad=grad, dtype=dtype, device=angles.device)
+    lease = Lease(plan, count, basis=states is None, grad=grad, dtype=dtype, device=weights.device)
     final = lease.program.run(_product_of_layers(*factors[1:]), states)
-    return final, _Kept(lease, levels, vectors, factors)
+    return final, _Kept(lease, tuple(spectrum), factors)
 
 
 class _Contraction(torch.autograd.Function):
@@ -475,54 +477,55 @@ class _Contraction(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, plan: Plan, angles: Tensor, states: Tensor | None, count: int) -> Tensor:
+    def forward(ctx: Any, plan: Plan, weights: Tensor, states: Tensor | None, count: int) -> Tensor:
         grad = any(ctx.needs_input_grad)
-        final, kept = _contract(plan, angles, states, count, grad)
+        final, kept = _contract(plan, weights, states, count, grad)
         if grad:
             ctx.plan, ctx.count = plan, count
             # Autograd lets go of what is saved after the backward pass, but of the context's
             # attributes only with the graph, which a loss that is kept keeps. So a program in use
             # hangs on a tensor that is saved.
-            holder: Any = angles.new_empty(0)
+            holder: Any = weights.new_empty(0)
             holder.kept = kept
-            ctx.save_for_backward(angles, states, holder)
+            ctx.save_for_backward(weights, states, holder)
         return final
 
     @staticmethod
     @over_batched_gradients
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         plan, count = ctx.plan, ctx.count
-        angles, states, holder = ctx.saved_tensors
+        weights, states, holder = ctx.saved_tensors
         if torch.is_grad_enabled() or is_transformed(grad) or is_forward_mode():
             given = [] if states is None else [states]
             pull_back = torch.func.vjp(
-                lambda angles, *given: _in_words(plan, angles, *given or [count]), angles, *given
+                lambda weights, *given: _in_words(plan, weights, *given or [count]), weights, *given
             )[1]
             return None, *pull_back(grad), *([None] if given else [None, None])
         # What saves tensors elsewhere (checkpoints, offloading) brings back their numbers only.
-        kept = getattr(holder, "kept", None) or _contract(plan, angles, states, count, True)[1]
+        kept = getattr(holder, "kept", None) or _contract(plan, weights, states, count, True)[1]
         grad_blocks, grad_start = kept.lease.program.pull_back(
             grad, states, to_start=ctx.needs_input_grad[2]
         )
-        grad_gates = _flipped(plan, _pull_to_gates(plan, None, grad_blocks, *kept.factors))
-        grad_angles = pull_to_angles(
-            grad_gates.to(kept.vectors.dtype), kept.levels, kept.vectors
-        ).to(angles.dtype)
-        if len(plan.gates) < len(angles):
-            acting = _acting(plan, angles.device)[0]
-            grad_angles = torch.zeros_like(angles).index_copy_(0, acting, grad_angles)
+        grad_weights = _flipped(plan, _pull_to_gates(plan, None, grad_blocks, *kept.factors))
+        if kept.spectrum:
+            grad_gates = grad_weights.to(kept.spectrum[1].dtype)
+            grad_weights = pull_to_angles(grad_gates, *kept.spectrum).to(weights.dtype)
+        if len(plan.gates) < len(weights):
+            acting = _acting(plan, weights.device)[0]
+            grad_weights = torch.zeros_like(weights).index_copy_(0, acting, grad_weights)
         if grad_start is not None:
             grad_start = grad_start[: len(states)]
             grad_start = grad_start if states.is_complex() else grad_start.real
-        return None, grad_angles, grad_start, None
+        return None, grad_weights, grad_start, None
 
 
-def sweep(plan: Plan, angles: Tensor, states: Tensor | int) -> Tensor:
+def sweep(plan: Plan, weights: Tensor, states: Tensor | int) -> Tensor:
     """Return U S for the plan's matrix U.
 
     Args:
         plan: The gates that act, fused; ``reversed_plan`` of it for the transpose of U.
-        angles: ``(num_gates, 15)`` of the whole ansatz. Their dtype is the one computed in.
+        weights: Angles ``(num_gates, 15)`` of the whole ansatz, or its gates ``(num_gates, 4, 4)``,
+            complex. Their precision is the one computed in.
         states: S: ``(features, vectors)``, real or complex, the leading amplitudes, the others are
             zero; or a number, for that many leading basis states.
 
@@ -531,7 +534,7 @@ def sweep(plan: Plan, angles: Tensor, states: Tensor | int) -> Tensor:
         ``Plan.observed``).
     """
     if not plan.gates or are_transforms_active() or is_forward_mode():
-        return _in_words(plan, angles, states)
+        return _in_words(plan, weights, states)
     if isinstance(states, int):
-        return _Contraction.apply(plan, angles, None, states)
-    return _Contraction.apply(plan, angles, states, states.shape[1])
+        return _Contraction.apply(plan, weights, None, states)
+    return _Contraction.apply(plan, weights, states, states.shape[1])

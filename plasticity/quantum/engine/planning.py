@@ -75,6 +75,8 @@ class Plan:
         after: Transposition of the qubit axes after the last step.
         observed: For an expectation value, where its qubit is after the last step: only the
             amplitudes of states in which it is 0 are made, in whatever order they are then.
+        unitary: Whether the gates are known to be unitary. If not, a backward pass keeps all
+            states: those before a block do not follow from those after it.
     """
 
     num_qubits: int
@@ -86,10 +88,13 @@ class Plan:
     after: Transposition | None
     observed: int | None = None
     transposed: bool = False
+    unitary: bool = True
 
 
 @lru_cache
-def make_plan(ansatz: Ansatz, qubit: int | None = None, width: int = BLOCK_QUBITS) -> Plan:
+def make_plan(
+    ansatz: Ansatz, qubit: int | None = None, width: int = BLOCK_QUBITS, unitary: bool = True
+) -> Plan:
     """Fuse the gates in the light cone of ``qubit`` into blocks of ``width`` qubits.
 
     Greedy: of all windows of neighbouring qubits (around the ring, if some gate goes around), take
@@ -118,7 +123,7 @@ def make_plan(ansatz: Ansatz, qubit: int | None = None, width: int = BLOCK_QUBIT
         for gate, position in content:
             flipped[gate] = window[position] != pairs[gate][0]
     layers = _layers(blocks, len(gates))
-    return Plan(n, width, gates, tuple(flipped), layers, steps, after, observed)
+    return Plan(n, width, gates, tuple(flipped), layers, steps, after, observed, unitary=unitary)
 
 
 def _windows(n: int, width: int, pairs: list[tuple[int, int]]) -> list[tuple[int, ...]]:

@@ -19,7 +19,8 @@ from plasticity.quantum.engine.planning import Plan, Transposition, products
 
 HISTORY_BYTES = 17 * 2**20
 """Bytes of intermediate states that a backward pass may keep. Older ones are recomputed from newer
-ones by the inverse blocks, so memory stops growing with depth."""
+ones by the inverse blocks, so memory stops growing with depth. Where blocks are not unitary, all
+are kept."""
 
 POOL_BYTES = 256 * 2**20
 """Bytes that programs which wait for their next use may hold, all together."""
@@ -60,7 +61,7 @@ class Program:
         total, size = len(plan.steps), 2**plan.width
         whole = 2**plan.num_qubits * vectors
         kept = HISTORY_BYTES // max(1, whole * dtype.itemsize) if grad else 0
-        kept = min(total, max(2, kept))
+        kept = min(total, max(2, kept)) if plan.unitary or not grad else total
         self._oldest = total - kept  # the first step whose operand is there at the end
         # To recompute a state takes a block that has an inverse, so whole blocks.
         self._products = products(plan, vectors if basis and not (grad and self._oldest) else None)

@@ -1,0 +1,129 @@
+"""A circuit whose gates are any matrices: the quantum layer without unitarity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorcircuit as tc
+import torch
+from torch import Tensor, nn
+
+from plasticity.quantum.circuits import Ansatz
+from plasticity.quantum.engine.contraction import sweep
+from plasticity.quantum.engine.planning import make_plan
+from plasticity.quantum.layer import _checked, _Evaluate, _precision, initial_state
+from plasticity.quantum.readouts import Readout
+
+
+class FreeCircuit(nn.Module):
+    """Classify with a circuit of free 4x4 gates on amplitude-encoded inputs.
+
+    As ``QNN``, but the gate on ``ansatz.pairs[g]`` is any complex matrix. With psi the state after
+    all gates, the probabilities are p_k = |psi_k|^2 / sum_j |psi_j|^2: the state is renormalised
+    once, at the end. Without that, p_k = |psi_k|^2 is what a readout of the kind of
+    ``LogProbabilities`` gets, which needs no probabilities.
+
+    A backward pass keeps the states before all blocks of gates: its memory grows with depth.
+
+    Args:
+        ansatz: Where the gates act.
+        readout: What is read.
+        renormalised: Whether the final state is scaled to unit norm.
+        initializer: Called with ``(num_gates, 4, 4)``, returns the first gates; by default unitary
+            ones, Haar distributed, from torch's global generator.
+
+    Attributes:
+        entries: The parameter, ``(num_gates, 4, 4, 2)``: real and imaginary parts of the gates, in
+            order of application.
+
+    Raises:
+        ValueError: The readout does not fit the ansatz, or is of Z and the state not renormalised;
+            on calling, as ``QNN``.
+    """
+
+    def __init__(
+        self,
+        ansatz: Ansatz,
+        readout: Readout,
+        *,
+        renormalised: bool = True,
+        initializer: Callable[[tuple[int, int, int]], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.ansatz, self.readout, self.renormalised = ansatz, readout, renormalised
+        readout.num_outcomes(ansatz.num_qubits)  # raises where the readout does not fit
+        self._plainly = None if renormalised else _Evaluate(ansatz, readout, unitary=False)
+        gates = (initializer or haar_unitaries)((ansatz.num_gates, 4, 4))
+        self.entries = nn.Parameter(torch.view_as_real(gates).to(torch.get_default_dtype()))
+
+    def gates(self) -> Tensor:
+        """Return the gates, ``(num_gates, 4, 4)``, complex."""
+        return torch.view_as_complex(self.entries)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map inputs to outputs.
+
+        Args:
+            x: ``(batch, features)``, real or complex, features <= 2**num_qubits.
+
+        Returns:
+            ``(batch, outputs)`` in the dtype of ``entries``.
+        """
+        if self._plainly is None:
+            return self._renormalised(x, self.gates())
+        return self._plainly(x, self.gates())
+
+    def _renormalised(self, x: Tensor, gates: Tensor) -> Tensor:
+        """_Evaluate with all amplitudes, of which few are read: the others are in the state's norm.
+
+        So neither a few rows of the circuit's matrix are enough nor, for Z, the light cone: the
+        states are carried. Their direction does not depend on the scale of a gate; each is scaled
+        first, so that depth does not take the states out of the range of numbers.
+        """
+        num_qubits, qubit = self.ansatz.num_qubits, self.readout.qubit
+        x, norm = _checked(x, num_qubits, _precision(gates))
+        scale = torch.linalg.matrix_norm(gates.detach(), keepdim=True) / 2  # 1 if it is unitary
+        plan = make_plan(self.ansatz, unitary=False)
+        states = sweep(plan, gates / scale, (x / norm).T)
+        # Along rows that are long in memory, squares and their sums are fast.
+        parts = torch.view_as_real(states).flatten(1)
+        outcomes = self.readout.num_outcomes(num_qubits)
+        if outcomes is not None:
+            read, rest = parts.split([outcomes, len(parts) - outcomes])
+            p = _paired(read * read)
+            return self.readout((p / (p.sum(0) + _paired((rest * rest).sum(0)))).T)
+        halves = (parts * parts).unflatten(0, (2 ** (qubit or 0), 2, -1)).sum(2).sum(0)
+        zero, one = _paired(halves)
+        return self.readout((zero - one) / (zero + one))
+
+    def circuit(self, x: Tensor) -> tc.Circuit:
+        """Build the circuit for one sample, as ``QNN.circuit``; its state is not renormalised."""
+        state = initial_state(x, self.ansatz.num_qubits, self.entries.dtype)
+        return self.ansatz.circuit(self.gates(), state)
+
+    def extra_repr(self) -> str:
+        """Describe ansatz and readout in one line."""
+        ansatz = self.ansatz
+        name = f"{type(ansatz).__name__}({ansatz.num_qubits} qubits, {ansatz.num_gates} gates)"
+        return f"{name}, {self.readout}, renormalised={self.renormalised}"
+
+
+def _paired(squares: Tensor) -> Tensor:
+    """Add the squares of real and imaginary parts, which are neighbours on the last axis."""
+    return squares.unflatten(-1, (-1, 2)).sum(-1)
+
+
+def haar_unitaries(shape: tuple[int, int, int], generator: torch.Generator | None = None) -> Tensor:
+    """Draw unitary matrices of the Haar measure, complex128.
+
+    The factor Q of the QR factorisation of a matrix of independent complex normal numbers, with
+    the phases of R's diagonal (Mezzadri 2007, "How to generate random matrices from the classical
+    compact groups").
+
+    Args:
+        shape: ``(matrices, size, size)``.
+        generator: Source of the numbers; by default torch's global one.
+    """
+    normal = torch.randn(*shape, 2, dtype=torch.float64, generator=generator)
+    q, r = torch.linalg.qr(torch.view_as_complex(normal))
+    return q * r.diagonal(dim1=-2, dim2=-1).sgn().unsqueeze(-2)
