@@ -19,7 +19,9 @@ class Learner:
     """Learn a stream of tasks.
 
     A module of the network that has a method ``after_update()`` is called after each update: so
-    parameters that must stay on a manifold are put back onto it.
+    parameters that must stay on a manifold are put back onto it. One that has a method
+    ``before_task(index)`` is called before each task, and before the remedies: so a module can
+    write the same function in other parameters. Neither touches the optimiser, whose moments stay.
 
     Args:
         network: From ``(batch, features)`` to ``(batch, outputs)``.
@@ -56,8 +58,8 @@ class Learner:
         # An update calls only what is there.
         self._penalties = [r.penalty for r in self.remedies if _has_own(r, "penalty")]
         self._afterwards = [r.after_update for r in self.remedies if _has_own(r, "after_update")]
-        hooks = (getattr(module, "after_update", None) for module in network.modules())
-        self._back_onto = [hook for hook in hooks if callable(hook)]
+        self._back_onto = _hooks(network, "after_update")
+        self._between = _hooks(network, "before_task")
 
     def new_optimizer(self) -> torch.optim.Optimizer:
         """Build an optimiser that remembers nothing."""
@@ -69,7 +71,9 @@ class Learner:
         return next(self.network.parameters()).device
 
     def start_task(self, index: int) -> None:
-        """Let the remedies act before task ``index``."""
+        """Let modules, then remedies, act before task ``index``."""
+        for begin in self._between:
+            begin(index)
         for remedy in self.remedies:
             remedy.before_task(index)
 
@@ -119,3 +123,8 @@ class Learner:
 
 def _has_own(remedy: Remedy, hook: str) -> bool:
     return getattr(type(remedy), hook) is not getattr(Remedy, hook)
+
+
+def _hooks(network: nn.Module, name: str) -> list[Callable[..., object]]:
+    hooks = (getattr(module, name, None) for module in network.modules())
+    return [hook for hook in hooks if callable(hook)]
