@@ -2,7 +2,7 @@
 
 ``--arms mlp+reset-optimizer`` is the preset's arm ``mlp`` with a remedy. An arm whose network is
 registered, but which the preset does not have, is trained as the preset's arm is that its network
-is like.
+is like, and has the options of that arm's network as far as it adapts to them.
 """
 
 from __future__ import annotations
@@ -127,8 +127,9 @@ class Registry:
         if base in arms:
             arm = arms[base]
         elif base in self.networks:
-            network = self.networks[base]
-            arm = dataclasses.replace(arms[network.like], network=network, remedies={})
+            arm = arms[self.networks[base].like]
+            network = self.networks[base].adapted(arm.network)
+            arm = dataclasses.replace(arm, network=network, remedies={})
         else:
             raise KeyError(_unknown("network", base, {*self.networks, *arms}))
         for remedy in remedies:

@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import math
 
+from plasticity.networks.bricks import (
+    FreeBrickwork,
+    OrthogonalBrickwork,
+    QnnTrivialised,
+    QnnWrapped,
+)
 from plasticity.networks.compact import OrthogonalMlp, SineMlp, SmallMlp, SphereMlp, TorusMlp
+from plasticity.networks.hybrids import QnnRelu, QnnReupload, QnnScaled
 from plasticity.networks.mlp import Mlp
 from plasticity.networks.network import Network
 from plasticity.networks.qnn import Qnn
 from plasticity.networks.quadratic import Linear, Quadratic, Stiefel, StiefelFree
 
+CIRCLE = (0.0, 2 * math.pi)
 NETWORKS: dict[str, Network] = {
     "mlp": Mlp(hidden=(16,)),
-    "qnn": Qnn(ansatz="brickwork", depth=4, readout="log-odds", initial_angles=(0.0, 2 * math.pi)),
+    "qnn": Qnn(ansatz="brickwork", depth=4, readout="log-odds", initial_angles=CIRCLE),
     "linear": Linear(),
     "quadratic": Quadratic(readout="log-odds"),
     "stiefel": Stiefel(readout="log-odds"),
@@ -30,4 +38,12 @@ NETWORKS: dict[str, Network] = {
     "mlp-sphere": SphereMlp(hidden=(16,), growth=3.0, biases="held", layer_norm=False),
     "mlp-sphere-ln": SphereMlp(hidden=(16,), growth=3.0, biases="held", layer_norm=True),
     "mlp-sin": SineMlp(hidden=(16,)),
+    # Circuits: a preset's QNN says which, if the preset has one.
+    "free-brickwork": FreeBrickwork("brickwork", 4, "log-odds", renormalised=True),
+    "orthogonal-brickwork": OrthogonalBrickwork("brickwork", 4, "log-odds", CIRCLE),
+    "qnn-wrapped": QnnWrapped("brickwork", 4, "log-odds", CIRCLE),
+    "qnn-trivialised": QnnTrivialised("brickwork", 4, "log-odds", CIRCLE),
+    "qnn-scaled": QnnScaled("brickwork", 4, "log-odds", CIRCLE),
+    "qnn-relu": QnnRelu("brickwork", 4, CIRCLE, units=64),
+    "qnn-reupload": QnnReupload("brickwork", 4, "log-odds", CIRCLE, uploads=1),
 }

@@ -58,6 +58,14 @@ class Network:
         """
         raise NotImplementedError
 
+    def adapted(self, preset: Network) -> Network:
+        """Return the network for a preset that has no arm of its name.
+
+        Args:
+            preset: The network of the preset's arm ``like``.
+        """
+        return self
+
     def remark(self, module: nn.Module) -> str:
         """Return what to say of a built module before it is trained."""
         return ""

@@ -58,7 +58,9 @@ def test_what_is_registered_explains_itself(registered: object) -> None:
     first, *_ = (type(registered).__doc__ or "").splitlines()
     assert first.endswith(".")
     assert len(first) < 80
-    source = inspect.getsource(type(registered))
+    source = "".join(
+        inspect.getsource(kind) for kind in type(registered).__mro__ if kind is not object
+    )
     for field in dataclasses.fields(registered):
         assert re.search(rf'^    {field.name}: .*\n    """', source, re.MULTILINE), field.name
 

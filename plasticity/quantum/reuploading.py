@@ -1,0 +1,141 @@
+"""A quantum layer whose inputs are uploaded again between its gates."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import tensorcircuit as tc
+import torch
+from torch import Tensor, nn
+
+from plasticity.quantum.circuits import Ansatz, in_backend
+from plasticity.quantum.engine.constants import cached_constants
+from plasticity.quantum.engine.contraction import sweep
+from plasticity.quantum.engine.planning import make_plan, reversed_plan
+from plasticity.quantum.layer import QNN, _checked, _precision, initial_state
+from plasticity.quantum.readouts import Readout
+
+
+class ReuploadingQNN(QNN):
+    """Classify with a quantum circuit that the inputs enter again and again.
+
+    As ``QNN``, but after some of its gates all qubits are rotated by the sample: qubit q by
+    exp(-i phi_q Z), phi_q = sum_i w_qi x_i / |x|, with weights w of its own each time. Gates follow
+    and precede, so rotations about Z are as general as those about any axis, and a bias would be
+    absorbed. With w = 0 it is the QNN. The outcomes' probabilities are no longer linear in x x*.
+
+    Args:
+        ansatz: As ``QNN``.
+        readout: As ``QNN``.
+        features: Numbers of a sample, real.
+        places: After how many gates the inputs are uploaded again, ascending, each more than 0 and
+            less than all.
+        initializer: As ``QNN``.
+        initial_uploads: Called with ``(len(places), num_qubits, features)``, returns the first w;
+            by default normal, of variance 1, from torch's global generator.
+
+    Attributes:
+        angles: As ``QNN``.
+        uploads: The parameter w, ``(len(places), num_qubits, features)``, radians.
+    """
+
+    def __init__(
+        self,
+        ansatz: Ansatz,
+        readout: Readout,
+        features: int,
+        places: tuple[int, ...],
+        initializer: Callable[[tuple[int, int]], Tensor] | None = None,
+        initial_uploads: Callable[[tuple[int, int, int]], Tensor] = torch.randn,
+    ) -> None:
+        super().__init__(ansatz, readout, initializer)
+        bounds = (0, *places, ansatz.num_gates)
+        if any(start >= end for start, end in itertools.pairwise(bounds)):
+            raise ValueError(f"places {places} are not between the {ansatz.num_gates} gates")
+        self._spans = tuple(itertools.pairwise(bounds))
+        self._parts = tuple(
+            Ansatz(ansatz.num_qubits, ansatz.pairs[start:end]) for start, end in self._spans
+        )
+        shape = len(places), ansatz.num_qubits, features
+        self.uploads = nn.Parameter(initial_uploads(shape).to(self.angles.dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map inputs to outputs.
+
+        Args:
+            x: ``(batch, features)``, real.
+
+        Returns:
+            ``(batch, outputs)`` in the dtype of ``angles``.
+        """
+        if torch.is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):
+                return self.forward(x)
+        x, rotations = self._rotations(x)
+        states, qubit = x.T, self.readout.qubit
+        *parts, last = [
+            (part, self.angles[start:end])
+            for part, (start, end) in zip(self._parts, self._spans, strict=True)
+        ]
+        for (part, angles), phi in zip(parts, rotations, strict=True):
+            states = _rotated(sweep(make_plan(part), angles, states), phi.T)
+        part, angles = last
+        outcomes = self.readout.num_outcomes(self.ansatz.num_qubits)
+        if outcomes is None:
+            states = sweep(make_plan(part, qubit), angles, states)
+            squares = torch.view_as_real(states).square().sum(0)
+            return self.readout(2 * squares.sum(1) - 1)
+        if outcomes < len(x):  # the fewer vectors are carried
+            states = sweep(reversed_plan(make_plan(part)), angles, outcomes).T @ states
+        else:
+            states = sweep(make_plan(part), angles, states)[:outcomes]
+        squares = torch.view_as_real(states).square()
+        return self.readout((squares[..., 0] + squares[..., 1]).T)
+
+    def _rotations(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the samples at unit norm and their phi, ``(uploads, batch, num_qubits)``."""
+        if x.is_complex():
+            raise TypeError("the inputs are complex: what rotates qubits must be real")
+        x, norm = _checked(x, self.ansatz.num_qubits, _precision(self.angles))
+        if x.shape[1] != self.uploads.shape[2]:
+            raise ValueError(f"{x.shape[1]} features: it is made for {self.uploads.shape[2]}")
+        x = x / norm
+        return x, x @ self.uploads.mT
+
+    def circuit(self, x: Tensor) -> tc.Circuit:
+        """Build the same circuit for one sample, as ``QNN.circuit``."""
+        num_qubits = self.ansatz.num_qubits
+        state = initial_state(x, num_qubits, self.angles.dtype)
+        _, rotations = self._rotations(x.unsqueeze(0))
+        circuit = tc.Circuit(num_qubits, inputs=in_backend(state))
+        for k, (part, (start, end)) in enumerate(zip(self._parts, self._spans, strict=True)):
+            if k > 0:
+                for qubit, phi in enumerate(rotations[k - 1, 0]):
+                    circuit.rz(qubit, theta=in_backend(2 * phi))  # exp(-i theta Z / 2)
+            part.extend(circuit, self.angles[start:end])
+        return circuit
+
+
+def _rotated(states: Tensor, phi: Tensor) -> Tensor:
+    """Rotate qubit q of sample b by exp(-i phi_qb Z), for states ``(2**num_qubits, batch)``.
+
+    The phases of the first and of the last qubits are made apart: of their Kronecker product, a
+    sample has as many as it has amplitudes.
+    """
+    split = len(phi) // 2
+    result = states.unflatten(0, (2**split, -1))
+    for part, axis in ((phi[:split], 1), (phi[split:], 0)):
+        (signs,) = _signs(len(part), phi.dtype, phi.device)
+        angles = signs @ part
+        phases = torch.complex(angles.cos(), -angles.sin())
+        result = result * phases.unsqueeze(axis)
+    return result.flatten(0, 1)
+
+
+@cached_constants
+def _signs(num_qubits: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor]:
+    """Return the diagonals of Z on each qubit, ``(2**num_qubits, num_qubits)``."""
+    states = torch.arange(2**num_qubits, device=device).unsqueeze(1)
+    bits = states >> torch.arange(num_qubits, device=device).flip(0) & 1
+    return ((1 - 2 * bits).to(dtype),)
