@@ -26,13 +26,13 @@ from experiments.parts.experiment import (
     TaskOptions,
     TaskSetting,
     UsageError,
+    at_rates,
     content_of,
 )
 from experiments.parts.supervised import Problem, SupervisedLearning
 from plasticity.networks import NETWORKS
 from plasticity.networks.mlp import Mlp
 from plasticity.networks.qnn import Qnn
-from plasticity.networks.quadratic import Quadratic
 from plasticity.remedies import REMEDIES
 
 if TYPE_CHECKING:
@@ -114,30 +114,25 @@ QUICK = RELEASED.replace(
 
 # Every arm sees the same: 10,000 images a task, an epoch, unit norm, the padding permuted too, Adam
 # never reset. What is left to differ is the network, and its rate.
-RATES = {
-    "mlp": 1e-2, "qnn": 3e-2, "linear": 1e-2, "quadratic": 3e-3, "stiefel": 3e-3,
-    "stiefel-free": 3e-3, "mlp-bounded": 1e-2, "mlp-wide": 1e-3, "mlp-small": 1e-2,
-    "mlp-torus": 3e-2, "mlp-orthogonal": 1e-2, "mlp-orthogonal-max-min": 1e-2, "mlp-sphere": 1e-2,
-    "mlp-sphere-ln": 1e-2, "mlp-sin": 1e-2,
-}  # fmt: skip
-OWN = {
-    "mlp": RELEASED.arms["mlp"].network,
-    "qnn": RELEASED.arms["qnn"].network,
-    # With log-odds a probability beyond 1 is clipped, and the clip takes the gradient.
-    "quadratic": Quadratic(readout="log"),
+REGISTRY = Registry(NETWORKS, REMEDIES, Inputs)
+ALIKE = {
+    "optimizer": Adam(learning_rate=1e-2, epsilon=1e-8),
+    "epochs": 1,
+    "inputs": Inputs(unit_norm=True, permute_padding=True),
+    "remedies": {},
 }
-WHY = Preset(
-    replace(RELEASED.config, num_tasks=100, train_samples=10_000),
+WHY = at_rates(
+    RELEASED.replace({"num_tasks": 100, "train_samples": 10_000}, mlp=ALIKE, qnn=ALIKE),
+    REGISTRY,
     {
-        name: ArmConfig(
-            OWN.get(name, NETWORKS[name]),
-            Adam(rate, epsilon=1e-8),
-            epochs=1,
-            inputs=Inputs(unit_norm=True, permute_padding=True),
-        )
-        for name, rate in RATES.items()
+        "mlp": 1e-2, "qnn": 3e-2, "linear": 1e-2, "quadratic": 3e-3, "stiefel": 3e-3,
+        "stiefel-free": 3e-3, "free-brickwork": 1e-2, "orthogonal-brickwork": 3e-2,
+        "qnn-wrapped": 3e-2, "qnn-trivialised": 3e-2, "qnn-scaled": 3e-2, "qnn-relu": 1e-2,
+        "qnn-reupload": 1e-2, "mlp-bounded": 1e-2, "mlp-wide": 1e-3, "mlp-small": 1e-2,
+        "mlp-torus": 3e-2, "mlp-orthogonal": 1e-2, "mlp-orthogonal-max-min": 1e-2,
+        "mlp-sphere": 1e-2, "mlp-sphere-ln": 1e-2, "mlp-sin": 1e-2,
     },
-)
+)  # fmt: skip
 
 
 def load(config: Config, options: TaskOptions) -> Images:
@@ -188,7 +183,7 @@ EXPERIMENT = Experiment(
     name="mnist",
     about=__doc__,
     presets={"released": RELEASED, "matched": MATCHED, "why": WHY, "quick": QUICK},
-    registry=Registry(NETWORKS, REMEDIES, Inputs),
+    registry=REGISTRY,
     load=load,
     identify=content_of,
     check=LEARNING.check,

@@ -26,7 +26,8 @@ NETWORKS: dict[str, Network] = {
     "mlp": Mlp(hidden=(16,)),
     "qnn": Qnn(ansatz="brickwork", depth=4, readout="log-odds", initial_angles=CIRCLE),
     "linear": Linear(),
-    "quadratic": Quadratic(readout="log-odds"),
+    # With log-odds a probability beyond 1 is clipped, and the clip takes the gradient.
+    "quadratic": Quadratic(readout="log"),
     "stiefel": Stiefel(readout="log-odds"),
     "stiefel-free": StiefelFree(readout="log-odds"),
     "mlp-bounded": Mlp(hidden=(16,), bounded_logits=True, logit_bound=5.0),
