@@ -31,6 +31,7 @@ from experiments.parts.experiment import (
 )
 from experiments.parts.supervised import Problem, SupervisedLearning
 from plasticity.networks import NETWORKS
+from plasticity.networks.compact import SmallMlp
 from plasticity.networks.mlp import Mlp
 from plasticity.networks.qnn import Qnn
 from plasticity.remedies import REMEDIES
@@ -100,8 +101,8 @@ MATCHED = RELEASED.replace(
 )
 # Labels that mean something: no degenerate levels, each followed through all anisotropies.
 RESOLVED = RELEASED.replace({"levels": "resolved"})
-# Every arm sees the same: levels that mean the same at every anisotropy, states with fixed signs, Adam
-# never reset. What is left to differ is the network, and its rate.
+# Every arm sees the same: levels that mean the same at every anisotropy, states with fixed signs.
+# What is left to differ is the network, and its rate.
 REGISTRY = Registry(NETWORKS, REMEDIES, Inputs)
 ALIKE = {
     "optimizer": Adam(learning_rate=2e-3, epsilon=1e-8),
@@ -119,6 +120,8 @@ WHY = at_rates(
         "mlp-sphere": 2e-3, "mlp-sphere-ln": 2e-3, "mlp-sin": 2e-3,
     },
 )  # fmt: skip
+# As many parameters as the circuit.
+WHY = WHY.replace({}, **{"mlp-small": {"network": SmallMlp(num_parameters=810, hidden=16)}})
 # Chosen to finish within seconds: 64 levels, and a rate at which 30 updates are enough to see
 # the arms learn.
 QUICK = RELEASED.replace(
