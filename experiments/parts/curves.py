@@ -365,7 +365,9 @@ def finish(axes: Any, panel: Panel, unit: str) -> None:
     """Give a panel its scales and labels."""
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-    if panel.logarithmic:
+    drawn = axes.get_lines()
+    # What is zero throughout, as a norm that is taken anew before each task, has no logarithm.
+    if panel.logarithmic and (not drawn or any((line.get_ydata() > 0).any() for line in drawn)):
         axes.set_yscale("log")
         low, high = axes.get_ylim()
         # Beside many decades, LogLocator would find no room for these, and label none.

@@ -1,6 +1,9 @@
 """Figures of runs: what they show of any number of arms and seeds, and what they refuse."""
 
 import json
+
+
+import io
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +219,15 @@ def test_logarithmic_axis_has_labels_over_few_and_many_decades(decades: int) -> 
     assert 2 <= len(labels) <= 11
     assert len({*labels}) == len(labels)
     assert all(labels)
+
+
+@pytest.mark.parametrize(("last", "scale"), [(0.0, "linear"), (1.0, "log")])
+def test_a_scale_is_logarithmic_where_something_has_a_logarithm(last: float, scale: str) -> None:
+    rows = [{"task": t, "a": 0.0} for t in range(30)]
+    series = {"one": [rows], "two": [[*rows, {"task": 30, "a": last}]]}
+    figure = learning_curves(series, [Panel("a", "label", logarithmic=True)], "title")
+    assert [axes.get_yscale() for axes in figure.axes] == [scale]
+    figure.savefig(io.BytesIO())
 
 
 def test_released_arms_come_first_and_have_names_in_words(drawn: list[Figure]) -> None:
