@@ -46,5 +46,5 @@ NETWORKS: dict[str, Network] = {
     "qnn-trivialised": QnnTrivialised("brickwork", 4, "log-odds", CIRCLE),
     "qnn-scaled": QnnScaled("brickwork", 4, "log-odds", CIRCLE),
     "qnn-relu": QnnRelu("brickwork", 4, CIRCLE, units=64),
-    "qnn-reupload": QnnReupload("brickwork", 4, "log-odds", CIRCLE, uploads=1),
+    "qnn-reupload": QnnReupload("brickwork", 4, "log-odds", CIRCLE, uploads=1, first_after=0),
 }

@@ -100,27 +100,34 @@ class QnnRelu(Network):
 class QnnReupload(Qnn):
     """Classify with the QNN; inputs rotate its qubits again between layers.
 
-    Inputs are amplitudes, as of ``qnn``. After each of the first ``uploads`` layers, qubit q of
-    sample x is rotated by exp(-i phi_q Z) with phi_q = w_q . x / |x|; the weights w of each upload
-    and qubit are real and free, and N(0, 1) at first, so that the angles are.
+    Inputs are amplitudes, as of ``qnn``. After ``first_after`` layers, and after each of the next
+    until there are ``uploads``, qubit q of sample x is rotated by exp(-i phi_q Z) with
+    phi_q = w_q . x / |x|; the weights w of each upload and qubit are real and free, and N(0, 1) at
+    first, so that the angles are.
 
     It breaks the linearity of probabilities in x x*. Compare with ``qnn``, which it is where w is
     zero. Source: Perez-Salinas et al. 2020, "Data re-uploading for a universal quantum classifier",
-    with inputs w . x + b for a qubit; b is left out, since the gates around absorb it. There all
+    with inputs w . x + b for a qubit; b is left out, since the gates after it absorb it. There all
     inputs are angles; here the first upload is as amplitudes, so that little else differs.
 
-    What also differs: parameters, one more for each input, qubit and upload, that may grow. Each
-    sample has a circuit of its own, so states are carried through the gates before the last upload;
-    more uploads than one take that much longer. Complex inputs are refused.
+    What also differs: parameters that may grow, one for each input, qubit and upload. Each sample
+    has a circuit of its own up to the last upload. By default that has no gates: inputs are
+    uploaded twice before the first layer, as amplitudes and as angles, and it takes little longer
+    than the QNN. With more layers before them uploads take as much longer as carrying each sample's
+    state through these takes. Complex inputs are refused.
     """
 
     uploads: int
-    """How often, each time after another layer; fewer than there are layers."""
+    """How often inputs are uploaded as angles."""
+    first_after: int
+    """Layers of gates before the first of these uploads."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.uploads < 1:
             raise ValueError(f"uploads {self.uploads}: at least 1")
+        if self.first_after < 0:
+            raise ValueError(f"first-after {self.first_after}: at least 0")
 
     def build(self, shape: Shape, generator: torch.Generator) -> nn.Module:
         """Build it (see ``Network.build``)."""
@@ -128,15 +135,18 @@ class QnnReupload(Qnn):
 
         from plasticity.quantum.reuploading import ReuploadingQNN
 
-        if self.uploads >= self.depth:
-            raise DoesNotFit(f"uploads {self.uploads}: there are {self.depth - 1} between layers")
+        last = self.first_after + self.uploads - 1
+        if last >= self.depth:
+            raise DoesNotFit(
+                f"the last upload is after {last} of {self.depth} layers: none is left"
+            )
         ansatz, readout, angles = self.circuit(shape, generator)
         layer = ansatz.num_gates // self.depth
         return ReuploadingQNN(
             ansatz,
             readout,
             shape.inputs,
-            tuple(layer * (k + 1) for k in range(self.uploads)),
+            tuple(layer * after for after in range(self.first_after, last + 1)),
             angles,
             lambda size: torch.randn(size, generator=generator),
         )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from plasticity.quantum.circuits import Ansatz, in_backend
 from plasticity.quantum.engine.constants import cached_constants
 from plasticity.quantum.engine.contraction import sweep
-from plasticity.quantum.engine.planning import make_plan, reversed_plan
+from plasticity.quantum.engine.planning import Plan, make_plan, reversed_plan
 from plasticity.quantum.layer import QNN, _checked, _precision, initial_state
 from plasticity.quantum.readouts import Readout
 
@@ -29,8 +29,9 @@ class ReuploadingQNN(QNN):
         ansatz: As ``QNN``.
         readout: As ``QNN``.
         features: Numbers of a sample, real.
-        places: After how many gates the inputs are uploaded again, ascending, each more than 0 and
-            less than all.
+        places: After how many gates the inputs are uploaded again, ascending, from 0 to less than
+            all. Until the last of these places each sample has a circuit of its own, whose state is
+            carried; before the first gate it is made without one.
         initializer: As ``QNN``.
         initial_uploads: Called with ``(len(places), num_qubits, features)``, returns the first w;
             by default normal, of variance 1, from torch's global generator.
@@ -50,12 +51,13 @@ class ReuploadingQNN(QNN):
         initial_uploads: Callable[[tuple[int, int, int]], Tensor] = torch.randn,
     ) -> None:
         super().__init__(ansatz, readout, initializer)
-        bounds = (0, *places, ansatz.num_gates)
+        bounds = (-1, *places, ansatz.num_gates)
         if any(start >= end for start, end in itertools.pairwise(bounds)):
-            raise ValueError(f"places {places} are not between the {ansatz.num_gates} gates")
-        self._spans = tuple(itertools.pairwise(bounds))
-        self._parts = tuple(
-            Ansatz(ansatz.num_qubits, ansatz.pairs[start:end]) for start, end in self._spans
+            raise ValueError(f"places {places} are not before the last of {ansatz.num_gates} gates")
+        self._spans = tuple(itertools.pairwise((0, *bounds[1:])))
+        self._parts = tuple(  # without gates, the first is None
+            Ansatz(ansatz.num_qubits, ansatz.pairs[start:end]) if end else None
+            for start, end in self._spans
         )
         shape = len(places), ansatz.num_qubits, features
         self.uploads = nn.Parameter(initial_uploads(shape).to(self.angles.dtype))
@@ -73,23 +75,28 @@ class ReuploadingQNN(QNN):
             with torch.autocast(x.device.type, enabled=False):
                 return self.forward(x)
         x, rotations = self._rotations(x)
-        states, qubit = x.T, self.readout.qubit
-        *parts, last = [
+        amplitudes = 2**self.ansatz.num_qubits
+        states = torch.nn.functional.pad(x.T, (0, 0, 0, amplitudes - x.shape[1]))
+        *parts, (last, angles) = [
             (part, self.angles[start:end])
             for part, (start, end) in zip(self._parts, self._spans, strict=True)
         ]
-        for (part, angles), phi in zip(parts, rotations, strict=True):
-            states = _rotated(sweep(make_plan(part), angles, states), phi.T)
-        part, angles = last
+        for (part, of_part), phi in zip(parts, rotations, strict=True):
+            if part is not None:
+                states = sweep(make_plan(part), of_part, states)
+            states = _rotated(states, phi.T)
+        return self._read(make_plan(last, self.readout.qubit), angles, states)
+
+    def _read(self, plan: Plan, angles: Tensor, states: Tensor) -> Tensor:
+        """Read the states, ``(2**num_qubits, batch)``, after the last gates."""
         outcomes = self.readout.num_outcomes(self.ansatz.num_qubits)
         if outcomes is None:
-            states = sweep(make_plan(part, qubit), angles, states)
-            squares = torch.view_as_real(states).square().sum(0)
-            return self.readout(2 * squares.sum(1) - 1)
-        if outcomes < len(x):  # the fewer vectors are carried
-            states = sweep(reversed_plan(make_plan(part)), angles, outcomes).T @ states
+            squares = torch.view_as_real(sweep(plan, angles, states)).square().sum(0)
+            return self.readout(2 * squares.sum(1) - 1)  # the probability of 0 less that of 1
+        if outcomes < states.shape[1]:  # the fewer vectors are carried
+            states = sweep(reversed_plan(plan), angles, outcomes).T @ states
         else:
-            states = sweep(make_plan(part), angles, states)[:outcomes]
+            states = sweep(plan, angles, states)[:outcomes]
         squares = torch.view_as_real(states).square()
         return self.readout((squares[..., 0] + squares[..., 1]).T)
 
@@ -113,7 +120,8 @@ class ReuploadingQNN(QNN):
             if k > 0:
                 for qubit, phi in enumerate(rotations[k - 1, 0]):
                     circuit.rz(qubit, theta=in_backend(2 * phi))  # exp(-i theta Z / 2)
-            part.extend(circuit, self.angles[start:end])
+            if part is not None:
+                part.extend(circuit, self.angles[start:end])
         return circuit
 
 

@@ -132,8 +132,9 @@ def test_relu_units_and_circuits_that_are_none_are_refused(options: dict, messag
 
 # --------------------------------------------------------------------------------------- reupload
 @pytest.mark.parametrize(("name", "layer"), [("brickwork", 3), ("staircase", 3), ("ring", 4)])
-def test_inputs_are_uploaded_again_after_the_first_layers(name: str, layer: int) -> None:
-    network = QnnReupload(name, 4, "log-odds", CIRCLE, uploads=2)
+@pytest.mark.parametrize("first_after", [0, 1, 2])
+def test_inputs_are_uploaded_again_between_layers(name: str, layer: int, first_after: int) -> None:
+    network = QnnReupload(name, 4, "log-odds", CIRCLE, uploads=2, first_after=first_after)
     built = network.build(Shape(15, 3), weights())
     x = torch.rand(5, 15)
     qnn = Qnn(name, 4, "log-odds", CIRCLE).build(Shape(15, 3), weights())
@@ -141,9 +142,13 @@ def test_inputs_are_uploaded_again_after_the_first_layers(name: str, layer: int)
     assert torch.equal(built.angles, qnn.angles)
     assert built.uploads.shape == (2, 4, 15)
     by_hand = ReuploadingQNN(
-        qnn.ansatz, qnn.readout, 15, (layer, 2 * layer), lambda _: qnn.angles.detach(),
+        qnn.ansatz,
+        qnn.readout,
+        15,
+        (first_after * layer, (first_after + 1) * layer),
+        lambda _: qnn.angles.detach(),
         lambda _: built.uploads.detach(),
-    )  # fmt: skip
+    )
     assert torch.equal(built(x), by_hand(x))
     with torch.no_grad():
         built.uploads.zero_()
@@ -151,7 +156,7 @@ def test_inputs_are_uploaded_again_after_the_first_layers(name: str, layer: int)
 
 
 def test_first_rotations_are_normal_for_inputs_of_any_scale() -> None:
-    built = QnnReupload("brickwork", 4, "log-odds", CIRCLE, uploads=3).build(
+    built = QnnReupload("brickwork", 4, "log-odds", CIRCLE, uploads=3, first_after=0).build(
         Shape(784, 10), weights()
     )
     _, rotations = built._rotations(100 * torch.rand(1, 784))
@@ -162,14 +167,18 @@ def test_first_rotations_are_normal_for_inputs_of_any_scale() -> None:
 
 
 def test_uploads_that_have_no_place_are_refused() -> None:
-    with pytest.raises(ValueError, match="uploads 0: at least 1"):
-        QnnReupload("brickwork", 4, "log-odds", CIRCLE, uploads=0)
-    with pytest.raises(ValueError, match="depth 0: at least 1"):
-        QnnReupload("brickwork", 0, "log-odds", CIRCLE, uploads=1)
-    for depth, uploads in ((1, 1), (3, 3)):
-        network = QnnReupload("brickwork", depth, "log-odds", CIRCLE, uploads)
-        with pytest.raises(DoesNotFit, match=f"uploads {uploads}: .* {depth - 1} between layers"):
+    for depth, uploads, first_after, message in (
+        (4, 0, 0, "uploads 0: at least 1"),
+        (0, 1, 0, "depth 0: at least 1"),
+        (4, 1, -1, "first-after -1: at least 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            QnnReupload("brickwork", depth, "log-odds", CIRCLE, uploads, first_after)
+    for depth, uploads, first_after in ((1, 1, 1), (3, 4, 0), (3, 2, 2)):
+        network = QnnReupload("brickwork", depth, "log-odds", CIRCLE, uploads, first_after)
+        with pytest.raises(DoesNotFit, match=f"upload is after 3 of 3|after 1 of {depth} layers"):
             network.build(Shape(16, 3), weights())
+    QnnReupload("brickwork", 3, "log-odds", CIRCLE, 3, 0).build(Shape(16, 3), weights())
 
 
 def test_same_generator_seed_gives_the_same_uploads() -> None:

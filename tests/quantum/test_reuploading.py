@@ -19,7 +19,8 @@ from tests.oracle import amplitudes, dense_unitary, tensorcircuit
 READOUTS = [LogOdds(3), Probabilities(), PauliZ(0), SignedPauliZ(2)]
 CASES = [
     (Brickwork(4, 3), (3,)), (Brickwork(4, 3), (3, 6)), (Staircase(3, 3), (1, 2, 5)),
-    (Ring(5, 2), (5,)), (Ansatz(3, ((2, 0), (0, 1))), (1,)),
+    (Ring(5, 2), (5,)), (Ansatz(3, ((2, 0), (0, 1))), (1,)), (Brickwork(4, 2), (0,)),
+    (Staircase(4, 2), (0, 3)), (Brickwork(3, 1), (0, 1)),
 ]  # fmt: skip
 
 
@@ -55,8 +56,9 @@ def dense_probabilities(net: ReuploadingQNN, places: tuple[int, ...], x: torch.T
                 for angle in phi:
                     rotation = np.kron(rotation, np.diag([np.exp(-1j * angle), np.exp(1j * angle)]))
                 state = rotation @ state
-            part = Ansatz(n, pairs[start:end])
-            state = dense_unitary(part, net.angles.detach()[start:end]) @ state
+            if end > start:
+                part = Ansatz(n, pairs[start:end])
+                state = dense_unitary(part, net.angles.detach()[start:end]) @ state
         result.append(np.abs(state) ** 2)
     return torch.from_numpy(np.stack(result))
 
@@ -81,8 +83,9 @@ def test_outputs_match_dense_matrices(ansatz: Ansatz, places, readout, batch: in
 
 @pytest.mark.parametrize("readout", READOUTS, ids=str)
 @pytest.mark.parametrize("batch", [2, 5])
-def test_gradients_match_finite_differences(readout, batch: int) -> None:
-    net = reuploading(Staircase(3, 3), readout, (2, 4))
+@pytest.mark.parametrize("places", [(2, 4), (0,)])
+def test_gradients_match_finite_differences(readout, batch: int, places) -> None:
+    net = reuploading(Staircase(3, 3), readout, places)
     assert torch.autograd.gradcheck(
         lambda angles, uploads, x: functional_call(
             net, {"angles": angles, "uploads": uploads}, (x,)
@@ -104,16 +107,18 @@ def test_without_weights_it_is_the_qnn(readout: Readout) -> None:
     torch.testing.assert_close(net(inputs(net)), qnn(inputs(net)))
 
 
-def test_tc_circuit_is_the_same_circuit() -> None:
-    net = reuploading(Ring(4, 3), Probabilities(), (4, 8))
+@pytest.mark.parametrize("places", [(4, 8), (0, 4)])
+def test_tc_circuit_is_the_same_circuit(places: tuple[int, ...]) -> None:
+    net = reuploading(Ring(4, 3), Probabilities(), places)
     x = inputs(net)
     with tensorcircuit("pytorch"):
         states = torch.stack([net.circuit(sample).state() for sample in x])
     torch.testing.assert_close(states.abs().square(), net(x))
 
 
-def test_probabilities_are_linear_in_x_x_for_the_qnn_and_not_here() -> None:
-    net = reuploading(Brickwork(4, 3), Probabilities(), (3,), features=16)
+@pytest.mark.parametrize("place", [0, 3])
+def test_probabilities_are_linear_in_x_x_for_the_qnn_and_not_here(place: int) -> None:
+    net = reuploading(Brickwork(4, 3), Probabilities(), (place,), features=16)
     qnn = QNN(net.ansatz, net.readout, lambda _: net.angles.detach())
     x, y = torch.linalg.qr(torch.randn(16, 2, dtype=torch.float64))[0].T[:, None]
     for layer, is_linear in ((qnn, True), (net, False)):
@@ -174,9 +179,9 @@ def test_precision_empty_batch_and_autocast(readout: Readout) -> None:
     torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("places", [(0,), (4,), (2, 2), (3, 1), (9,)])
-def test_places_that_are_not_between_gates_are_refused(places: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="not between the 4 gates"):
+@pytest.mark.parametrize("places", [(-1,), (4,), (2, 2), (3, 1), (0, 0), (9,)])
+def test_places_that_are_not_before_the_last_gate_are_refused(places: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="not before the last of 4 gates"):
         ReuploadingQNN(Brickwork(3, 2), LogOdds(2), 8, places)
 
 
