@@ -26,7 +26,6 @@ from experiments.parts.experiment import (
     TaskOptions,
     TaskSetting,
     UsageError,
-    at_rates,
     content_of,
 )
 from experiments.parts.supervised import Problem, SupervisedLearning
@@ -112,28 +111,6 @@ QUICK = RELEASED.replace(
     qnn={"epochs": 3, "optimizer": Adam(learning_rate=1e-2, epsilon=1e-8)},
 )
 
-# Every arm sees the same: 10,000 images a task, an epoch, unit norm, the padding permuted too, Adam
-# never reset. What is left to differ is the network, and its rate.
-REGISTRY = Registry(NETWORKS, REMEDIES, Inputs)
-ALIKE = {
-    "optimizer": Adam(learning_rate=1e-2, epsilon=1e-8),
-    "epochs": 1,
-    "inputs": Inputs(unit_norm=True, permute_padding=True),
-    "remedies": {},
-}
-WHY = at_rates(
-    RELEASED.replace({"num_tasks": 100, "train_samples": 10_000}, mlp=ALIKE, qnn=ALIKE),
-    REGISTRY,
-    {
-        "mlp": 1e-2, "qnn": 3e-2, "linear": 1e-2, "quadratic": 3e-3, "stiefel": 3e-3,
-        "stiefel-free": 3e-3, "free-brickwork": 1e-2, "orthogonal-brickwork": 3e-2,
-        "qnn-wrapped": 3e-2, "qnn-trivialised": 3e-2, "qnn-scaled": 3e-2, "qnn-relu": 1e-2,
-        "qnn-reupload": 1e-2, "mlp-bounded": 1e-2, "mlp-wide": 1e-3, "mlp-small": 1e-2,
-        "mlp-torus": 3e-2, "mlp-orthogonal": 1e-2, "mlp-orthogonal-max-min": 1e-2,
-        "mlp-sphere": 1e-2, "mlp-sphere-ln": 1e-2, "mlp-sin": 1e-2,
-    },
-)  # fmt: skip
-
 
 def load(config: Config, options: TaskOptions) -> Images:
     """Read the images; a blank one has no direction, so nothing to encode as a state."""
@@ -182,8 +159,8 @@ COLUMNS = {
 EXPERIMENT = Experiment(
     name="mnist",
     about=__doc__,
-    presets={"released": RELEASED, "matched": MATCHED, "why": WHY, "quick": QUICK},
-    registry=REGISTRY,
+    presets={"released": RELEASED, "matched": MATCHED, "quick": QUICK},
+    registry=Registry(NETWORKS, REMEDIES, Inputs),
     load=load,
     identify=content_of,
     check=LEARNING.check,

@@ -26,12 +26,10 @@ from experiments.parts.experiment import (
     TaskOptions,
     TaskSetting,
     UsageError,
-    at_rates,
     content_of,
 )
 from experiments.parts.supervised import Problem, SupervisedLearning
 from plasticity.networks import NETWORKS
-from plasticity.networks.compact import SmallMlp
 from plasticity.networks.mlp import Mlp
 from plasticity.networks.qnn import Qnn
 from plasticity.remedies import REMEDIES
@@ -101,27 +99,6 @@ MATCHED = RELEASED.replace(
 )
 # Labels that mean something: no degenerate levels, each followed through all anisotropies.
 RESOLVED = RELEASED.replace({"levels": "resolved"})
-# Every arm sees the same: levels that mean the same at every anisotropy, states with fixed signs.
-# What is left to differ is the network, and its rate.
-REGISTRY = Registry(NETWORKS, REMEDIES, Inputs)
-ALIKE = {
-    "optimizer": Adam(learning_rate=2e-3, epsilon=1e-8),
-    "inputs": Inputs(imaginary=False, fix_sign=True),
-}
-WHY = at_rates(
-    RELEASED.replace({"num_tasks": 300, "levels": "resolved"}, mlp=ALIKE, qnn=ALIKE),
-    REGISTRY,
-    {
-        "mlp": 2e-3, "qnn": 2e-3, "linear": 1e-2, "quadratic": 3e-3, "stiefel": 3e-3,
-        "stiefel-free": 3e-3, "free-brickwork": 3e-3, "orthogonal-brickwork": 2e-3,
-        "qnn-wrapped": 2e-3, "qnn-trivialised": 2e-3, "qnn-scaled": 2e-3, "qnn-relu": 2e-3,
-        "qnn-reupload": 2e-3, "mlp-bounded": 2e-3, "mlp-wide": 1e-3, "mlp-small": 2e-3,
-        "mlp-torus": 1e-2, "mlp-orthogonal": 2e-3, "mlp-orthogonal-max-min": 2e-3,
-        "mlp-sphere": 2e-3, "mlp-sphere-ln": 2e-3, "mlp-sin": 2e-3,
-    },
-)  # fmt: skip
-# As many parameters as the circuit.
-WHY = WHY.replace({}, **{"mlp-small": {"network": SmallMlp(num_parameters=810, hidden=16)}})
 # Chosen to finish within seconds: 64 levels, and a rate at which 30 updates are enough to see
 # the arms learn.
 QUICK = RELEASED.replace(
@@ -175,10 +152,9 @@ EXPERIMENT = Experiment(
         "released": RELEASED,
         "matched": MATCHED,
         "resolved": RESOLVED,
-        "why": WHY,
         "quick": QUICK,
     },
-    registry=REGISTRY,
+    registry=Registry(NETWORKS, REMEDIES, Inputs),
     load=load,
     identify=content_of,
     check=LEARNING.check,

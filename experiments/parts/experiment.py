@@ -140,18 +140,6 @@ class Preset(Generic[Config]):
         return Preset(dataclasses.replace(self.config, **config), changed)
 
 
-def at_rates(
-    preset: Preset[Config], registry: Registry, rates: Mapping[str, float]
-) -> Preset[Config]:
-    """Return a protocol with many arms, each like the preset's but for its network and its rate."""
-    arms = {}
-    for name, rate in rates.items():
-        arm = registry.resolve(name, preset.arms)
-        adam = dataclasses.replace(arm.optimizer, learning_rate=rate)
-        arms[name] = dataclasses.replace(arm, optimizer=adam)
-    return Preset(preset.config, arms)
-
-
 @dataclass(frozen=True)
 class Progress:
     """What a run is made of.

@@ -72,9 +72,9 @@ WRONG_USE = {
     "--device meta": ["meta", "cpu or cuda"],
     "--device cuda": ["cuda", "no CUDA device"],
     # Arms.
-    "--arms rnn": ["--arms rnn", "no network is called 'rnn'", "mlp, qnn"],
-    "--arms mlp rnn": ["--arms rnn", "mlp, qnn"],
-    "--arms=rnn": ["--arms rnn", "mlp, qnn"],
+    "--arms rnn": ["--arms rnn", "no network is called 'rnn'", "qnn, qnn-relu"],
+    "--arms mlp rnn": ["--arms rnn", "qnn, qnn-relu"],
+    "--arms=rnn": ["--arms rnn", "qnn, qnn-relu"],
     "--arms": ["--arms"],
     "--arms mlp+nonsense": ["--arms mlp+nonsense", "no remedy is called 'nonsense'",
                             "reset-optimizer"],
@@ -135,7 +135,7 @@ def test_message_is_the_same_where_the_output_knows_ascii_only(
 @pytest.mark.parametrize(
     ("arms", "part"),
     [
-        ("nonsense", "no network is called 'nonsense'; there are mlp, qnn"),
+        ("nonsense", "no network is called 'nonsense'; there are "),
         ("mlp+nonsense", "no remedy is called 'nonsense'"),
         ("mlp mlp", "mlp is there twice"),
         ("mlp --qnn.depth 3", "--qnn.depth"),
@@ -242,12 +242,12 @@ def help_texts(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str
 
 
 OF_ARMS = {
-    "mlp": ["hidden", "bounded-logits", "optimizer.learning-rate", "optimizer.epsilon", "epochs",
-            "unit-norm", "permute-padding"],
+    "mlp": ["hidden", "bounded-logits", "logit-bound", "optimizer.learning-rate",
+            "optimizer.epsilon", "epochs", "unit-norm", "permute-padding"],
     "qnn": ["ansatz", "depth", "readout", "initial-angles", "optimizer.learning-rate",
             "optimizer.epsilon", "epochs", "unit-norm", "permute-padding",
             "reset-optimizer.every"],
-    "mlp+reset-optimizer": ["hidden", "bounded-logits", "optimizer.learning-rate",
+    "mlp+reset-optimizer": ["hidden", "bounded-logits", "logit-bound", "optimizer.learning-rate",
                             "optimizer.epsilon", "epochs", "unit-norm", "permute-padding",
                             "reset-optimizer.every"],
 }  # fmt: skip
