@@ -68,7 +68,8 @@ def metric_card(name: str, metric: Any) -> str:
 def _docstring(thing: Any) -> list[str]:
     from sphinx.ext.napoleon import Config, GoogleDocstring
 
-    text = inspect.getdoc(thing) or ""
+    # Bars are those of absolute values, not of substitutions.
+    text = (inspect.getdoc(thing) or "").replace("|", "\\|")
     config = Config(napoleon_use_ivar=True)
     return str(GoogleDocstring(text, config, what="class")).splitlines()
 
