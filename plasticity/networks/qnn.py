@@ -125,6 +125,11 @@ def readout_for(shape: Shape, name: ReadoutName) -> Readout:
     Raises:
         DoesNotFit: It gives more logits than the problem has, or fewer.
     """
+    if name == "log-odds" and shape.outputs < 2:
+        raise DoesNotFit(
+            "readout log-odds gives a logit for each of two or more classes, the task has "
+            f"{shape.outputs} logit"
+        )
     from plasticity.quantum.readouts import LogOdds, PauliZ, SignedPauliZ
 
     readouts: dict[str, tuple[Readout, int]] = {

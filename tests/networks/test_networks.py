@@ -136,6 +136,14 @@ def test_z_gives_as_many_logits_as_it_gives(readout: str, fits: int, kind, qubit
             qnn(readout).build(Shape(16, outputs), generator_for(0, "initial weights"))
 
 
+def test_log_odds_of_a_single_logit_are_refused() -> None:
+    with pytest.raises(DoesNotFit, match="each of two or more classes, the task has 1 logit"):
+        qnn("log-odds").build(Shape(16, 1), generator_for(0, "initial weights"))
+    for outputs in (2, 3):
+        built = qnn("log-odds").build(Shape(16, outputs), generator_for(0, "initial weights"))
+        assert built(torch.rand(3, 16)).shape == (3, outputs)
+
+
 @pytest.mark.parametrize("angles", [(1.0, 0.0), (0.0, math.inf), (math.nan, 1.0)])
 def test_a_range_that_is_none_is_refused(angles: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="initial-angles"):
