@@ -1,4 +1,4 @@
-"""New metrics of a recorded run, from the networks that it kept; trains nothing.
+"""Measure more of a recorded run, from the networks that it kept. Nothing is trained.
 
 A run keeps its networks after tasks 0, 1, 2, 4, 8, ... and the last. What is measured of them is
 written into measured.jsonl in each arm's folder, and drawn into the run's figure.png.
@@ -142,13 +142,25 @@ def find_arms(
         if not any(name in (arm_name(path), path.name) for path in there):
             has = ", ".join(sorted({arm_name(path) for path in there})) or "none"
             raise UsageError(f"--arms {name}: the run has {has}")
-    arms = {}
+    arms: dict[Path, ArmConfig] = {}
+    strange: dict[Path, Exception] = {}
     for path, content in there.items():
         if not names or arm_name(path) in names or path.name in names:
             try:
                 arms[path] = experiment.registry.from_json(content)
             except (TypeError, ValueError) as error:
-                raise Failure(f"{path / 'arm.json'}: no arm of this program: {error}") from error
+                strange[path] = error
+    if strange:
+        (path, reason), *_ = strange.items()
+        unusable = {arm_name(path) for path in strange}
+        others = dict.fromkeys(
+            path.name if arm_name(path) in unusable else arm_name(path) for path in arms
+        )
+        way_out = f"leave it out with --arms {' '.join(others)}, or " if others else ""
+        raise Failure(
+            f"{path / 'arm.json'}: no arm of this program: {reason}\n{way_out}call "
+            "experiments.measure.main from the program that registers it"
+        ) from reason
     return arms
 
 

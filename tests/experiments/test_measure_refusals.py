@@ -259,6 +259,12 @@ def test_an_arm_of_a_class_that_is_registered_no_more_is_refused(
     said = refused(run, "--metrics", "logit", status=1)
     assert str(arm_folder(run, "qnn") / "arm.json") in said
     assert f"{missing!r} is unknown" in said
+    assert said.endswith(
+        "leave it out with --arms mlp, or call experiments.measure.main from the program that "
+        "registers it"
+    )
+    said = refused(run, "--metrics", "logit", "--arms", "qnn", status=1)
+    assert said.splitlines()[1].startswith("call experiments.measure.main")
     assert start(run, "--metrics", "logit", "--arms", "mlp") == 0
 
 
