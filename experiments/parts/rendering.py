@@ -19,6 +19,7 @@ from pathlib import Path
 import gymnasium
 import imageio.v2
 import imageio_ffmpeg  # type: ignore[import-untyped]
+import mujoco  # type: ignore[import-untyped]
 import numpy as np
 import torch
 from stable_baselines3 import PPO
@@ -239,13 +240,28 @@ def make_rendered(name: str, friction: float | None) -> gymnasium.Env:
     except Exception as error:
         reason = message_of(error)
         drop_frames(error)
+        way_out = "its constructor must accept render_mode='rgb_array'"
+        if uses_mujoco(name):
+            way_out = (
+                "MuJoCo draws off-screen with EGL or OSMesa, if installed and chosen by the "
+                "variable MUJOCO_GL=egl or osmesa"
+            )
         raise Failure(
-            f"{name!r:.100} cannot be rendered here ({reason:.200}): MuJoCo draws off-screen with "
-            "EGL or OSMesa, if installed and chosen by the variable MUJOCO_GL=egl or osmesa"
+            f"{name!r:.100} cannot be rendered here ({reason:.200}): {way_out}"
         ) from error
     if friction is not None:
         set_friction(env, friction)
     return env
+
+
+def uses_mujoco(name: str) -> bool:
+    """Return whether an environment, which need not render, has a model of MuJoCo."""
+    try:
+        with contextlib.closing(make_gymnasium(name)) as env:
+            return isinstance(getattr(env.unwrapped, "model", None), mujoco.MjModel)
+    except Exception as error:  # what is wrong with it has been told
+        drop_frames(error)
+        return False
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ pytest.importorskip("mujoco")
 pytest.importorskip("stable_baselines3")
 pytest.importorskip("imageio_ffmpeg")
 
+import gymnasium
 import imageio.v2
 import imageio.v3
 import imageio_ffmpeg
@@ -331,6 +332,41 @@ def test_watch_says_where_nothing_renders_and_no_more(
     assert not printed
     assert sys.unraisablehook == printed.append
     assert not Path("out.mp4").exists()
+
+
+class NoMode(gymnasium.Env):
+    """An environment whose constructor knows no render_mode."""
+
+    observation_space = action_space = gymnasium.spaces.Box(-1, 1, (1,))
+
+    def __init__(self) -> None:
+        pass
+
+
+def test_environment_without_mujoco_is_not_told_of_its_renderers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gymnasium.register("NoMode-v0", entry_point=NoMode)
+    try:
+        with pytest.raises(Failure) as told:
+            rendering.make_rendered("NoMode-v0", None)
+    finally:
+        del gymnasium.registry["NoMode-v0"]
+    assert str(told.value).endswith("its constructor must accept render_mode='rgb_array'")
+    assert "MuJoCo" not in str(told.value)
+    make = policies.make_gymnasium
+
+    def no_renderer(name: str, **options: Any) -> Any:
+        if options:
+            raise RuntimeError("no display")
+        return make(name)
+
+    monkeypatch.setattr(rendering, "make_gymnasium", no_renderer)
+    for name, hint in (("Hopper-v5", True), ("Pendulum-v1", False)):
+        with pytest.raises(Failure, match="no display") as told:
+            rendering.make_rendered(name, None)
+        assert ("MUJOCO_GL=egl or osmesa" in str(told.value)) == hint
+        assert ("render_mode" in str(told.value)) != hint
 
 
 @pytest.mark.parametrize(
