@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -89,6 +90,7 @@ def run(
             )
             for name, arm in arms.items()
         }
+        unmeasured: dict[str, list[str]] = {}
         folder.arms()  # whether there is an arm that cannot be drawn
         for name, record in opened.items():
             done = rows_done(experiment, record.rows)
@@ -96,6 +98,8 @@ def run(
             if done >= total:
                 count = f"{done} {experiment.progress.unit}s"
                 print(f"{name}: all {count} are recorded, nothing to do")
+                if metrics := not_measured(getattr(options, "metrics", ()), record.rows):
+                    unmeasured[record.path.name] = metrics
             else:
                 try:
                     with (
@@ -113,9 +117,27 @@ def run(
         if any(record.rows for record in opened.values()):
             print(f"figure: {draw_run(experiment, folder)}")
             summarise(experiment, opened)
+        if unmeasured:
+            names = dict.fromkeys(name for of_arm in unmeasured.values() for name in of_arm)
+            command = f"python -m experiments.measure {shlex.quote(str(folder.path))}"
+            print(
+                "--metrics measures tasks while they are learned; of those that are recorded: "
+                f"{command} --metrics {' '.join(names)}"
+            )
         if diverged:
             raise Failure("; ".join(diverged))
     return folder.path
+
+
+def not_measured(metrics: Sequence[str], rows: Sequence[Row]) -> list[str]:
+    """Return which metrics have no column in the rows, but can be taken of recorded networks."""
+    columns = {column for row in rows for column in row}
+    return [
+        name
+        for name in dict.fromkeys(metrics)
+        if not any(column == name or column.startswith(f"{name}_") for column in columns)
+        and find_metric(name).when != "during"
+    ]
 
 
 def rows_done(experiment: Experiment[Any], rows: Sequence[Row]) -> int:
@@ -230,15 +252,19 @@ def summarise(experiment: Experiment[Any], records: Mapping[str, ArmRecord]) -> 
     """Print how each arm did in the first and the last tenth of the rows that have a score."""
     score, words = experiment.score
     width = max(18, *(len(name) + 2 for name in records))
-    print(f"\n{words:{width}}{'first tenth':>12}{'last tenth':>12}{'change':>9}   exported to")
+    titles = f"{'first tenth':>12}{'last tenth':>12}{'change':>9}{'means of':>12}"
+    print(f"\n{words:{width}}{titles}   exported to")
+    row = "task" if experiment.progress.unit == "task" else "update"
     for name, record in records.items():
         files = ", ".join(
             f"{record.path.name}/{file}" for file in experiment.exports.of(record_name(name))
         )
         scores = column(record.rows, score)
         if not len(scores):
-            print(f"{name:{width}}{'none':>33}   {files if record.rows else 'nothing yet'}")
+            print(f"{name:{width}}{'none':>45}   {files if record.rows else 'nothing yet'}")
             continue
         tenth = max(1, len(scores) // 10)
         early, late = scores[:tenth].mean(), scores[-tenth:].mean()
-        print(f"{name:{width}}{early:12.5g}{late:12.5g}{late - early:9.4g}   {files}")
+        count = f"{tenth} {row}{'s' if tenth > 1 else ''}"
+        numbers = f"{early:12.5g}{late:12.5g}{late - early:9.4g}{count:>12}"
+        print(f"{name:{width}}{numbers}   {files}")

@@ -120,9 +120,12 @@ class SupervisedLearning:
         stream = problem.stream
         if arm.log_spaced:
             stream = SomeTasks(stream, arm.tasks(len(stream)))
+        remarks = [arm.network.remark(learner.network)]
+        if (count := len(problem.stream[0].train)) <= config.batch_size:
+            remarks.append(f"a batch has all {count:,} training samples: one update an epoch")
         return Supervised(
             learner, stream, arm.epochs, config.batch_size, config.seed, metrics,
-            arm.network.remark(learner.network),
+            "; ".join(filter(None, remarks)),
         )  # fmt: skip
 
 

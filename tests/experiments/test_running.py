@@ -6,6 +6,7 @@ import math
 import os
 import re
 import resource
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,11 @@ import numpy as np
 import pytest
 import torch
 
+from experiments import measure
 from experiments.parts import running
+from plasticity.learning.metric import Metric
+from plasticity.metrics import METRICS
+from plasticity.metrics.norms import weight_norm
 from tests.experiments.runs import (
     EXPORTS,
     UPDATES,
@@ -88,6 +93,63 @@ def test_finished_run_says_so_and_changes_no_file(
         assert f"{arm}: all 3 tasks are recorded, nothing to do" in printed
     assert bars == ""
     assert snapshot(tmp_path) == before
+
+
+def test_finished_run_that_is_asked_for_more_metrics_tells_how_they_are_measured(
+    tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = finish([*only(tiny, "mlp"), "--metrics", "logit"])
+    assert "experiments.measure" not in capsys.readouterr().out
+    for asked, more in (
+        (["weight_norm", "logit"], []),
+        (["logit", "fisher", "fisher"], ["fisher"]),
+    ):
+        capsys.readouterr()
+        finish([*only(tiny, "mlp"), "--metrics", *asked])
+        printed = capsys.readouterr().out
+        assert "mlp: all 3 tasks are recorded, nothing to do" in printed
+        (line, *_) = [s for s in printed.splitlines() if "measured" in s or "measures" in s] or [""]
+        command = f"python -m experiments.measure {folder} --metrics {' '.join(more)}"
+        assert line.endswith(command) if more else not line
+    words = shlex.split(command)
+    assert measure.main(words[3:]) == 0
+    assert (arm_folder(folder, "mlp") / "measured.jsonl").exists()
+
+
+def test_metric_that_needs_the_training_is_not_offered_after_it(
+    tiny: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish(only(tiny, "mlp"))
+    monkeypatch.setitem(METRICS, "watched", Metric("watched", weight_norm, "during"))
+    capsys.readouterr()
+    finish([*only(tiny, "mlp"), "--metrics", "watched"])
+    assert "experiments.measure" not in capsys.readouterr().out
+
+
+def test_batch_of_all_samples_is_remarked_on_before_training(
+    tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    remark = "a batch has all 40 training samples: one update an epoch"
+    for size, said in ((39, False), (40, True), (100_000, True)):
+        finish([*only(tiny, "mlp"), f"--batch-size={size}", f"--results=results-{size}"])
+        printed = capsys.readouterr().out
+        assert (f"mlp: {remark}\n" in printed) == said
+        if said:
+            assert printed.index(remark) < printed.index(" s\n")
+
+
+@pytest.mark.parametrize(("count", "said"), [(3, "1 task"), (19, "1 task"), (20, "2 tasks")])
+def test_summary_says_how_many_tasks_its_means_are_of(
+    tiny: list[str], capsys: pytest.CaptureFixture[str], count: int, said: str
+) -> None:
+    finish([*only(tiny, "mlp"), f"--num-tasks={count}", "--mlp.epochs=1"])
+    printed = capsys.readouterr().out.splitlines()
+    title, line = printed[-2:]
+    assert "means of" in title
+    assert f" {said}  " in line
+    end = title.index("means of") + len("means of")
+    assert line[:end].endswith(f" {said}")
+    assert line[end : end + 3] == "   "
 
 
 @pytest.mark.parametrize("name", ["figure.png", EXPORTS["mlp"]])
