@@ -1,4 +1,4 @@
-"""Ant with PPO: a policy that embeds a quantum neural network beside a classical one.
+"""Train Ant with PPO: a policy that embeds a quantum neural network beside a classical one.
 
 Stable-Baselines3's PPO on Ant-v4 or another Gymnasium environment, whose floor can be made to
 change (--friction-period). Stopped at any moment, the same command goes on where it was.
@@ -54,10 +54,15 @@ RELEASED = Preset(
         "mlp": ArmConfig(POLICIES["mlp"], Adam(learning_rate=1e-4, epsilon=1e-5), epochs=10),
         "qnn": ArmConfig(POLICIES["qnn"], Adam(learning_rate=2e-3, epsilon=1e-5), epochs=10),
     },
+    "the numbers of the authors' program, but for rollouts of 2,048 steps",
 )  # fmt: skip
 # What differs between the arms for no reason is made equal: policy and value share a trunk, of
 # which each takes one linear layer, and observations have unit norm. The layers are the policy's.
-MATCHED = RELEASED.replace({}, mlp={"network": MlpPolicy(pi=(), vf=(), shared=(1024, 256))})
+MATCHED = RELEASED.replace(
+    {},
+    "what differs between the arms for no reason is made equal",
+    mlp={"network": MlpPolicy(pi=(), vf=(), shared=(1024, 256))},
+)
 # Chosen to finish within a minute, and to see both arms learn. (The quantum arm cannot balance the
 # simpler InvertedPendulum: it does not see the sign of an observation.)
 QUICK = RELEASED.replace(
@@ -65,6 +70,7 @@ QUICK = RELEASED.replace(
         "env": "Hopper-v5", "total_steps": 32_768, "num_envs": 4, "n_steps": 512,
         "batch_size": 64, "evaluation_every": 4_096,
     },
+    "the small robot Hopper-v5; done within a minute",
     mlp={
         "network": MlpPolicy(pi=(64, 64), vf=(64, 64), shared=()),
         "optimizer": Adam(learning_rate=3e-4, epsilon=1e-5),
@@ -80,6 +86,8 @@ QUICK = RELEASED.replace(
 class AntOptions(Options):
     """Those of experiments with environments."""
 
+    arms: tuple[str, ...]
+    """Which arms to train, in this order: names of networks."""
     env_processes: int | None = None
     """Processes to step the environments in, 0 for none beside the program's own; left out: one
     for each core."""

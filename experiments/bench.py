@@ -1,9 +1,9 @@
-"""Our speed beside the alternatives, and beside what the hardware can do.
+"""Time our quantum layer beside other libraries, and beside what the hardware can do.
 
 For each shape of the project it times a step, forward and backward to the gradient of the angles
-(forward alone for evaluations), of our layer and of other ways to have the same numbers. All run in
-one process, turn by turn, so that noise hits all alike, and not before their outputs and gradients
-were found equal. Memory is measured in a process of its own for each.
+(forward alone for evaluations), of our layer and of other ways to have the same numbers. All
+libraries take turns in one process. The command first checks that outputs and gradients agree.
+Memory is measured in a process of its own for each.
 """
 
 from __future__ import annotations

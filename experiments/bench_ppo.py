@@ -1,7 +1,7 @@
-"""Steps per second of PPO's arms beside stable-baselines3's own loop, and where the time goes.
+"""Time PPO's arms beside stable-baselines3's own loop, and show where the time goes.
 
-Whole training, rollouts and updates, turn by turn in one process, so that noise hits all alike;
-evaluations are left out. A shorter rollout than the protocol's changes no proportion.
+Whole training is timed: rollouts and updates, without evaluations. All arms take turns in one
+process. A shorter rollout than the protocol's changes no proportion.
 """
 
 from __future__ import annotations

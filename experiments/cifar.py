@@ -1,4 +1,4 @@
-"""Split CIFAR-100: two classes of images to tell apart, another pair in every task.
+"""Train on split CIFAR-100: two classes of images to tell apart, another pair in every task.
 
 A wide MLP and a quantum neural network of 10 qubits learn 3,000 pairs; Fisher information says how
 sensitive they still are. Stopped at any moment, the same command goes on.
@@ -65,12 +65,16 @@ RELEASED = Preset(
         "mlp": ArmConfig(Mlp(hidden=(256, 256)), Adam(learning_rate=1e-3, epsilon=1e-7), epochs=5),
         "qnn": ArmConfig(qnn(depth=10), Adam(learning_rate=1e-3, epsilon=1e-8), epochs=5),
     },
+    "the numbers of the authors' program",
 )
 # The depth of the paper's description.
-DEEP = RELEASED.replace({}, qnn={"network": qnn(depth=30)})
+DEEP = RELEASED.replace(
+    {}, "a circuit of depth 30, as the paper describes it", qnn={"network": qnn(depth=30)}
+)
 # What differs between the arms for no reason is made equal: the range of logits and Adam's epsilon.
 MATCHED = RELEASED.replace(
     {},
+    "what differs between the arms for no reason is made equal",
     mlp={
         "network": Mlp(hidden=(256, 256), bounded_logits=True),
         "optimizer": Adam(learning_rate=1e-3, epsilon=1e-8),
@@ -80,6 +84,7 @@ MATCHED = RELEASED.replace(
 # larger rate, so that about 300 images are enough to learn from.
 QUICK = RELEASED.replace(
     {"dataset": "digits", "num_tasks": 30, "batch_size": 32},
+    "30 pairs of scikit-learn's digits; no download, done within a minute",
     mlp={"network": Mlp(hidden=(64, 64)), "optimizer": Adam(learning_rate=1e-2, epsilon=1e-7)},
     qnn={"optimizer": Adam(learning_rate=1e-2, epsilon=1e-8)},
 )

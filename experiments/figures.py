@@ -1,7 +1,7 @@
-"""Recorded rows into figures; trains nothing.
+"""Draw figures from recorded runs. Nothing is trained.
 
-``python -m experiments.figures RUN [RUN ...] [FILE.png]`` draws a run again, finished or not. Runs
-that differ in nothing but the seed become one figure, of means over seeds and their intervals.
+One RUN, finished or not, is drawn again. Several that differ in nothing but the seed become one
+figure, of means over seeds. Without FILE.png, the figure lies here, under the name of the first.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from plasticity.results.record import RunFolder
 
 EXPERIMENTS = ("ant", "cifar", "mnist", "qdata")
+SYNTAX = "RUN [RUN ...] [FILE.png]"
 
 
 def experiment_of(folder: RunFolder) -> Experiment[Any]:
@@ -48,14 +49,14 @@ def draw(arguments: Sequence[str]) -> None:
         Failure: A folder cannot be drawn.
     """
     if "-h" in arguments or "--help" in arguments:
-        print(__doc__)
+        print(f"usage: python -m experiments.figures [-h] {SYNTAX}\n\n{__doc__}", end="")
         return
     if unknown := [word for word in arguments if word.startswith("-")]:
-        raise UsageError(f"{unknown[0]}: say RUN [RUN ...] [FILE.png]")
+        raise UsageError(f"{unknown[0]}: say {SYNTAX}")
     paths = [Path(word) for word in arguments]
     target = paths.pop() if len(paths) > 1 and not paths[-1].is_dir() else None
     if not paths:
-        raise UsageError("no run folder: say RUN [RUN ...] [FILE.png]")
+        raise UsageError(f"no run folder: say {SYNTAX}")
     from plasticity.results.record import RecordError, read_run
 
     try:

@@ -1,4 +1,4 @@
-"""Eigenstates of the XXZ chain: two energy levels to tell apart, another pair in every task.
+"""Train on states of the XXZ chain: two energy levels to tell apart, another pair in every task.
 
 Quantum data, computed here once (no download): an MLP and a quantum neural network learn 2,000
 pairs of levels, each from its states at 201 anisotropies. Stopped at any moment, also while the
@@ -86,11 +86,13 @@ RELEASED = Preset(
             inputs=Inputs(imaginary=False, fix_sign=False),
         ),
     },
+    "the numbers of the authors' program",
 )
 # What differs between the arms for no reason is made equal: the range of the logit, Adam's epsilon,
 # and that neither sees an eigenstate's arbitrary sign.
 MATCHED = RELEASED.replace(
     {},
+    "what differs between the arms for no reason is made equal",
     mlp={
         "network": Mlp(hidden=(64, 64), bounded_logits=True),
         "optimizer": Adam(learning_rate=2e-3, epsilon=1e-8),
@@ -98,11 +100,14 @@ MATCHED = RELEASED.replace(
     },
 )
 # Labels that mean something: no degenerate levels, each followed through all anisotropies.
-RESOLVED = RELEASED.replace({"levels": "resolved"})
+RESOLVED = RELEASED.replace(
+    {"levels": "resolved"}, "levels that mean the same at every anisotropy, none degenerate"
+)
 # Chosen to finish within seconds: 64 levels, and a rate at which 30 updates are enough to see
 # the arms learn.
 QUICK = RELEASED.replace(
     {"num_sites": 6, "num_tasks": 20},
+    "20 pairs of levels of 6 spins; done within seconds",
     mlp={"optimizer": Adam(learning_rate=1e-2, epsilon=1e-7)},
     qnn={"optimizer": Adam(learning_rate=1e-2, epsilon=1e-8)},
 )

@@ -1,6 +1,6 @@
-"""An episode of a policy that a run of experiments.ant has saved, as a video.
+"""Render an episode of a policy that a run of experiments.ant has saved, as a video.
 
-``python -m experiments.watch RUN out.mp4`` renders the quantum arm's best policy, if there is one.
+python -m experiments.watch RUN out.mp4 renders the quantum arm's best policy, if there is one.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from experiments.parts.experiment import UsageError
 class Watch:
     """Render an episode of a saved policy, by its most likely actions."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder."""
-    video: Annotated[Path, tyro.conf.Positional]
+    video: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO")]
     """The video to write (.mp4, .gif)."""
     arm: str | None = None
     """Whose policy: an arm, or its folder, where several have one name; left out: the quantum one,
@@ -37,8 +37,8 @@ class Watch:
     policy: Literal["best", "last"] = "best"
     """The one with the highest evaluation return, or the last."""
     env: str | None = None
-    """The run's environment, to be said if its name is MODULE:NAME: the module is imported, and
-    what is imported is for you to say, not for a folder."""
+    """The run's environment, to be said if its name is MODULE:NAME. This option imports MODULE.
+    For safety, the name is never taken from the run folder."""
     seed: int = 0
     """Of the episode's start."""
 

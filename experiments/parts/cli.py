@@ -86,9 +86,6 @@ class Command(Generic[Name, Chosen, Config, OfArms]):
     """All that can be said on the command line."""
 
     preset: Name
-    """Protocol that the options not given are taken from: released has the numbers of the authors'
-    program, deep its deepest circuit, matched treats the arms alike, resolved has levels that mean
-    the same at every anisotropy, quick needs no download and little time."""
     options: Annotated[Chosen, tyro.conf.arg(name="")]
     config: Annotated[Config, tyro.conf.arg(name="")]
     of_arms: Annotated[OfArms, tyro.conf.arg(name="")]
@@ -124,15 +121,19 @@ def parse(
         "OfArms",
         [
             (f"arm_{k}", Annotated[type(v), tyro.conf.arg(name=name)], dataclasses.field(default=v))
-            for k, (name, v) in enumerate((name, options_of(arm)) for name, arm in arms.items())
+            for k, (name, v) in enumerate((n, options_of(experiment, a)) for n, a in arms.items())
         ],
         frozen=True,
     )
     options = experiment.options(arms=tuple(names))
     default = Command(preset, options, chosen.config, of_arms())
+    named: Any = Literal[tuple(presets)]
+    first = next(iter(presets))
+    now = "" if preset == first else f", now: {preset}"
+    hint = f"(default: {first}{now})"
     # The presets' names and the own classes of options and config are known here only.
     kind: Any = Command[  # type: ignore[misc]
-        Literal[tuple(presets)],
+        Annotated[named, tyro.conf.arg(help=about_presets(experiment), help_behavior_hint=hint)],
         type(options),
         type(chosen.config),
         of_arms,
@@ -147,7 +148,8 @@ def parse(
             default=default,
         )
     except UsageError as error:
-        raise UsageError(of_an_arm(str(error), arms)) from error
+        text = of_an_arm(str(error), arms)
+        raise UsageError(of_another_arm(text, experiment, arms, chosen.arms)) from error
     if command.options.arms != tuple(names):
         raise UsageError("--arms: say it once, with all arms")
     for k, (name, arm) in enumerate(arms.items()):
@@ -169,6 +171,21 @@ def of_an_arm(text: str, arms: Mapping[str, ArmConfig]) -> str:
     return f"--{name}.{remedy}{text[inside.end() :]}"
 
 
+def of_another_arm(
+    text: str,
+    experiment: Experiment[Any],
+    arms: Mapping[str, ArmConfig],
+    of_preset: Mapping[str, ArmConfig],
+) -> str:
+    """Return what was refused, or that the option is one of an arm that is not trained."""
+    option = re.match(r"--([^.\s]+)\.\S+(?=: .* no such option)", text)
+    if option and option[1] not in arms:
+        with contextlib.suppress(KeyError):  # there is no such arm
+            experiment.registry.resolve(option[1], of_preset)
+            return f"{option[0]}: the arm {option[1]} is not among --arms {' '.join(arms)}"
+    return text
+
+
 def said(arguments: Sequence[str], option: str) -> list[str]:
     """Return the words that follow an option, where it is said last."""
     words: list[str] = []
@@ -180,13 +197,17 @@ def said(arguments: Sequence[str], option: str) -> list[str]:
     return words
 
 
-def options_of(arm: ArmConfig) -> Any:
+def options_of(experiment: Experiment[Any], arm: ArmConfig) -> Any:
     """Return what can be said of an arm, as a dataclass: the options of all its parts."""
     flat = tyro.conf.arg(name="")
+    of_tasks = experiment.progress.unit == "task"
+    epochs = (
+        f"Passes over the {'training samples of a task' if of_tasks else 'steps of a rollout'}."
+    )
     fields: list[tuple[str, Any, Any]] = [
         ("network", Annotated[type(arm.network), flat], arm.network),
         ("optimizer", Adam, arm.optimizer),
-        ("epochs", Annotated[int, tyro.conf.arg(help=EPOCHS)], arm.epochs),
+        ("epochs", Annotated[int, tyro.conf.arg(help=epochs)], arm.epochs),
         ("inputs", Annotated[type(arm.inputs), flat], arm.inputs),
     ]
     fields += [
@@ -197,11 +218,8 @@ def options_of(arm: ArmConfig) -> Any:
         type(arm.network).__name__,
         [(n, t, dataclasses.field(default_factory=lambda v=v: v)) for n, t, v in fields],  # type: ignore[misc]
         frozen=True,
-        namespace={"__doc__": type(arm.network).__doc__},
+        namespace={"__doc__": (type(arm.network).__doc__ or "").replace("``", "")},
     )()
-
-
-EPOCHS = "Passes over a task's training samples, or over a rollout's steps."
 
 
 def arm_of(options: Any, arm: ArmConfig) -> ArmConfig:
@@ -215,7 +233,8 @@ def arm_of(options: Any, arm: ArmConfig) -> ArmConfig:
 
 def about(experiment: Experiment[Any]) -> str:
     """Return what ``--help`` says first: of the experiment, and of what --arms can name."""
-    lines = [experiment.about.strip(), "", "Networks for --arms, and their remedies (NAME+REMEDY):"]
+    and_remedies = ", and their remedies (NAME+REMEDY)" if experiment.registry.remedies else ""
+    lines = [experiment.about.strip(), "", f"Networks for --arms{and_remedies}:"]
     entries: Mapping[str, Any] = experiment.registry.networks
     for registered, prefix in ((entries, ""), (experiment.registry.remedies, "+")):
         for name, value in registered.items():
@@ -224,6 +243,12 @@ def about(experiment: Experiment[Any]) -> str:
         lines += ["  fresh:NAME: An arm that begins tasks 0, 1, 2, 4, 8, ... with a new network."]
     lines += ["", "Below are the options of the chosen arms, under their names."]
     return "\n".join(lines)
+
+
+def about_presets(experiment: Experiment[Any]) -> str:
+    """Return what ``--help`` says of the presets: a line for each."""
+    lines = [f"{name}: {preset.about}" for name, preset in experiment.presets.items()]
+    return "\n".join([*lines, "Options that are not said are taken from this protocol."])
 
 
 def in_one_line(parse: Callable[..., Parsed], *arguments: Any, **options: Any) -> Parsed:
@@ -246,6 +271,10 @@ def in_one_line(parse: Callable[..., Parsed], *arguments: Any, **options: Any) -
         del lines[:2]
     # What is wrong, on a line or more, stands above the first rule.
     text = " ".join(itertools.takewhile(lambda line: line.strip("─-"), lines))
+    words = text.removeprefix("Unrecognized options: ").split(", ")
+    unknown = [word.partition("=")[0] for word in words if word.startswith("--")]
+    if unknown and text.startswith("Unrecognized options: "):  # and their values
+        text = f"{', '.join(unknown)}: {options['prog']} has no such option"
     if "Perhaps you meant:" in lines:
         text += f"; did you mean {lines[lines.index('Perhaps you meant:') + 1]}?"
     raise UsageError(text)

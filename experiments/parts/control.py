@@ -10,9 +10,9 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from experiments.parts.experiment import Failure, Setting, UsageError
+from experiments.parts.experiment import MAY_BE_EMPTY, Failure, Setting, UsageError
 from plasticity.networks.network import Network
 
 
@@ -76,11 +76,11 @@ class Config(Setting):
 class MlpPolicy(Network):
     """Act by layers of tanh units."""
 
-    pi: tuple[int, ...]
+    pi: Annotated[tuple[int, ...], MAY_BE_EMPTY]
     """Units of each hidden layer of the policy."""
-    vf: tuple[int, ...]
+    vf: Annotated[tuple[int, ...], MAY_BE_EMPTY]
     """Units of each hidden layer of the value."""
-    shared: tuple[int, ...]
+    shared: Annotated[tuple[int, ...], MAY_BE_EMPTY]
     """Units of hidden layers before those, shared by policy and value, on observations scaled to
     unit norm; none: each begins with the observations as they are."""
 

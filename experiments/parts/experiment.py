@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Protocol, TypeVar
 
 import tyro
 
@@ -36,6 +36,10 @@ class InUse(Failure):
     """Another process does it just now."""
 
 
+MAY_BE_EMPTY = tyro.conf.arg(help_behavior_hint=lambda words: f"(default: {words or 'none'})")
+"""For options of any number of words: --help shows that there are none."""
+
+
 @dataclass(frozen=True)
 class Options:
     """What to run and where; none of it changes a number."""
@@ -56,7 +60,7 @@ class TaskOptions(Options):
 
     data_root: Path = Path("~/.cache/plasticity")
     """Folder that data sets are downloaded or computed into, once."""
-    metrics: tuple[str, ...] = ()
+    metrics: Annotated[tuple[str, ...], MAY_BE_EMPTY] = ()
     """What to measure beside what is always measured; an unknown name is answered with a list."""
     measure_every: int = 50
     """Tasks between two measurements that take long; they are also taken at tasks 0, 1, 2, 4, 8,
@@ -127,17 +131,21 @@ class Preset(Generic[Config]):
     Attributes:
         config: What they share.
         arms: By name; all are trained where ``--arms`` is not said.
+        about: What ``--help`` says of it.
     """
 
     config: Config
     arms: Mapping[str, ArmConfig]
+    about: str = dataclasses.field(default="", compare=False)
 
-    def replace(self, config: Mapping[str, Any], **arms: Mapping[str, Any]) -> Preset[Config]:
+    def replace(
+        self, config: Mapping[str, Any], about: str = "", **arms: Mapping[str, Any]
+    ) -> Preset[Config]:
         """Return the protocol with other values for fields of its config and of its arms."""
         changed = {
             name: dataclasses.replace(arm, **arms.get(name, {})) for name, arm in self.arms.items()
         }
-        return Preset(dataclasses.replace(self.config, **config), changed)
+        return Preset(dataclasses.replace(self.config, **config), changed, about)
 
 
 @dataclass(frozen=True)

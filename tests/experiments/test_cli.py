@@ -38,7 +38,8 @@ WRONG_USE = {
     "--num-tasks x": ["--num-tasks", "'x'"],
     "--num-tasks 2.5": ["--num-tasks", "'2.5'"],
     "--num-tasks": ["--num-tasks"],
-    "--num-task 3": ["--num-task,", "did you mean --num-tasks"],
+    "--num-task 3": [
+        "error: --num-task: python -m experiments.mnist has no such option; did you mean --num-ta"],
     "--mlp.hiden 3": ["--mlp.hiden", "did you mean --mlp.hidden"],
     "--prest quick": ["--prest", "did you mean --preset"],
     "--preset quik": ["quik", "released, matched, quick"],
@@ -86,9 +87,15 @@ WRONG_USE = {
     "--arms mlp+reset-optimizer+reset-optimizer": ["mlp has reset-optimizer already"],
     "--arms mlp --arms qnn": ["--arms", "say it once, with all arms"],
     "--arms=mlp --arms qnn": ["--arms", "say it once, with all arms"],
-    "--arms mlp --qnn.depth 3": ["--qnn.depth"],
-    "--mlp+reset-optimizer.epochs 3": ["--mlp+reset-optimizer.epochs"],
-    "--arms mlp+reset-optimizer --mlp.epochs 3": ["--mlp.epochs"],
+    "--arms mlp --qnn.depth 3": [
+        "error: --qnn.depth: the arm qnn is not among --arms mlp (see"],
+    "--arms mlp --qnn.depth=3": ["error: --qnn.depth: the arm qnn is not among --arms mlp"],
+    "--mlp+reset-optimizer.epochs 3": [
+        "--mlp+reset-optimizer.epochs: the arm mlp+reset-optimizer is not among --arms mlp qnn"],
+    "--arms mlp+reset-optimizer --mlp.epochs 3": [
+        "--mlp.epochs: the arm mlp is not among --arms mlp+reset-optimizer"],
+    "--rnn.depth 3": ["error: --rnn.depth: python -m experiments.mnist has no such option"],
+    "--frction -3": ["error: --frction: python -m experiments.mnist has no such option"],
     "--mlp.reset-optimizer.every 3": ["--mlp.reset-optimizer.every"],
     "--arms mlp --mlp.depth 3": ["--mlp.depth"],
 }  # fmt: skip
@@ -113,8 +120,8 @@ def test_wrong_use_is_one_line_and_status_2(
 
 IN_ONE_LINE = {
     "--seed x": "Error parsing --seed: invalid literal for int() with base 10: 'x'",
-    "--mlp.hiden 3": "Unrecognized options: --mlp.hiden, 3; did you mean --mlp.hidden [INT [INT "
-    "...]]?",
+    "--mlp.hiden 3": "--mlp.hiden: python -m experiments.mnist has no such option; did you mean "
+    "--mlp.hidden [INT [INT ...]]?",
     "--mlp.hidden 0": "--mlp.hidden (0,): at least one layer, of at least one unit",
     "nonsense": "Unrecognized options: nonsense",
 }
@@ -178,10 +185,16 @@ def test_arm_that_does_not_fit_is_refused_before_anything_is_trained_or_written(
 
 
 def test_readout_that_does_not_fit_the_classes_is_refused(
-    refused: Callable[..., str], tiny: list[str]
+    refused: Callable[..., str], tiny: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    data_root = tmp_path_factory.mktemp("data")
     said = refused(*tiny, "--qnn.readout", "z-of-first", status=2)
     assert "--arms qnn: readout z-of-first gives 1 logit, the task has 4" in said
+    words = ["--preset", "quick", "--num-sites", "4", "--qnn.readout", "log-odds"]
+    words.append(f"--data-root={data_root}")
+    assert start(*words, experiment=qdata.EXPERIMENT) == 2  # once, to compute the data
+    said = refused(*words, status=2, experiment=qdata.EXPERIMENT)
+    assert "--arms qnn: readout log-odds gives a logit for each of two or more classes" in said
 
 
 def test_arms_are_trained_in_the_order_in_which_they_are_named(
@@ -288,16 +301,54 @@ def test_help_has_a_line_for_each_network_and_each_remedy(
 def test_help_shows_the_presets_and_their_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     _, by_option = help_texts(capsys)
     assert "{released,matched,quick}" in by_option["--preset"]
-    for preset in ("released", "matched", "quick"):
-        assert by_option["--preset"].count(preset) >= 2
+    assert "(default: released)" in by_option["--preset"]
     assert "(default: 1000)" in by_option["--num-tasks"]
     assert "(default: 0.001)" in by_option["--mlp.optimizer.learning-rate"]
     _, by_option = help_texts(capsys, "--preset", "quick")
+    assert "(default: released, now: quick)" in by_option["--preset"]
     assert "(default: 40)" in by_option["--num-tasks"]
     assert "(default: 0.01)" in by_option["--mlp.optimizer.learning-rate"]
     assert "--qnn.reset-optimizer.every" in by_option
     _, by_option = help_texts(capsys, "--preset=matched")
     assert "--qnn.reset-optimizer.every" not in by_option
+
+
+@pytest.mark.parametrize("experiment", [EXPERIMENT, *OTHERS], ids=lambda e: e.name)
+def test_help_has_a_line_for_each_preset_that_there_is(
+    capsys: pytest.CaptureFixture[str], experiment
+) -> None:
+    with pytest.raises(SystemExit):
+        start("--help", experiment=experiment)
+    text = " ".join(re.sub(r"[│\n]", " ", capsys.readouterr().out).split())
+    for name, preset in experiment.presets.items():
+        assert len(preset.about) > 20
+        assert f"{name}: {preset.about}" in text
+    for name in {name for other in [EXPERIMENT, *OTHERS] for name in other.presets}:
+        assert (f" {name}: " in text) == (name in experiment.presets)
+
+
+@pytest.mark.parametrize("experiment", [EXPERIMENT, *OTHERS], ids=lambda e: e.name)
+def test_help_speaks_of_what_the_experiment_has(
+    capsys: pytest.CaptureFixture[str], experiment
+) -> None:
+    for preset in experiment.presets:
+        with pytest.raises(SystemExit):
+            start("--preset", preset, "--help", experiment=experiment)
+        text = capsys.readouterr().out
+        assert "``" not in text
+        assert not re.search(r"\(default:\s*\)", text)
+        assert ("remedies" in text) == bool(experiment.registry.remedies)
+        passes = re.findall(r"Passes over the ([a-z ]+)\.", " ".join(text.split()))
+        assert {*passes} == {
+            "steps of a rollout" if experiment is ant.EXPERIMENT else "training samples of a task"
+        }
+
+
+def test_option_that_an_experiment_does_not_have_is_told_without_its_value(
+    refused: Callable[..., str],
+) -> None:
+    said = refused("--metrics", "fisher", "--env=x", status=2, experiment=ant.EXPERIMENT)
+    assert said == "error: --metrics: python -m experiments.ant has no such option (see --help)\n"
 
 
 def test_options_of_all_experiments_have_these_names() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -71,6 +72,18 @@ def test_help_and_wrong_use_are_answered_before_the_slow_imports(command: str, w
 def test_names_that_the_benchmark_knows_without_imports_are_those_there_are() -> None:
     assert (*contestants.SHAPES, "mlp") == bench_options.SHAPES
     assert contestants.CONTESTANTS == bench_options.CONTESTANTS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command_begins_with_how_it_is_called(command: str) -> None:
+    done = run("-m", f"experiments.{command}", "--help")
+    usage, empty, summary, *_ = done.stdout.splitlines()
+    assert usage.startswith(f"usage: python -m experiments.{command} [-h] ")
+    assert empty == ""
+    assert re.match(r"(Train|Time|Draw|Measure|Render) .*\.$", summary)
+    assert "``" not in done.stdout
+    names = {"watch": "RUN VIDEO", "figures": "RUN [RUN ...] [FILE.png]", "measure": "RUN"}
+    assert usage.endswith(names.get(command, "]"))
 
 
 # --- Ctrl-C
