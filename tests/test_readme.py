@@ -20,7 +20,9 @@ from plasticity.results.record import folder_name
 from plasticity.tasks.images import MNIST_DIGEST
 
 ROOT = Path(__file__).parents[1]
-TEXT = "\n".join(p.read_text() for p in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))])
+# The cards are made by the build, from docstrings.
+PAGES = [page for page in sorted(ROOT.glob("docs/**/*.md")) if page.parent.name != "methods"]
+TEXT = "\n".join(page.read_text() for page in [ROOT / "README.md", *PAGES])
 PYTHON = re.findall(r"^```python\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
 # From the module's name to the end of the line, of the code or of the cell.
 COMMANDS = re.findall(r"python -m (experiments\.\w+)([^`\n#|]*)", TEXT)
