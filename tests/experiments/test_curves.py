@@ -1,9 +1,7 @@
 """Figures of runs: what they show of any number of arms and seeds, and what they refuse."""
 
-import json
-
-
 import io
+import json
 from pathlib import Path
 from typing import Any
 
