@@ -50,7 +50,9 @@ TINY = RELEASED.replace(
     qnn={"network": tiny_qnn(), "epochs": 2},
 )
 # For each field of the config another value than TINY's and RELEASED's.
-OF_ALL_ARMS: dict[str, Any] = {"seed": 1, "num_tasks": 3, "batch_size": 15}
+OF_ALL_ARMS: dict[str, Any] = {
+    "seed": 1, "num_tasks": 3, "batch_size": 15, "train_samples": 9, "gradual": 1.0,
+}  # fmt: skip
 NOT_THE_NUMBERS = {"dataset": "other.npz", "device": "meta", "threads": 2}  # tested one by one
 # For each field of an arm, another value and what is said for it.
 OF_ONE_ARM: dict[str, dict[str, tuple[Any, str]]] = {
