@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from experiments.parts.identity import from_json, named_from_json, named_json, short, to_json
+from plasticity.learning.metric import is_log_spaced
 from plasticity.learning.remedy import Remedy
 from plasticity.networks.network import Network
 
@@ -69,7 +70,7 @@ class ArmConfig:
         """Return which of so many tasks the arm learns."""
         if not self.log_spaced:
             return list(range(num_tasks))
-        return [task for task in range(num_tasks) if task & (task - 1) == 0]
+        return [task for task in range(num_tasks) if is_log_spaced(task)]
 
     def end(self, total: int) -> int:
         """Return after how many of so many tasks or steps the arm has nothing left to learn."""

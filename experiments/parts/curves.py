@@ -180,15 +180,15 @@ def panels_of(experiment: Experiment[Any], series: Mapping[str, Sequence[Rows]])
     if experiment.metrics:
         from plasticity.metrics import METRICS
 
-        asked = [name for name in METRICS if name not in experiment.metrics]
+        asked = [metric for name, metric in METRICS.items() if name not in experiment.metrics]
         columns = dict.fromkeys(
             c for runs in series.values() for rows in runs for r in rows for c in r
         )
         panels += [
             Panel(column, column.replace("_", " "))
-            for name in asked
+            for metric in asked
             for column in columns
-            if column == name or column.startswith(f"{name}_")
+            if metric.owns(column)
         ]
     return panels
 

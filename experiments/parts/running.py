@@ -21,6 +21,7 @@ from experiments.parts.experiment import Config, Experiment, Failure, InUse, Opt
 from experiments.parts.supervised import find_metric
 from experiments.parts.training import Arm, Row
 from plasticity.learning.loop import Diverged
+from plasticity.learning.metric import is_log_spaced
 from plasticity.networks.network import DoesNotFit
 from plasticity.results.record import ArmRecord, RecordError, RecordInUse, open_run
 from plasticity.tasks.images import DataError
@@ -132,12 +133,8 @@ def run(
 def not_measured(metrics: Sequence[str], rows: Sequence[Row]) -> list[str]:
     """Return which metrics have no column in the rows, but can be taken of recorded networks."""
     columns = {column for row in rows for column in row}
-    return [
-        name
-        for name in dict.fromkeys(metrics)
-        if not any(column == name or column.startswith(f"{name}_") for column in columns)
-        and find_metric(name).when != "during"
-    ]
+    asked = map(find_metric, dict.fromkeys(metrics))
+    return [m.name for m in asked if m.when != "during" and not any(map(m.owns, columns))]
 
 
 def rows_done(experiment: Experiment[Any], rows: Sequence[Row]) -> int:
@@ -197,7 +194,7 @@ def train(
             for file, content in arm.files(row).items():
                 record.save_bytes(file, content)
             number = len(record.rows)
-            if number & (number - 1) == 0:  # 0, 1, 2, 4, 8, ...
+            if is_log_spaced(number):
                 record.save_snapshot(number, arm.network_state())
             record.append(row, arm.state_dict())
             track(row)

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 Value = float | Mapping[str, float]
 
 
+def is_log_spaced(index: int) -> bool:
+    """Tell whether a number is one of 0, 1, 2, 4, 8, ..."""
+    return index & (index - 1) == 0
+
+
 class Watching(Protocol):
     """A measurement that goes on during a task."""
 
@@ -64,8 +69,12 @@ class Metric:
 
     def due(self, when: str, index: int) -> bool:
         """Tell whether the metric is to be taken at this point of task ``index``."""
-        doubling = self.sparse and index & (index - 1) == 0
+        doubling = self.sparse and is_log_spaced(index)
         return when == self.when and (index % self.every == 0 or doubling)
+
+    def owns(self, column: str) -> bool:
+        """Tell whether a column of a row is this metric's (see ``columns``)."""
+        return column == self.name or column.startswith(f"{self.name}_")
 
     def take(self, learner: Learner, task: Task) -> Any:
         """Call the metric's function."""
