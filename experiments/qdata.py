@@ -13,7 +13,7 @@ if __name__ == "__main__":
     interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from experiments.parts import cli
@@ -26,10 +26,12 @@ from experiments.parts.experiment import (
     TaskOptions,
     TaskSetting,
     UsageError,
+    at_rates,
     content_of,
 )
-from experiments.parts.supervised import Problem, SupervisedLearning
+from experiments.parts.supervised import MECHANISMS, Problem, SupervisedLearning
 from plasticity.networks import NETWORKS
+from plasticity.networks.compact import SmallMlp
 from plasticity.networks.mlp import Mlp
 from plasticity.networks.qnn import Qnn
 from plasticity.remedies import REMEDIES
@@ -103,6 +105,37 @@ MATCHED = RELEASED.replace(
 RESOLVED = RELEASED.replace(
     {"levels": "resolved"}, "levels that mean the same at every anisotropy, none degenerate"
 )
+# Every arm sees the same: levels that mean the same at every anisotropy, states with fixed signs,
+# nothing appended. What is left to differ is the network, and its rate: the best of a search on
+# another seed (docs/experiments/why.md). The small MLP has as many parameters as the circuit.
+REGISTRY = Registry(NETWORKS, REMEDIES, Inputs)
+ALIKE = {
+    "optimizer": Adam(learning_rate=2e-3, epsilon=1e-8),
+    "inputs": Inputs(imaginary=False, fix_sign=True),
+}
+WHY = at_rates(
+    replace(
+        RELEASED.replace(
+            {"num_tasks": 300, "levels": "resolved"},
+            "all control arms under one protocol, with all metrics",
+            mlp=ALIKE,
+            qnn=ALIKE,
+        ),
+        metrics=MECHANISMS,
+    ),
+    REGISTRY,
+    {
+        "mlp": 2e-3, "qnn": 2e-3, "linear": 1e-2, "quadratic": 3e-3, "stiefel": 3e-3,
+        "stiefel-free": 3e-3, "free-brickwork": 3e-3, "orthogonal-brickwork": 2e-3,
+        "qnn-wrapped": 2e-3, "qnn-trivialised": 2e-3, "qnn-scaled": 2e-3, "qnn-relu": 2e-3,
+        "qnn-reupload": 2e-3, "mlp-bounded": 2e-3, "mlp-wide": 1e-3, "mlp-small": 2e-3,
+        "mlp-torus": 1e-2, "mlp-orthogonal": 2e-3, "mlp-orthogonal-max-min": 2e-3,
+        "mlp-sphere": 2e-3, "mlp-sphere-ln": 2e-3, "mlp-sin": 2e-3,
+    },
+)  # fmt: skip
+WHY = WHY.replace(
+    {}, WHY.about, **{"mlp-small": {"network": SmallMlp(num_parameters=810, hidden=16)}}
+)
 # Chosen to finish within seconds: 64 levels, and a rate at which 30 updates are enough to see
 # the arms learn.
 QUICK = RELEASED.replace(
@@ -157,9 +190,10 @@ EXPERIMENT = Experiment(
         "released": RELEASED,
         "matched": MATCHED,
         "resolved": RESOLVED,
+        "why": WHY,
         "quick": QUICK,
     },
-    registry=Registry(NETWORKS, REMEDIES, Inputs),
+    registry=REGISTRY,
     load=load,
     identify=content_of,
     check=LEARNING.check,

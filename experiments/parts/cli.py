@@ -126,6 +126,8 @@ def parse(
         frozen=True,
     )
     options = experiment.options(arms=tuple(names))
+    if chosen.metrics:
+        options = dataclasses.replace(options, metrics=chosen.metrics)  # type: ignore[call-arg]
     default = Command(preset, options, chosen.config, of_arms())
     named: Any = Literal[tuple(presets)]
     first = next(iter(presets))

@@ -100,7 +100,10 @@ class TaskSetting(Setting):
 
 
 def check_numbers(config: Any, prefix: str) -> None:
-    """Refuse numbers that are not positive; a seed may be 0, and what is 0 by default."""
+    """Refuse numbers that are not positive.
+
+    A seed may be 0, and what is 0 by default; a field's metadata may name another ``least``.
+    """
     for entry in dataclasses.fields(config):
         value = getattr(config, entry.name)
         option = prefix + entry.name.replace("_", "-")
@@ -117,7 +120,9 @@ def check_numbers(config: Any, prefix: str) -> None:
         ):
             # A million threads make torch end in a segmentation fault.
             limit = 1024 if entry.name == "threads" else 2**31 - 1
-            if not 0 < value <= limit and value != entry.default:
+            if value == entry.metadata.get("least") or value == entry.default:
+                continue
+            if not 0 < value <= limit:
                 raise UsageError(f"{option} {value}: must be positive and at most {limit}")
 
 
@@ -132,11 +137,13 @@ class Preset(Generic[Config]):
         config: What they share.
         arms: By name; all are trained where ``--arms`` is not said.
         about: What ``--help`` says of it.
+        metrics: What is measured where ``--metrics`` is not said, beside what always is.
     """
 
     config: Config
     arms: Mapping[str, ArmConfig]
     about: str = dataclasses.field(default="", compare=False)
+    metrics: tuple[str, ...] = ()
 
     def replace(
         self, config: Mapping[str, Any], about: str = "", **arms: Mapping[str, Any]
@@ -145,7 +152,25 @@ class Preset(Generic[Config]):
         changed = {
             name: dataclasses.replace(arm, **arms.get(name, {})) for name, arm in self.arms.items()
         }
-        return Preset(dataclasses.replace(self.config, **config), changed, about)
+        return Preset(dataclasses.replace(self.config, **config), changed, about, self.metrics)
+
+
+def at_rates(
+    preset: Preset[Config], registry: Registry, rates: Mapping[str, float]
+) -> Preset[Config]:
+    """Return a protocol with many arms, each like the preset's but for its network and its rate.
+
+    Args:
+        preset: The protocol, with the arms that the others are like.
+        registry: What the arms are made of.
+        rates: Learning rates by the arms' names.
+    """
+    arms = {}
+    for name, rate in rates.items():
+        arm = registry.resolve(name, preset.arms)
+        adam = dataclasses.replace(arm.optimizer, learning_rate=rate)
+        arms[name] = dataclasses.replace(arm, optimizer=adam)
+    return dataclasses.replace(preset, arms=arms)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,9 @@ class SomeTasks:
         return self.stream[self.tasks[place]]
 
 
+MECHANISMS: tuple[str, ...] = ("fisher", "logit")
+"""What presets measure that ask why: all metrics but those of the experiments' figures."""
+
 Pose = Callable[[Any, Any, Any], Problem]
 """From config, data and an arm's inputs to what the arm learns."""
 

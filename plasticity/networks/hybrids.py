@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from plasticity.networks.mlp import mlp
@@ -120,7 +120,7 @@ class QnnReupload(Qnn):
 
     uploads: int
     """How often inputs are uploaded as angles."""
-    first_after: int
+    first_after: int = field(metadata={"least": 0})
     """Layers of gates before the first of these uploads."""
 
     def __post_init__(self) -> None:
