@@ -6,6 +6,7 @@ it here with the time at which it is due.
 
 from plasticity.learning.metric import Metric
 from plasticity.metrics.accuracy import logit_statistics, test_accuracy
+from plasticity.metrics.circuits import GateDrift
 from plasticity.metrics.fisher import FisherProbe
 from plasticity.metrics.norms import gradient_norm, weight_norm
 
@@ -17,5 +18,6 @@ METRICS: dict[str, Metric] = {
         Metric("test_accuracy", test_accuracy),
         Metric("fisher", prepare=FisherProbe.of, sparse=True),
         Metric("logit", logit_statistics),
+        Metric("circuit", prepare=GateDrift.of),
     )
 }

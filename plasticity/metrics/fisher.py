@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from plasticity.learning.learner import Learner
+from plasticity.metrics import jacobians
 from plasticity.metrics.accuracy import class_logits, evaluating
-from plasticity.seeding import generator_for
+from plasticity.metrics.probes import probe
 from plasticity.tasks.streams import Task
-
-PROBE_SAMPLES = 64
-"""Samples of a Fisher probe (protocol "Split CIFAR-100")."""
-
-JACOBIAN_NUMBERS = 2**23
-"""Numbers of per-sample gradients held at once: bounds memory, decides nothing else."""
 
 
 def fisher_traces(network: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
@@ -31,11 +25,8 @@ def fisher_traces(network: nn.Module, x: Tensor, y: Tensor) -> tuple[float, floa
     * true: sum_c p_c ||g_c||^2, the expectation over the model's own labels.
 
     Both follow from the Gram matrix of the gradients of logit differences d_k = l_k - l_0, since
-    g_c = sum_k (delta_ck - p_k) grad d_k: classes - 1 backward passes, for all samples together.
-    The large gradients of linear layers are never formed: their inner products are those of the
-    layer's inputs times those of the gradients of its outputs (Goodfellow 2015, arXiv:1510.01799).
-    That holds where a layer sees each sample once and shares nothing; others go the long way.
-    A complex parameter counts as its real and its imaginary part.
+    g_c = sum_k (delta_ck - p_k) grad d_k: classes - 1 backward passes, for all samples together
+    (see ``sample_gradients``). A complex parameter counts as its real and its imaginary part.
     Source: Kunstner, Hennig and Balles 2019, "Limitations of the empirical Fisher approximation".
 
     Args:
@@ -43,92 +34,22 @@ def fisher_traces(network: nn.Module, x: Tensor, y: Tensor) -> tuple[float, floa
         x: ``(samples, features)``.
         y: ``(samples,)``, int64.
     """
-    layers = _layers_used_once(network, x[:1])
-    parameters = {
-        name: torch.view_as_real(p.detach()) if p.is_complex() else p.detach()
-        for name, p in network.named_parameters()
-        if name.rpartition(".")[0] not in layers
-    }
-    complex_ones = {name for name, p in network.named_parameters() if p.is_complex()}
-    shifts = {name: x.new_zeros(layer.out_features) for name, layer in layers.items()}
-
-    def differences(
-        parameters: dict[str, Tensor], shifts: dict[str, Tensor], sample: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, dict[str, Tensor]]]:
-        inputs: dict[str, Tensor] = {}
-
-        def shifted(name: str, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            inputs[name] = given[0]
-            return output + shifts[name]
-
-        hooks = [
-            layer.register_forward_hook(
-                lambda _, given, output, name=name: shifted(name, given, output)
-            )
-            for name, layer in layers.items()
-        ]
-        given_back = {
-            name: torch.view_as_complex(p) if name in complex_ones else p
-            for name, p in parameters.items()
-        }
-        try:
-            logits = torch.func.functional_call(network, given_back, (sample.unsqueeze(0),))[0]
-        finally:
-            for hook in hooks:
-                hook.remove()
-        logits = class_logits(logits)
-        return logits[1:] - logits[0], (logits.detach(), inputs)
-
-    jacobian = torch.func.vmap(
-        torch.func.jacrev(differences, argnums=(0, 1), has_aux=True), in_dims=(None, None, 0)
-    )
     empirical = true = 0.0
     with evaluating(network), torch.no_grad():
-        num_differences = max(1, network(x[:1]).shape[1] - 1)
-        held = sum(p.numel() for p in (*parameters.values(), *shifts.values())) * num_differences
-        chunk = max(1, JACOBIAN_NUMBERS // held)
+        num_classes = class_logits(network(x[:1])).shape[1]
+        others = torch.eye(num_classes, device=x.device)[1:]
+        differences = others - torch.eye(num_classes, device=x.device)[0]
+        held = jacobians.numbers_held(network, x, len(differences))
+        chunk = max(1, jacobians.JACOBIAN_NUMBERS // held)
         for some_x, some_y in zip(x.split(chunk), y.split(chunk), strict=True):
-            (gradients, deltas), (logits, inputs) = jacobian(parameters, shifts, some_x)
-            gram = x.new_zeros(())
-            for gradient in gradients.values():
-                rows = gradient.reshape(*gradient.shape[:2], -1)
-                gram = gram + rows @ rows.mT
-            for name, delta in deltas.items():
-                # The weight's gradient is the outer product of delta and input, the bias's delta.
-                square = inputs[name].square().flatten(1).sum(1) + (layers[name].bias is not None)
-                gram = gram + delta @ delta.mT * square[:, None, None]
-            p = logits.softmax(1)
-            of_labels = torch.eye(p.shape[1], dtype=p.dtype, device=p.device) - p.unsqueeze(1)
+            gradients = jacobians.sample_gradients(network, some_x, differences)
+            gram, p = gradients.within(), gradients.logits.softmax(1)
+            of_labels = torch.eye(num_classes, dtype=p.dtype, device=p.device) - p.unsqueeze(1)
             weights = of_labels[:, :, 1:]  # (samples, classes, differences)
             squared_norms = torch.einsum("sck,skl,scl->sc", weights, gram, weights)
             empirical += float(squared_norms.gather(1, some_y.unsqueeze(1)).sum())
             true += float((p * squared_norms).sum())
     return empirical / len(x), true / len(x)
-
-
-def _layers_used_once(network: nn.Module, x: Tensor) -> dict[str, nn.Linear]:
-    """Find the linear layers that see each sample once, as a vector, and share no parameter."""
-    layers = {name: m for name, m in network.named_modules() if type(m) is nn.Linear}
-    shapes: dict[str, list[torch.Size]] = {name: [] for name in layers}
-    hooks = [
-        layer.register_forward_hook(
-            lambda _, given, output, name=name: shapes[name].append(given[0].shape)
-        )
-        for name, layer in layers.items()
-    ]
-    try:
-        with torch.no_grad(), evaluating(network):
-            network(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    users = Counter(id(p) for _, p in network.named_parameters(remove_duplicate=False))
-    return {
-        name: layer
-        for name, layer in layers.items()
-        if shapes[name] == [(1, layer.in_features)]
-        and all(users[id(p)] == 1 for p in layer.parameters())
-    }
 
 
 @dataclass(frozen=True)
@@ -168,9 +89,3 @@ class FisherProbe:
                 columns[f"{kind}_{where}_per_parameter"] = trace / num_parameters
                 columns[f"{kind}_{where}_relative"] = trace / initial if initial else math.nan
         return columns
-
-
-def probe(task: Task, seed: int) -> tuple[Tensor, Tensor]:
-    """Return ``PROBE_SAMPLES`` of the task's training samples, the same at every call."""
-    order = torch.randperm(len(task.train), generator=generator_for(seed, "probe", task.index))
-    return task.train.batch(order[:PROBE_SAMPLES])
