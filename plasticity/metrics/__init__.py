@@ -1,7 +1,8 @@
 """What is measured of a learner, by the names of its columns.
 
 To add a metric, write a function of learner and task (see ``plasticity.learning.metric``) and enter
-it here with the time at which it is due.
+it here with the time at which it is due. A metric's columns begin with its name; so no name is
+another's beginning, up to an underscore.
 """
 
 from plasticity.learning.metric import Metric
@@ -21,6 +22,9 @@ from plasticity.metrics.norms import (
     gradient_start,
     weight_norm,
 )
+from plasticity.metrics.probes import Churn, Trainability
+from plasticity.metrics.ranks import FeatureRank, TangentKernel, spectrum
+from plasticity.metrics.units import Dormancy
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
@@ -37,5 +41,11 @@ METRICS: dict[str, Metric] = {
         Metric("update_ratio", UpdateRatio, "during"),
         Metric("initial_distance", prepare=InitialDistance.of),
         Metric("circuit", prepare=GateDrift.of),
+        Metric("dormant", prepare=Dormancy.of, sparse=True),
+        Metric("feature_rank", prepare=FeatureRank.of, sparse=True),
+        Metric("ntk", prepare=TangentKernel.of, sparse=True),
+        Metric("spectrum", spectrum, sparse=True),
+        Metric("trainability", prepare=Trainability.of, sparse=True),
+        Metric("churn", when="during", prepare=Churn.of, sparse=True),
     )
 }
