@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from plasticity.learning.learner import Learner
+from plasticity.metrics.kept import Kept, numbers_of
 from plasticity.tasks.streams import Samples, Task
 
 EVALUATION_BATCH = 2_000
@@ -48,48 +46,21 @@ def class_logits(outputs: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(outputs), outputs], -1)
 
 
-@dataclass(frozen=True)
-class _Evaluation:
-    """Logits and labels of a task's test samples, and the network that they are of."""
-
-    network: weakref.ref[nn.Module]
-    task: weakref.ref[Task]
-    numbers: list[Tensor]
-    batches: list[tuple[Tensor, Tensor]]
-
-    def is_of(self, network: nn.Module, task: Task) -> bool:
-        """Tell whether an evaluation would give the same: compares all numbers of the network."""
-        if self.network() is not network or self.task() is not task:
-            return False
-        pairs = itertools.zip_longest(self.numbers, _numbers(network))
-        return all(
-            a is not None and b is not None and a.dtype == b.dtype and torch.equal(a, b)
-            for a, b in pairs
-        )
-
-
-_last: _Evaluation | None = None
-
-
-def _numbers(network: nn.Module) -> Iterator[Tensor]:
-    return (t.detach() for t in itertools.chain(network.parameters(), network.buffers()))
+_evaluation: Kept[list[tuple[Tensor, Tensor]]] = Kept()
 
 
 def evaluate(learner: Learner, task: Task) -> list[tuple[Tensor, Tensor]]:
     """Return the network's outputs and the labels of the task's test samples, batch by batch.
 
-    The last evaluation is kept: it is what costs most of several metrics of a task. It is used
-    again for the same task and network if all parameters and buffers are equal, number by number,
-    to those it was made from: whatever changed them, it cannot go stale.
+    They are kept, since making them costs most of several metrics of a task (see ``Kept``).
     """
-    global _last
     network = learner.network
-    if _last is None or not _last.is_of(network, task):
+
+    def make() -> list[tuple[Tensor, Tensor]]:
         with torch.no_grad(), evaluating(network):
-            found = [(network(x), y) for x, y in batches(task.test)]
-        numbers = [t.clone() for t in _numbers(network)]
-        _last = _Evaluation(weakref.ref(network), weakref.ref(task), numbers, found)
-    return _last.batches
+            return [(network(x), y) for x, y in batches(task.test)]
+
+    return _evaluation.get([network, task], [*numbers_of(network)], make)
 
 
 def test_accuracy(learner: Learner, task: Task) -> float:
@@ -109,7 +80,7 @@ def logit_statistics(learner: Learner, task: Task) -> dict[str, float]:
     """
     spread, magnitude, outputs = 0.0, 0.0, 0
     for logits, y in evaluate(learner, task):
-        p = class_logits(logits).softmax(1).gather(1, y.unsqueeze(1))
+        p = _probability(class_logits(logits), y.unsqueeze(1))
         spread += float((p * (1 - p)).sum())
         magnitude += float(logits.abs().sum())
         outputs += logits.numel()
@@ -122,8 +93,19 @@ def max_probability(learner: Learner, task: Task) -> float:
     From 1 / classes, where the network says nothing, to 1, where it is sure of every sample. Valid
     for: classifiers; a single output is the logit of class 1, beside 0 for class 0.
     """
-    largest = [class_logits(x).softmax(1).amax(1).sum() for x, _ in evaluate(learner, task)]
-    return float(torch.stack(largest).sum()) / len(task.test)
+    largest = 0.0
+    for outputs, _ in evaluate(learner, task):
+        logits = class_logits(outputs)
+        largest += float(_probability(logits, logits.argmax(1, keepdim=True)).sum())
+    return largest / len(task.test)
+
+
+def _probability(logits: Tensor, classes: Tensor) -> Tensor:
+    """Return the probability of a class of each sample, ``(samples, 1)``.
+
+    A softmax over few classes takes several times as long.
+    """
+    return (logits.gather(1, classes) - logits.logsumexp(1, keepdim=True)).exp()
 
 
 class OnlineAccuracy:
@@ -136,14 +118,17 @@ class OnlineAccuracy:
     """
 
     def __init__(self, learner: Learner, task: Task) -> None:
-        self._right = torch.zeros((), dtype=torch.int64, device=learner.device)
-        self._seen = 0
+        self._predicted: list[Tensor] = []
+        self._labels: list[Tensor] = []
 
     def __call__(self, outputs: Tensor, labels: Tensor) -> None:
-        """Count a batch's."""
-        self._right += (class_logits(outputs).argmax(1) == labels).sum()
-        self._seen += len(labels)
+        """Note a batch's."""
+        self._predicted.append(class_logits(outputs).argmax(1))
+        self._labels.append(labels)
 
     def value(self) -> float:
         """Return the fraction."""
-        return int(self._right) / self._seen if self._seen else math.nan
+        if not self._labels:
+            return math.nan
+        right = torch.cat(self._predicted) == torch.cat(self._labels)
+        return int(right.sum()) / len(right)

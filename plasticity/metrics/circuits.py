@@ -1,8 +1,10 @@
-"""What became of a circuit's gates, and how its outputs change with its angles."""
+"""What became of a circuit's gates, and how its outputs change with them."""
 
 from __future__ import annotations
 
+import copy
 import math
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from plasticity.learning.learner import Learner
+from plasticity.metrics.kept import Kept, numbers_of
 from plasticity.quantum.circuits import Ansatz, light_cone, pauli_words
 from plasticity.quantum.layer import QNN
 from plasticity.tasks.streams import Task
+
+MOST_OUTCOMES = 64
+"""Probabilities up to which a circuit's derivatives are had from all of them: decides nothing else.
+
+Of more, fewer backward passes lead to the logits."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +38,11 @@ class GateDrift:
     * ``displacement``: 1 - |tr(G* G_0)| / 4 of the gate G and the untrained G_0; 0 where they are
       equal up to a phase, 1 where they are orthogonal.
 
-    Valid for: modules with ``angles`` of shape (gates, 15), as ``QNN``; other networks have no
-    such column. Gates that the readout does not depend on have no gradient, and do not count.
-    A module whose gates are not exp(-i H) alone has a method ``gates()`` that returns them,
-    (gates, 4, 4) complex: then those are displaced. Source: ours.
+    Valid for: modules with ``angles`` of an ``ansatz``, ``(gates, 15)`` as of a ``QNN`` or fewer
+    of which ``all_angles`` makes 15; other networks have no such column. With six angles, of real
+    gates, 4 of 6 directions are damped. Gates that the readout does not depend on have no gradient,
+    and do not count. The gates are what a method ``gates()`` returns, where there is one: so they
+    may be exp(-i H) times gates that are kept. Source: ours.
 
     Attributes:
         initial: The untrained gates of each circuit.
@@ -51,9 +60,9 @@ class GateDrift:
         norms, damping, displacement = [], [], []
         for module, initial in zip(circuits(learner.network), self.initial, strict=True):
             counted = _counted(module)
-            angles = module.angles.detach()[counted]
+            angles = _all_angles(module)[counted]
             norms.append(torch.linalg.vector_norm(angles.double(), dim=1))
-            damping.append(dampings(angles))
+            damping.append(dampings(angles, of_real_gates=module.angles.shape[1] == 6))
             overlap = (_gates(module).conj() * initial)[counted].sum((1, 2))
             displacement.append(1 - overlap.abs() / 4)
         if not norms:
@@ -63,15 +72,19 @@ class GateDrift:
 
 
 def circuits(network: nn.Module) -> Iterator[Any]:
-    """Yield the modules that have a circuit's angles, (gates, 15), each parameter once."""
+    """Yield the modules that have a circuit's angles, each parameter once."""
     seen = set()
     for module in network.modules():
         angles = getattr(module, "angles", None)
-        if isinstance(angles, nn.Parameter) and angles.dim() == 2 and angles.shape[1] == 15:
-            ansatz = getattr(module, "ansatz", None)
-            if isinstance(ansatz, Ansatz) and id(angles) not in seen:
+        if isinstance(angles, nn.Parameter) and isinstance(getattr(module, "ansatz", None), Ansatz):
+            of_all = _all_angles(module)
+            if of_all.dim() == 2 and of_all.shape[1] == 15 and id(angles) not in seen:
                 seen.add(id(angles))
                 yield module
+
+
+def _all_angles(module: Any) -> Tensor:
+    return getattr(module, "all_angles", module.angles).detach()
 
 
 def _counted(module: Any) -> list[int]:
@@ -79,20 +92,33 @@ def _counted(module: Any) -> list[int]:
     return list(light_cone(module.ansatz, getattr(readout, "qubit", None)))
 
 
+def _tells_gates(module: Any) -> bool:
+    return callable(getattr(module, "gates", None))
+
+
 def _gates(module: Any) -> Tensor:
-    own = getattr(module, "gates", None)
-    if callable(own):
+    if _tells_gates(module):
         with torch.no_grad():
-            return own().detach().to(torch.complex128).clone()
-    return gate_exponentials(module.angles.detach())[0]
+            return module.gates().to(torch.complex128).clone()
+    return _exponentials(*_levels_and_vectors(_all_angles(module)))
 
 
-def dampings(angles: Tensor) -> Tensor:
-    """Return each gate's mean of |sinc((l_i - l_j) / 2)| over i != j, ``(gates,)`` float64."""
+def dampings(angles: Tensor, of_real_gates: bool = False) -> Tensor:
+    """Return each gate's mean of |sinc((l_i - l_j) / 2)|, ``(gates,)`` float64.
+
+    Args:
+        angles: ``(gates, 15)``, radians.
+        of_real_gates: Only those of six directions are moved in that keep the gate real. The levels
+            are a, b, -b, -a then, and the directions that do not commute with H have the
+            differences a + b and a - b, twice each.
+    """
     levels, _ = _levels_and_vectors(angles)
     half_gaps = (levels.unsqueeze(-1) - levels.unsqueeze(-2)) / 2
-    # torch's sinc has a factor pi; the four of i = j are 1 each.
-    return (torch.sinc(half_gaps / math.pi).abs().sum((1, 2)) - 4) / 12
+    slopes = torch.sinc(half_gaps / math.pi).abs()  # torch's sinc has a factor pi
+    damped = 1 - torch.eye(4, dtype=slopes.dtype, device=slopes.device)
+    if of_real_gates:
+        damped -= damped.new_ones(4).diag().flip(0)  # of a and -a, of b and -b
+    return (slopes * damped).sum((1, 2)) / damped.sum()
 
 
 def gate_exponentials(angles: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,14 +134,12 @@ def gate_exponentials(angles: Tensor) -> tuple[Tensor, Tensor]:
         ``(gates, 4, 4)`` and ``(gates, 15, 4, 4)``, complex128.
     """
     levels, vectors = _levels_and_vectors(angles)
-    phases = torch.polar(torch.ones_like(levels), -levels)
-    gates = (vectors * phases.unsqueeze(1)) @ vectors.mH
     half = levels / 2
     mean = half.unsqueeze(-1) + half.unsqueeze(-2)
     gap = half.unsqueeze(-1) - half.unsqueeze(-2)
     quotient = torch.polar(torch.sinc(gap / math.pi), -mean - math.pi / 2).unsqueeze(1)
     v = vectors.unsqueeze(1)
-    return gates, v @ (quotient * (v.mH @ _words(angles) @ v)) @ v.mH
+    return _exponentials(levels, vectors), v @ (quotient * (v.mH @ _words(angles) @ v)) @ v.mH
 
 
 def _levels_and_vectors(angles: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,81 +151,167 @@ def _levels_and_vectors(angles: Tensor) -> tuple[Tensor, Tensor]:
     return undefined[..., 0].real, undefined
 
 
+def _exponentials(levels: Tensor, vectors: Tensor) -> Tensor:
+    phases = torch.polar(torch.ones_like(levels), -levels)
+    return (vectors * phases.unsqueeze(1)) @ vectors.mH
+
+
 def _words(angles: Tensor) -> Tensor:
     return torch.from_numpy(pauli_words()).to(angles.device)
 
 
-def angle_jacobian(qnn: QNN, x: Tensor) -> Tensor:
-    """Return the derivatives of a QNN's outputs in its angles, for each sample.
+def is_plain_circuit(module: nn.Module, x: Tensor) -> bool:
+    """Tell whether ``circuit_jacobian`` knows a module: that it is a circuit, and nothing else.
+
+    A ``QNN`` is. Of others that have ``ansatz``, ``readout``, ``gates()`` and one parameter, whose
+    first axis counts the gates, the outputs are compared with those of these gates, once.
+
+    Args:
+        module: Any.
+        x: Something to evaluate it on, ``(samples, features)``.
+    """
+    ansatz, readout = getattr(module, "ansatz", None), getattr(module, "readout", None)
+    if not (isinstance(ansatz, Ansatz) and hasattr(readout, "num_outcomes")):
+        return False
+    told: Any = module
+    outcomes = told.readout.num_outcomes(ansatz.num_qubits)
+    parameters = list(module.parameters())
+    of_gates = len(parameters) == 1 and len(parameters[0]) == ansatz.num_gates
+    if outcomes is None or outcomes > MOST_OUTCOMES or not of_gates:
+        return False
+    if type(module) is QNN:
+        return True
+    if not _tells_gates(module) or parameters[0].is_complex():
+        return False
+    if module not in _compared:
+        twin: Any = copy.deepcopy(module).double()
+        x = x.to(torch.complex128 if x.is_complex() else torch.float64)
+        with torch.no_grad():
+            expected = twin.readout(_Sweep(twin, twin.gates(), x).probabilities)
+            _compared[module] = torch.allclose(twin(x), expected, rtol=1e-6, atol=1e-6)
+    return _compared[module]
+
+
+_compared: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
+
+
+class _Sweep:
+    """Samples sent through the gates of a circuit.
+
+    Attributes:
+        befores: What each gate is given, as by ``_pair_first``.
+        state: What comes out, ``(samples, 2**num_qubits)``.
+        outcomes: Basis states read, from 0 on.
+        norm: Sum of the squared amplitudes, ``(samples, 1)``, where the module divides by it.
+        probabilities: What the readout gets, ``(samples, outcomes)``.
+    """
+
+    def __init__(self, module: Any, gates: Tensor, x: Tensor) -> None:
+        num_qubits = module.ansatz.num_qubits
+        samples = x.to(torch.complex128)
+        samples = samples / samples.abs().amax(1, keepdim=True)  # so that no square overflows
+        samples = samples / torch.linalg.vector_norm(samples, dim=1, keepdim=True)
+        state = nn.functional.pad(samples.to(gates.dtype), (0, 2**num_qubits - x.shape[1]))
+        self.befores = []
+        for gate, pair in zip(gates, module.ansatz.pairs, strict=True):
+            self.befores.append(_pair_first(state, num_qubits, pair))
+            state = _pair_back(gate @ self.befores[-1].flatten(1), num_qubits, pair)
+        self.state = state
+        self.outcomes = module.readout.num_outcomes(num_qubits)
+        squares = torch.view_as_real(state).square().sum(2)
+        renormalised = getattr(module, "renormalised", False)
+        self.norm = squares.sum(1, keepdim=True) if renormalised else None
+        self.probabilities = squares[:, : self.outcomes] / (1 if self.norm is None else self.norm)
+
+
+_kept_jacobian: Kept[Tensor] = Kept()
+
+
+def circuit_jacobian(module: Any, x: Tensor) -> Tensor:
+    """Return the derivatives in its parameter of what a circuit's outputs are, sample by sample.
 
     An amplitude <k|U|x> is linear in a gate G = G_g: its derivative in G_ij is the sum over the
     other qubits of <k| G_N .. G_{g+1} at i times G_{g-1} .. G_1 |x> at j. So one sweep of the
-    samples from the left and one of the rows <k| from the right meet at each gate, in one product
-    for all samples and outcomes. (Of Z, the rows are those of <x|U* Z, one a sample.)
+    samples from the one side and one of the rows <k| from the other meet at each gate, in one
+    product for all samples and outcomes. Where probabilities are divided by the squared norm of
+    the final state, <x|U* goes along as a row of each sample. The result is kept: two metrics ask
+    for it one after the other.
 
     Args:
-        qnn: The layer.
+        module: A circuit as by ``is_plain_circuit``.
         x: ``(samples, features)``, real or complex.
 
     Returns:
-        ``(samples, outputs, gates * 15)`` in the dtype of the angles.
+        ``(samples, outputs, numbers of the parameter)``, in its dtype.
     """
-    angles = qnn.angles.detach()
-    ansatz, readout, kind = qnn.ansatz, qnn.readout, angles.dtype.to_complex()
-    samples = x.detach().to(torch.complex128)
-    samples = samples / samples.abs().amax(1, keepdim=True)  # so that no square overflows
-    samples = (samples / torch.linalg.vector_norm(samples, dim=1, keepdim=True)).to(kind)
-    state = nn.functional.pad(samples, (0, 2**ansatz.num_qubits - x.shape[1]))
-    gates, derivatives = (part.to(kind) for part in gate_exponentials(angles))
-    befores = []
-    for gate, pair in zip(gates, ansatz.pairs, strict=True):
-        befores.append(_pair_first(state, ansatz.num_qubits, pair))
-        state = _pair_back(gate @ befores[-1], ansatz.num_qubits, pair)
-    if readout.qubit is None:
-        outcomes = readout.num_outcomes(ansatz.num_qubits)
-        assert outcomes is not None
-        # <k|, of each outcome.
-        rows = torch.eye(outcomes, 2**ansatz.num_qubits, dtype=kind, device=x.device)
-        amplitudes = state[:, :outcomes]
-        values = amplitudes.abs().square()
-    else:
-        signs = 1 - 2 * (
-            torch.arange(2**ansatz.num_qubits, device=x.device)
-            >> (ansatz.num_qubits - 1 - readout.qubit)
-            & 1
-        )
-        rows = state.conj() * signs
-        values = (state.abs().square() * signs).sum(1)
+    return _kept_jacobian.get([module], [*numbers_of(module), x], lambda: _jacobian(module, x))
+
+
+def _jacobian(module: Any, x: Tensor) -> Tensor:
+    ansatz, num_qubits = module.ansatz, module.ansatz.num_qubits
+    (parameter,) = module.parameters()
+    kind = parameter.dtype.to_complex()
+    gates, derivatives = (part.to(kind) for part in _gates_and_derivatives(module))
+    sweep = _Sweep(module, gates, x.detach())
+    samples, outcomes, state = len(x), sweep.outcomes, sweep.state
+    rows = torch.eye(outcomes, 2**num_qubits, dtype=kind, device=x.device)
+    own_rows = None if sweep.norm is None else state.conj()  # one a sample
     parts = []
     for g in reversed(range(ansatz.num_gates)):
-        after = _pair_first(rows, ansatz.num_qubits, ansatz.pairs[g])
-        if readout.qubit is None:
-            # (rows 4, rest) times (samples 4, rest): a derivative for each of the pairs.
-            flat = after.flatten(0, 1) @ befores[g].flatten(0, 1).mT
-            in_gate = flat.unflatten(0, (-1, 4)).unflatten(2, (-1, 4)).permute(2, 0, 1, 3)
-            in_angles = torch.einsum("nkij,pij->nkp", in_gate, derivatives[g])
-            parts.append(2 * (amplitudes.conj().unsqueeze(2) * in_angles).real)
-        else:
-            in_gate = after @ befores[g].mT
-            parts.append(2 * torch.einsum("nij,pij->np", in_gate, derivatives[g]).real)
-        rows = _pair_back(gates[g].mT @ after, ansatz.num_qubits, ansatz.pairs[g])
-    of_values = torch.cat(parts[::-1], -1)
-    if readout.qubit is not None:
-        of_z = torch.func.vmap(torch.func.jacrev(lambda z: readout(z.unsqueeze(0))[0]))
-        return of_z(values).unsqueeze(2) * of_values.unsqueeze(1)
-    with torch.enable_grad():  # an output depends on the probability of its own outcome only
-        probabilities = values.requires_grad_()
-        (slopes,) = torch.autograd.grad(readout(probabilities).sum(), probabilities)
-    return slopes.unsqueeze(2) * of_values
+        pair, before = ansatz.pairs[g], sweep.befores[g]
+        after = _pair_first(rows, num_qubits, pair)
+        in_gate = (after.flatten(0, 1) @ before.flatten(0, 1).mT).view(4, outcomes, 4, samples)
+        of_amplitudes = torch.einsum("ikjn,pij->nkp", in_gate, derivatives[g])
+        part = 2 * (state[:, :outcomes].conj().unsqueeze(2) * of_amplitudes).real
+        rows = _pair_back(gates[g].mT @ after.flatten(1), num_qubits, pair)
+        if own_rows is not None and sweep.norm is not None:
+            after = _pair_first(own_rows, num_qubits, pair)
+            in_gate = torch.einsum("inr,jnr->nij", after, before)
+            of_norm = 2 * torch.einsum("nij,pij->np", in_gate, derivatives[g]).real
+            part = part - sweep.probabilities.unsqueeze(2) * of_norm.unsqueeze(1)
+            part = part / sweep.norm.unsqueeze(2)
+            own_rows = _pair_back(gates[g].mT @ after.flatten(1), num_qubits, pair)
+        parts.append(part)
+    of_readout = torch.func.vmap(torch.func.jacrev(lambda p: module.readout(p.unsqueeze(0))[0]))
+    return of_readout(sweep.probabilities) @ torch.cat(parts[::-1], 2)
+
+
+def _gates_and_derivatives(module: Any) -> tuple[Tensor, Tensor]:
+    """Return a circuit's gates, and their derivatives in what the parameter has for each of them.
+
+    Returns:
+        ``(gates, 4, 4)`` and ``(gates, numbers, 4, 4)``, complex.
+    """
+    (parameter,) = module.parameters()
+    if type(module) is QNN:
+        return gate_exponentials(parameter.detach())
+    with torch.enable_grad():
+        gates = module.gates()
+        parts = torch.stack([gates.real, gates.imag], 3)
+        # A gate depends on its own numbers alone, so each entry's sum over the gates will do.
+        entries = torch.eye(32, dtype=parts.dtype, device=parts.device).view(32, 1, 4, 4, 2)
+        (slopes,) = torch.autograd.grad(
+            parts, parameter, entries.expand(-1, len(gates), -1, -1, -1), is_grads_batched=True
+        )
+    slopes = slopes.reshape(4, 4, 2, len(gates), -1).permute(3, 4, 0, 1, 2).contiguous()
+    scale = _scale(module, gates).detach()
+    return gates.detach() / scale, torch.view_as_complex(slopes) / scale.unsqueeze(1)
+
+
+def _scale(module: Any, gates: Tensor) -> Tensor:
+    """Return what to divide each gate by, so that depth leaves states in the range of numbers."""
+    if getattr(module, "renormalised", False):
+        return torch.linalg.matrix_norm(gates, keepdim=True) / 2
+    return gates.real.new_ones(len(gates), 1, 1)
 
 
 def _pair_first(vectors: Tensor, num_qubits: int, pair: tuple[int, int]) -> Tensor:
-    """Return ``(vectors, 4, rest)``: the second axis is the pair's basis states."""
+    """Return ``(4, vectors, rest)``: the first axis is the pair's basis states."""
     qubits = vectors.reshape(-1, *[2] * num_qubits)
-    return qubits.movedim((pair[0] + 1, pair[1] + 1), (1, 2)).reshape(len(vectors), 4, -1)
+    return qubits.movedim((pair[0] + 1, pair[1] + 1), (0, 1)).reshape(4, len(vectors), -1)
 
 
-def _pair_back(vectors: Tensor, num_qubits: int, pair: tuple[int, int]) -> Tensor:
-    """Undo ``_pair_first``."""
-    qubits = vectors.reshape(-1, *[2] * num_qubits)
-    return qubits.movedim((1, 2), (pair[0] + 1, pair[1] + 1)).reshape(len(vectors), -1)
+def _pair_back(numbers: Tensor, num_qubits: int, pair: tuple[int, int]) -> Tensor:
+    """Return ``(vectors, 2**num_qubits)``, of what ``_pair_first`` returned."""
+    qubits = numbers.reshape(2, 2, -1, *[2] * (num_qubits - 2))
+    return qubits.movedim((0, 1), (pair[0] + 1, pair[1] + 1)).flatten(1)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from plasticity.metrics.accuracy import class_logits, evaluating
-from plasticity.metrics.circuits import angle_jacobian
-from plasticity.quantum.layer import QNN
+from plasticity.metrics.circuits import circuit_jacobian, is_plain_circuit
 
 JACOBIAN_NUMBERS = 2**23
 """Numbers of per-sample gradients held at once: bounds memory, decides nothing else."""
@@ -65,8 +65,8 @@ def sample_gradients(network: nn.Module, x: Tensor, functions: Tensor) -> Sample
 
     A complex parameter counts as its real and its imaginary part. What a layer adds that sees each
     sample once and shares nothing is had from its inputs and the gradients in its outputs: of
-    linear layers as above, of a ``QNN`` by ``angle_jacobian``. Others go the long way, a backward
-    pass for each sample and function, all at once.
+    linear layers as above, of circuits that read a few probabilities by ``circuit_jacobian``.
+    Others go the long way, a backward pass for each sample and function, all at once.
 
     Args:
         network: Any classifier whose samples do not see each other; in the mode to evaluate.
@@ -125,8 +125,8 @@ def sample_gradients(network: nn.Module, x: Tensor, functions: Tensor) -> Sample
         rows = [g.reshape(*g.shape[:2], -1) for g in gradients.values()]
         factors = []
         for name, (layer, _) in layers.items():
-            if isinstance(layer, QNN):
-                rows.append(deltas[name] @ angle_jacobian(layer, inputs[name]))
+            if not isinstance(layer, nn.Linear):
+                rows.append(deltas[name] @ circuit_jacobian(layer, inputs[name]))
                 continue
             given = inputs[name]
             if layer.bias is not None:
@@ -143,28 +143,26 @@ def numbers_held(network: nn.Module, x: Tensor, functions: int) -> int:
         if name.rpartition(".")[0] not in layers:
             held += functions * p.numel() * (2 if p.is_complex() else 1)
     for layer, outputs in layers.values():
-        of_angles = layer.angles.numel() * outputs if isinstance(layer, QNN) else 0
-        held += functions * outputs + of_angles
+        held += functions * outputs
+        if not isinstance(layer, nn.Linear):
+            held += sum(p.numel() for p in layer.parameters()) * (functions + outputs)
     return held
 
 
-def _layers_used_once(network: nn.Module, x: Tensor) -> dict[str, tuple[nn.Linear | QNN, int]]:
+def _layers_used_once(network: nn.Module, x: Tensor) -> dict[str, tuple[Any, int]]:
     """Find layers that see each sample once, as a vector, and share nothing; and their outputs."""
-    layers: dict[str, nn.Linear | QNN] = {
-        name: m
-        for name, m in network.named_modules()
-        if type(m) is QNN or (type(m) is nn.Linear and not m.weight.is_complex())
+    candidates: dict[str, Any] = {
+        name: module
+        for name, module in network.named_modules()
+        if (type(module) is nn.Linear and not module.weight.is_complex())
+        or hasattr(module, "ansatz")
     }
-    shapes: dict[str, list[tuple[int, ...]]] = {name: [] for name in layers}
-    outputs: dict[str, int] = {}
-
-    def note(name: str, given: tuple[Tensor, ...], output: Tensor) -> None:
-        shapes[name].append(tuple(given[0].shape))
-        outputs[name] = output.shape[-1]
-
+    calls: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in candidates}
     hooks = [
-        layer.register_forward_hook(lambda _, given, output, name=name: note(name, given, output))
-        for name, layer in layers.items()
+        layer.register_forward_hook(
+            lambda _, given, output, name=name: calls[name].append((given[0], output))
+        )
+        for name, layer in candidates.items()
     ]
     try:
         with torch.no_grad(), evaluating(network):
@@ -173,9 +171,13 @@ def _layers_used_once(network: nn.Module, x: Tensor) -> dict[str, tuple[nn.Linea
         for hook in hooks:
             hook.remove()
     users = Counter(id(p) for _, p in network.named_parameters(remove_duplicate=False))
-    return {
-        name: (layer, outputs[name])
-        for name, layer in layers.items()
-        if [shape[:-1] for shape in shapes[name]] == [(1,)]
-        and all(users[id(p)] == 1 for p in layer.parameters())
-    }
+    layers = {}
+    for name, layer in candidates.items():
+        once = [(tuple(given.shape[:-1]), output) for given, output in calls[name]]
+        if (
+            [shape for shape, _ in once] == [(1,)]
+            and all(users[id(p)] == 1 for p in layer.parameters())
+            and (type(layer) is nn.Linear or is_plain_circuit(layer, calls[name][0][0]))
+        ):
+            layers[name] = layer, once[0][1].shape[-1]
+    return layers

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from plasticity.learning.learner import Learner
 from plasticity.metrics.accuracy import evaluating
+from plasticity.metrics.kept import Kept, numbers_of
 from plasticity.quantum.layer import QNN
 from plasticity.tasks.streams import Task
 
@@ -65,13 +66,20 @@ def gradient_end(learner: Learner, task: Task) -> dict[str, float]:
     return {"norm": _mean_norm(learner, gradients), "zeros": _zeros(gradients)}
 
 
+_kept_gradients: Kept[list[Tensor]] = Kept()
+
+
 def _gradients(learner: Learner, task: Task) -> list[Tensor]:
     """Return the loss's gradient in each parameter, on the task's first training samples."""
-    parameters = list(learner.network.parameters())
-    x, y = task.train.batch(slice(0, GRADIENT_BATCH))
-    with torch.enable_grad(), evaluating(learner.network):
-        loss = learner.loss(learner.network(x), y)
-        return list(torch.autograd.grad(loss, parameters))
+    network = learner.network
+
+    def make() -> list[Tensor]:
+        x, y = task.train.batch(slice(0, GRADIENT_BATCH))
+        with torch.enable_grad(), evaluating(network):
+            loss = learner.loss(network(x), y)
+            return list(torch.autograd.grad(loss, list(network.parameters())))
+
+    return _kept_gradients.get([learner, network, task], [*numbers_of(network)], make)
 
 
 def _mean_norm(learner: Learner, gradients: list[Tensor]) -> float:

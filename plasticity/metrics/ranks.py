@@ -12,7 +12,7 @@ from plasticity.learning.learner import Learner
 from plasticity.metrics import jacobians
 from plasticity.metrics.accuracy import class_logits, evaluating
 from plasticity.metrics.probes import probe
-from plasticity.metrics.units import HIDDEN_SAMPLES, hidden
+from plasticity.metrics.units import hidden_of_probe
 from plasticity.tasks.streams import Task
 
 SRANK_SHARE = 0.99
@@ -89,8 +89,8 @@ class FeatureRank:
 
     def __call__(self, learner: Learner, task: Task) -> dict[str, float]:
         """Return the columns."""
-        x, _ = probe(task, self.seed, HIDDEN_SAMPLES)
-        features = hidden(learner.network, x).features
+        found = hidden_of_probe(learner, task, self.seed)
+        features = found[0].features if found else None
         if features is None or not features.isfinite().all():
             return {}
         values = torch.linalg.svdvals(features)

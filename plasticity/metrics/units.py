@@ -111,6 +111,18 @@ def _is_of_units(values: Any, samples: int) -> bool:
     return isinstance(values, Tensor) and values.dim() == 2 and len(values) == samples
 
 
+def hidden_of_probe(learner: Learner, task: Task, seed: int) -> tuple[Hidden, Tensor] | None:
+    """Return what is seen with 512 of the task's training samples, and their labels.
+
+    None of a network without hidden units, and before so many samples are made.
+    """
+    x, _ = probe(task, seed, 1)
+    if not hidden(learner.network, x).units:
+        return None
+    x, y = probe(task, seed, HIDDEN_SAMPLES)
+    return hidden(learner.network, x), y
+
+
 @dataclass(frozen=True)
 class Dormancy:
     """Count hidden units that sleep, as fractions of all units of all layers.
@@ -146,19 +158,19 @@ class Dormancy:
 
     def __call__(self, learner: Learner, task: Task) -> dict[str, float]:
         """Return the columns."""
-        x, y = probe(task, self.seed, HIDDEN_SAMPLES)
-        seen = hidden(learner.network, x)
+        found = hidden_of_probe(learner, task, self.seed)
+        if found is None:
+            return {}
+        seen, y = found
         columns = {}
         if seen.rectified:
             columns["fraction"], columns["dead"] = _sleeping(seen.rectified)
-        if seen.units:
-            with torch.enable_grad():
-                loss = learner.loss(seen.outputs, y)
-            gradients = torch.autograd.grad(loss, seen.units, allow_unused=True)
-            used = [g for g in gradients if g is not None]
-            if used:
-                sleeping = _sleeping(used)
-                columns["gradient_fraction"], columns["gradient_dead"] = sleeping
+        with torch.enable_grad():
+            loss = learner.loss(seen.outputs, y)
+        gradients = torch.autograd.grad(loss, seen.units, allow_unused=True)
+        used = [gradient for gradient in gradients if gradient is not None]
+        if used:
+            columns["gradient_fraction"], columns["gradient_dead"] = _sleeping(used)
         return columns
 
 

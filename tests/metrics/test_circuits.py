@@ -11,15 +11,17 @@ from torch.nn.functional import cross_entropy
 from plasticity.learning.learner import Learner
 from plasticity.metrics.circuits import (
     GateDrift,
-    angle_jacobian,
+    circuit_jacobian,
     circuits,
     dampings,
     gate_exponentials,
+    is_plain_circuit,
 )
 from plasticity.quantum.circuits import Ansatz, Brickwork, Ring, Staircase
 from plasticity.quantum.layer import QNN
-from plasticity.quantum.readouts import LogOdds, PauliZ, Probabilities, SignedPauliZ
-from tests.oracle import dense_gate, dense_probabilities, dense_z
+from plasticity.quantum.readouts import LogOdds, PauliZ, Probabilities
+from tests.metrics.zoo import ZOO, Gates, OfRealGates
+from tests.oracle import dense_gate, dense_probabilities
 from tests.tiny import make_adam, tiny_learner, tiny_task
 
 ZZ = 14  # the last of the words IX, IY, ..., ZZ
@@ -172,24 +174,53 @@ def test_a_module_that_tells_its_gates_is_asked_for_them() -> None:
     assert columns["angle_norm"] == 0
 
 
+def test_directions_of_real_gates_are_four_that_are_damped() -> None:
+    network = OfRealGates().double()
+    found = dampings(network.all_angles.detach(), of_real_gates=True)
+    for g in range(3):
+        columns = []
+        for k in range(6):
+            step = torch.zeros(3, 6, dtype=torch.float64)
+            step[g, k] = 1e-5
+            gates = []
+            for sign in (1, -1):
+                with torch.no_grad():
+                    network.angles += sign * step
+                    gates.append(dense_gate(network.all_angles[g]))
+                    network.angles -= sign * step
+            columns.append(((gates[0] - gates[1]) / 2e-5).ravel())
+        assert np.abs(np.array(columns).imag).max() < 1e-8
+        lengths = np.linalg.svd(np.array(columns).real, compute_uv=False) / 2
+        np.testing.assert_allclose(lengths[:2], 1, atol=1e-8)
+        assert float(found[g]) == pytest.approx(lengths[2:].mean(), abs=1e-8)
+
+
+def test_drift_of_real_gates_is_that_of_their_six_angles() -> None:
+    network = OfRealGates()
+    learner, task = learner_of(network), tiny_task()
+    columns = GateDrift.of(learner, task, 0)(learner, task)
+    lengths = torch.linalg.vector_norm(network.angles.detach(), dim=1)
+    assert columns["angle_norm"] == pytest.approx(float(lengths.mean()), rel=1e-6)
+    expected = dampings(network.all_angles.detach(), of_real_gates=True).mean()
+    assert columns["damping"] == pytest.approx(float(expected))
+    assert columns["displacement"] == pytest.approx(0, abs=1e-6)
+
+
 # --- derivatives of outputs
 
 
 CASES = {
     "brickwork": (Brickwork(4, 2), LogOdds(3), 16),
-    "ring": (Ring(3, 2), PauliZ(1), 7),
-    "staircase": (Staircase(4, 3), SignedPauliZ(3), 16),
+    "ring": (Ring(3, 2), LogOdds(5), 7),
+    "staircase": (Staircase(4, 3), Probabilities(), 16),
     "probabilities": (Brickwork(3, 1), Probabilities(), 5),
     "any pairs": (Ansatz(3, ((2, 0), (1, 2), (2, 0))), LogOdds(8), 8),
 }
 
 
 def outputs_of(ansatz, readout, angles: torch.Tensor, x: torch.Tensor) -> np.ndarray:
-    if readout.qubit is None:
-        p = dense_probabilities(ansatz, angles, x)[:, : readout.num_outcomes(ansatz.num_qubits)]
-        return np.log(p / (1 - p)) if isinstance(readout, LogOdds) else p
-    z = dense_z(ansatz, angles, x, readout.qubit)
-    return np.stack([z, -z], 1)[:, : 2 if isinstance(readout, SignedPauliZ) else 1]
+    p = dense_probabilities(ansatz, angles, x)[:, : readout.num_outcomes(ansatz.num_qubits)]
+    return np.log(p / (1 - p)) if isinstance(readout, LogOdds) else p
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -202,7 +233,7 @@ def test_jacobian_of_angles_matches_differences_of_dense_matrices(case: str, dty
         qnn.angles.copy_(angles)
     generator = torch.Generator().manual_seed(1)
     x = 5 * torch.randn(3, features, dtype=dtype, generator=generator)
-    found = angle_jacobian(qnn, x).unflatten(2, (-1, 15))
+    found = circuit_jacobian(qnn, x).unflatten(2, (-1, 15))
     for gate in range(ansatz.num_gates):
         for word in (0, 6, ZZ):
             step = torch.zeros_like(angles)
@@ -220,17 +251,62 @@ def test_jacobian_of_angles_matches_automatic_differentiation(case: str) -> None
     expected = torch.func.jacrev(
         lambda angles: torch.func.functional_call(qnn, {"angles": angles}, (x,))
     )(qnn.angles.detach())
-    found = angle_jacobian(qnn, x)
+    found = circuit_jacobian(qnn, x)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected.flatten(2), rtol=1e-3, atol=1e-3)
 
 
 def test_jacobian_is_zero_where_logits_are_clipped_and_right_at_any_length_of_a_sample() -> None:
     qnn = QNN(Ansatz(2, ((0, 1),)), LogOdds(3), torch.zeros).double()
-    assert not angle_jacobian(qnn, torch.eye(4, dtype=torch.float64)[:1]).any()  # p = 1, 0, 0
+    assert not circuit_jacobian(qnn, torch.eye(4, dtype=torch.float64)[:1]).any()  # p = 1, 0, 0
     with torch.no_grad():
         qnn.angles.copy_(random_angles(1))
     x = torch.rand(2, 4, dtype=torch.float64)
-    expected = angle_jacobian(qnn, x)
+    expected = circuit_jacobian(qnn, x)
     for scale in (1e-170, 1e150):
-        torch.testing.assert_close(angle_jacobian(qnn, scale * x), expected)
+        torch.testing.assert_close(circuit_jacobian(qnn, scale * x), expected)
+
+
+SHORT_WAY = {
+    "qnn log odds", "free gates", "free gates, renormalised", "angles from elsewhere", "real gates",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_circuits_and_nothing_else_are_known_for_what_they_are(name: str) -> None:
+    torch.manual_seed(0)
+    network = ZOO[name]().double()
+    x = torch.randn(1, 8, dtype=torch.float64)
+    for _ in range(2):
+        assert is_plain_circuit(network, x) == (name in SHORT_WAY)
+
+
+@pytest.mark.parametrize("name", sorted(SHORT_WAY))
+def test_jacobian_of_any_circuit_matches_automatic_differentiation(name: str) -> None:
+    torch.manual_seed(0)
+    network = ZOO[name]().double()
+    ((parameter, values),) = network.named_parameters()
+    x = torch.randn(4, 8, dtype=torch.float64)
+    expected = torch.func.jacrev(
+        lambda numbers: torch.func.functional_call(network, {parameter: numbers}, (x,))
+    )(values.detach())
+    torch.testing.assert_close(circuit_jacobian(network, x), expected.flatten(2))
+
+
+def test_gates_may_be_of_any_size_where_the_state_is_renormalised() -> None:
+    torch.manual_seed(0)
+    network = Gates(torch.rand(3, 4, 4, 2), renormalised=True)
+    x = torch.randn(4, 8)
+    expected = circuit_jacobian(network, x)
+    for scale in (1e-12, 1e12):
+        other = Gates(scale * network.parameter.detach(), renormalised=True)
+        torch.testing.assert_close(scale * circuit_jacobian(other, x), expected)
+
+
+def test_a_jacobian_is_of_the_gates_that_are_kept_now() -> None:
+    torch.manual_seed(0)
+    network = ZOO["angles from elsewhere"]()
+    x = torch.randn(4, 8)
+    before = circuit_jacobian(network, x)
+    network.kept.copy_(network.kept.roll(1, 0))
+    assert not torch.allclose(circuit_jacobian(network, x), before)

@@ -3,13 +3,18 @@
 import pytest
 import torch
 
+from plasticity.metrics import circuits
 from plasticity.metrics.accuracy import evaluating
 from plasticity.metrics.jacobians import numbers_held, sample_gradients
 from tests.metrics.zoo import ZOO, logits_of, loop_of_gradients
 
 
 @pytest.mark.parametrize("make", ZOO.values(), ids=ZOO)
-def test_inner_products_of_gradients_match_a_loop(make) -> None:
+@pytest.mark.parametrize("most", [0, 64])
+def test_inner_products_of_gradients_match_a_loop(
+    make, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(circuits, "MOST_OUTCOMES", most)  # the long way, and the short one
     torch.manual_seed(0)
     network = make().double()
     x = torch.randn(6, 8, dtype=torch.float64)

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from plasticity.networks.mlp import bounded, mlp
-from plasticity.quantum.circuits import Brickwork
+from plasticity.quantum.circuits import Ansatz, Brickwork, pauli_words
 from plasticity.quantum.layer import QNN
 from plasticity.quantum.readouts import LogOdds, PauliZ, Probabilities, SignedPauliZ
 
@@ -79,6 +79,95 @@ class SameCircuitTwice(nn.Module):
         return self.qnn(x) + self.qnn(x.flip(1))
 
 
+class Gates(nn.Module):
+    """A circuit of gates that are told, gate by gate on all amplitudes."""
+
+    def __init__(self, parameter: torch.Tensor, readout=None, renormalised: bool = False) -> None:
+        super().__init__()
+        self.ansatz, self.readout = Ansatz(3, ((0, 1), (2, 1), (0, 2))), readout or LogOdds(3)
+        self.renormalised = renormalised
+        self.parameter = nn.Parameter(parameter)
+
+    def gates(self) -> torch.Tensor:
+        return torch.view_as_complex(self.parameter)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x / torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        gates = self.gates()
+        state = x.to(gates.dtype).reshape(-1, 2, 2, 2)
+        for gate, (a, b) in zip(gates, self.ansatz.pairs, strict=True):
+            whole = gate.reshape(2, 2, 2, 2)
+            others = [q for q in range(3) if q not in (a, b)]
+            state = torch.einsum(
+                "ijkl,bklr->bijr", whole, state.permute(0, a + 1, b + 1, *(q + 1 for q in others))
+            )
+            places = [a, b, *others]
+            state = state.permute(0, *(places.index(q) + 1 for q in range(3)))
+        p = torch.view_as_real(state).square().sum(-1).flatten(1)
+        p = p / p.sum(1, keepdim=True) if self.renormalised else p
+        return self.readout(p[:, : self.readout.num_outcomes(3)])
+
+
+class Logarithms(LogOdds):
+    """Read log p_k, of numbers of any size."""
+
+    def __call__(self, p: torch.Tensor) -> torch.Tensor:
+        return p.log()
+
+
+class FromElsewhere(Gates):
+    """Angles that count from gates which are kept."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.rand(3, 15))
+        self.register_buffer("kept", exponentials_of(torch.rand(3, 15)))
+
+    def gates(self) -> torch.Tensor:
+        return exponentials_of(self.parameter) @ self.kept
+
+
+class OfRealGates(Gates):
+    """Gates exp(A), A real and antisymmetric, with an angle for each of its six numbers."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.rand(3, 6))
+        self.angles = self.parameter
+        del self.parameter
+
+    @property
+    def all_angles(self) -> torch.Tensor:
+        places = {1: 0, 5: 1, 7: 2, 8: 3, 10: 4, 13: 5}  # IY, XY, YI, YX, YZ, ZY
+        zero = torch.zeros_like(self.angles[:, 0])
+        columns = [self.angles[:, places[k]] if k in places else zero for k in range(15)]
+        return torch.stack(columns, 1)
+
+    def gates(self) -> torch.Tensor:
+        return exponentials_of(self.all_angles)
+
+
+class TellsOthers(Gates):
+    """Tell gates that are not those that act."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * 1.01
+
+
+class OnTheWay(Gates):
+    """Have a parameter beside the gates."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.rand(3, 4, 4, 2))
+        self.turn = nn.Parameter(torch.rand(8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x * self.turn)
+
+
+def exponentials_of(angles: torch.Tensor) -> torch.Tensor:
+    words = torch.from_numpy(pauli_words())
+    return torch.linalg.matrix_exp(-1j * torch.einsum("gk,kij->gij", angles.to(words.dtype), words))
+
+
 def orthogonal() -> nn.Module:
     """A layer whose matrix is made of other parameters."""
     layer = nn.utils.parametrizations.orthogonal(nn.Linear(8, 5), orthogonal_map="householder")
@@ -101,6 +190,15 @@ ZOO = {
     "qnn on a layer": lambda: nn.Sequential(nn.Linear(8, 6), QNN(Brickwork(3, 2), LogOdds(3))),
     "scaled qnn": lambda: Scaled(QNN(Brickwork(3, 2), LogOdds(3))),
     "a circuit used twice": SameCircuitTwice,
+    "free gates": lambda: Gates(torch.rand(3, 4, 4, 2), Logarithms(3)),
+    "free gates, renormalised": lambda: Gates(torch.rand(3, 4, 4, 2), renormalised=True),
+    "angles from elsewhere": FromElsewhere,
+    "real gates": OfRealGates,
+    "other gates than told": lambda: TellsOthers(torch.rand(3, 4, 4, 2), renormalised=True),
+    "gates and more": OnTheWay,
+    "free gates and head": lambda: nn.Sequential(
+        Gates(torch.rand(3, 4, 4, 2), Probabilities(), renormalised=True), nn.Linear(8, 3)
+    ),
 }
 
 
