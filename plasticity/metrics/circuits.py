@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from plasticity.learning.learner import Learner
-from plasticity.metrics.kept import Kept, numbers_of
 from plasticity.quantum.circuits import Ansatz, light_cone, pauli_words
 from plasticity.quantum.layer import QNN
 from plasticity.tasks.streams import Task
@@ -176,7 +175,7 @@ def is_plain_circuit(module: nn.Module, x: Tensor) -> bool:
     told: Any = module
     outcomes = told.readout.num_outcomes(ansatz.num_qubits)
     parameters = list(module.parameters())
-    of_gates = len(parameters) == 1 and len(parameters[0]) == ansatz.num_gates
+    of_gates = [p.shape[:1] for p in parameters] == [(ansatz.num_gates,)]
     if outcomes is None or outcomes > MOST_OUTCOMES or not of_gates:
         return False
     if type(module) is QNN:
@@ -224,9 +223,6 @@ class _Sweep:
         self.probabilities = squares[:, : self.outcomes] / (1 if self.norm is None else self.norm)
 
 
-_kept_jacobian: Kept[Tensor] = Kept()
-
-
 def circuit_jacobian(module: Any, x: Tensor) -> Tensor:
     """Return the derivatives in its parameter of what a circuit's outputs are, sample by sample.
 
@@ -234,8 +230,7 @@ def circuit_jacobian(module: Any, x: Tensor) -> Tensor:
     other qubits of <k| G_N .. G_{g+1} at i times G_{g-1} .. G_1 |x> at j. So one sweep of the
     samples from the one side and one of the rows <k| from the other meet at each gate, in one
     product for all samples and outcomes. Where probabilities are divided by the squared norm of
-    the final state, <x|U* goes along as a row of each sample. The result is kept: two metrics ask
-    for it one after the other.
+    the final state, <x|U* goes along as a row of each sample.
 
     Args:
         module: A circuit as by ``is_plain_circuit``.
@@ -244,10 +239,6 @@ def circuit_jacobian(module: Any, x: Tensor) -> Tensor:
     Returns:
         ``(samples, outputs, numbers of the parameter)``, in its dtype.
     """
-    return _kept_jacobian.get([module], [*numbers_of(module), x], lambda: _jacobian(module, x))
-
-
-def _jacobian(module: Any, x: Tensor) -> Tensor:
     ansatz, num_qubits = module.ansatz, module.ansatz.num_qubits
     (parameter,) = module.parameters()
     kind = parameter.dtype.to_complex()

@@ -24,9 +24,10 @@ def fisher_traces(network: nn.Module, x: Tensor, y: Tensor) -> tuple[float, floa
     * empirical: ||g_y||^2 at the observed label y (what the released program calls the trace);
     * true: sum_c p_c ||g_c||^2, the expectation over the model's own labels.
 
-    Both follow from the Gram matrix of the gradients of logit differences d_k = l_k - l_0, since
-    g_c = sum_k (delta_ck - p_k) grad d_k: classes - 1 backward passes, for all samples together
-    (see ``sample_gradients``). A complex parameter counts as its real and its imaginary part.
+    Both follow from the Gram matrix of the gradients of logits d = B l, B an orthonormal basis of
+    what a softmax sees of them: g_c = sum_k b_ck grad d_k with b_c = B (e_c - p), which takes
+    classes - 1 backward passes, for all samples together (see ``sample_gradients``). A complex
+    parameter counts as its real and its imaginary part.
     Source: Kunstner, Hennig and Balles 2019, "Limitations of the empirical Fisher approximation".
 
     Args:
@@ -37,15 +38,14 @@ def fisher_traces(network: nn.Module, x: Tensor, y: Tensor) -> tuple[float, floa
     empirical = true = 0.0
     with evaluating(network), torch.no_grad():
         num_classes = class_logits(network(x[:1])).shape[1]
-        others = torch.eye(num_classes, device=x.device)[1:]
-        differences = others - torch.eye(num_classes, device=x.device)[0]
-        held = jacobians.numbers_held(network, x, len(differences))
+        basis = jacobians.contrasts(num_classes).to(x.device)
+        held = jacobians.numbers_held(network, x, len(basis))
         chunk = max(1, jacobians.JACOBIAN_NUMBERS // held)
         for some_x, some_y in zip(x.split(chunk), y.split(chunk), strict=True):
-            gradients = jacobians.sample_gradients(network, some_x, differences)
+            gradients = jacobians.sample_gradients(network, some_x, basis)
             gram, p = gradients.within(), gradients.logits.softmax(1)
             of_labels = torch.eye(num_classes, dtype=p.dtype, device=p.device) - p.unsqueeze(1)
-            weights = of_labels[:, :, 1:]  # (samples, classes, differences)
+            weights = of_labels @ basis.T.to(p.dtype)  # (samples, classes, contrasts)
             squared_norms = torch.einsum("sck,skl,scl->sc", weights, gram, weights)
             empirical += float(squared_norms.gather(1, some_y.unsqueeze(1)).sum())
             true += float((p * squared_norms).sum())

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from plasticity.metrics.accuracy import class_logits, evaluating
 from plasticity.metrics.circuits import circuit_jacobian, is_plain_circuit
+from plasticity.metrics.kept import Kept, numbers_of
 
-JACOBIAN_NUMBERS = 2**23
+JACOBIAN_NUMBERS = 2**24
 """Numbers of per-sample gradients held at once: bounds memory, decides nothing else."""
 
 
@@ -52,8 +53,9 @@ class SampleGradients:
         """
         total = self.logits.new_zeros((), dtype=torch.float64)
         for rows in self.rows:
-            flat = rows.flatten(1).double()
-            total = total + flat @ flat.T
+            for some in rows.flatten(1).split(2**12, 1):  # so much stays in the cache
+                some = some.double()
+                total = total + some @ some.T
         for inputs, deltas in self.layers:
             inputs, deltas = inputs.double(), deltas.flatten(1).double()
             total = total + inputs @ inputs.T * (deltas @ deltas.T)
@@ -74,6 +76,14 @@ def sample_gradients(network: nn.Module, x: Tensor, functions: Tensor) -> Sample
         functions: Coefficients of the logits, ``(functions, classes)``; a single output is the
             logit of class 1, that of class 0 is 0.
     """
+    given = [*numbers_of(network), x, functions]
+    return _last.get([network], given, lambda: _sample_gradients(network, x, functions))
+
+
+_last: Kept[SampleGradients] = Kept()
+
+
+def _sample_gradients(network: nn.Module, x: Tensor, functions: Tensor) -> SampleGradients:
     layers = _layers_used_once(network, x[:1])
     own = {
         name: p.detach()
@@ -133,6 +143,18 @@ def sample_gradients(network: nn.Module, x: Tensor, functions: Tensor) -> Sample
                 given = torch.cat([given, given.new_ones(len(given), 1)], 1)
             factors.append((given, deltas[name]))
     return SampleGradients(tuple(rows), tuple(factors), logits)
+
+
+def contrasts(num_classes: int) -> Tensor:
+    """Return an orthonormal basis of what a softmax sees of logits: Helmert's contrasts.
+
+    Returns:
+        ``(classes - 1, classes)`` float64, rows that sum to 0.
+    """
+    rows = torch.tril(torch.ones(num_classes, num_classes, dtype=torch.float64), -1)[1:]
+    k = torch.arange(1, num_classes, dtype=torch.float64)
+    rows[torch.arange(num_classes - 1), torch.arange(1, num_classes)] = -k
+    return rows / (k * (k + 1)).sqrt().unsqueeze(1)
 
 
 def numbers_held(network: nn.Module, x: Tensor, functions: int) -> int:

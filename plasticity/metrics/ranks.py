@@ -101,18 +101,6 @@ class FeatureRank:
         }
 
 
-def contrasts(num_classes: int) -> Tensor:
-    """Return an orthonormal basis of what a softmax sees of logits: Helmert's contrasts.
-
-    Returns:
-        ``(classes - 1, classes)`` float64, rows that sum to 0.
-    """
-    rows = torch.tril(torch.ones(num_classes, num_classes, dtype=torch.float64), -1)[1:]
-    k = torch.arange(1, num_classes, dtype=torch.float64)
-    rows[torch.arange(num_classes - 1), torch.arange(1, num_classes)] = -k
-    return rows / (k * (k + 1)).sqrt().unsqueeze(1)
-
-
 def tangent_kernel(network: nn.Module, x: Tensor) -> Tensor:
     """Return the empirical tangent kernel, summed over logits, ``(samples, samples)`` float64.
 
@@ -125,7 +113,7 @@ def tangent_kernel(network: nn.Module, x: Tensor) -> Tensor:
         x: ``(samples, features)``.
     """
     with evaluating(network), torch.no_grad():
-        basis = contrasts(class_logits(network(x[:1])).shape[1]).to(x.device)
+        basis = jacobians.contrasts(class_logits(network(x[:1])).shape[1]).to(x.device)
         held = len(x) * jacobians.numbers_held(network, x, 1)
         kernel = torch.zeros(len(x), len(x), dtype=torch.float64, device=x.device)
         for some in basis.split(max(1, jacobians.JACOBIAN_NUMBERS // held)):

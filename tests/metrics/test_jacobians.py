@@ -5,7 +5,7 @@ import torch
 
 from plasticity.metrics import circuits
 from plasticity.metrics.accuracy import evaluating
-from plasticity.metrics.jacobians import numbers_held, sample_gradients
+from plasticity.metrics.jacobians import contrasts, numbers_held, sample_gradients
 from tests.metrics.zoo import ZOO, logits_of, loop_of_gradients
 
 
@@ -49,3 +49,12 @@ def test_large_gradients_of_linear_layers_are_not_formed_and_what_is_held_is_tol
     assert held("mlp", 4) == 4 * (5 + 3)
     assert held("scalar and complex", 2) == 2 * (1 + 2 * 64 + 3)
     assert held("qnn log odds", 2) == 2 * 4 * 15
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 10])
+def test_contrasts_are_an_orthonormal_basis_of_what_a_softmax_sees(num_classes: int) -> None:
+    basis = contrasts(num_classes)
+    identity = torch.eye(num_classes, dtype=torch.float64)
+    torch.testing.assert_close(basis @ basis.T, identity[1:, 1:], atol=1e-12, rtol=0)
+    mean = torch.full_like(identity, 1 / num_classes)
+    torch.testing.assert_close(basis.T @ basis, identity - mean, atol=1e-12, rtol=0)

@@ -1,5 +1,6 @@
 """What is kept is used again while nothing has changed, and never after."""
 
+import copy
 import gc
 
 import pytest
@@ -8,12 +9,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from plasticity.learning.learner import Learner
-from plasticity.metrics.circuits import circuit_jacobian
+from plasticity.metrics.jacobians import contrasts, sample_gradients
 from plasticity.metrics.kept import Kept, numbers_of
 from plasticity.metrics.norms import gradient_end, gradient_norm, gradient_start
-from plasticity.quantum.circuits import Brickwork
-from plasticity.quantum.layer import QNN
-from plasticity.quantum.readouts import LogOdds
 from tests.tiny import make_adam, tiny_learner, tiny_task
 
 
@@ -106,16 +104,25 @@ def test_two_learners_of_one_network_do_not_share_a_gradient() -> None:
     assert gradient_norm(two, task) == pytest.approx(2 * gradient_norm(one, task))
 
 
-def test_derivatives_of_a_circuits_outputs_are_those_of_its_angles_now() -> None:
-    qnn = QNN(Brickwork(3, 1), LogOdds(3))
-    x = torch.rand(4, 8, generator=torch.Generator().manual_seed(0))
-    first = circuit_jacobian(qnn, x)
-    assert circuit_jacobian(qnn, x.clone()) is first
-    assert not torch.equal(circuit_jacobian(qnn, x + 1), first)
-    before = circuit_jacobian(qnn, x)
-    with torch.no_grad():
-        qnn.angles += 0.1
-    after = circuit_jacobian(qnn, x)
-    assert not torch.allclose(after, before)
-    fresh = QNN(Brickwork(3, 1), LogOdds(3), lambda shape: qnn.angles.detach())
-    torch.testing.assert_close(circuit_jacobian(fresh, x), after)
+def test_gradients_of_samples_are_those_of_the_network_now() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)).eval()
+    x, basis = torch.rand(5, 8), contrasts(3)
+
+    def kernel(network: nn.Module, x: torch.Tensor = x) -> torch.Tensor:
+        return sample_gradients(network, x, basis).between()
+
+    first = sample_gradients(network, x, basis)
+    assert sample_gradients(network, x.clone(), contrasts(3)) is first
+    assert not torch.equal(kernel(network, x + 1), first.between())
+    assert not torch.equal(
+        sample_gradients(network, x, 2 * basis).between(),
+        sample_gradients(network, x, basis).between(),
+    )
+    for change in (network[0].weight, network[1].running_mean):
+        before = kernel(network)
+        with torch.no_grad():
+            change += 0.5
+        after = kernel(network)
+        assert not torch.allclose(after, before)
+        torch.testing.assert_close(kernel(copy.deepcopy(network)), after)

@@ -14,7 +14,6 @@ from plasticity.metrics.probes import probe
 from plasticity.metrics.ranks import (
     FeatureRank,
     TangentKernel,
-    contrasts,
     effective_rank,
     spectrum,
     srank,
@@ -134,15 +133,6 @@ def test_dead_features_have_an_undefined_rank_and_networks_without_features_none
 
 
 # --- tangent kernel
-
-
-@pytest.mark.parametrize("num_classes", [2, 3, 10])
-def test_contrasts_are_an_orthonormal_basis_of_what_a_softmax_sees(num_classes: int) -> None:
-    basis = contrasts(num_classes)
-    identity = torch.eye(num_classes, dtype=torch.float64)
-    torch.testing.assert_close(basis @ basis.T, identity[1:, 1:], atol=1e-12, rtol=0)
-    mean = torch.full_like(identity, 1 / num_classes)
-    torch.testing.assert_close(basis.T @ basis, identity - mean, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("make", ZOO.values(), ids=ZOO)
