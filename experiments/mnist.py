@@ -114,8 +114,8 @@ QUICK = RELEASED.replace(
     mlp={"epochs": 5, "optimizer": Adam(learning_rate=1e-2, epsilon=1e-7)},
     qnn={"epochs": 3, "optimizer": Adam(learning_rate=1e-2, epsilon=1e-8)},
 )
-# Every arm sees the same: 10,000 images a task, one epoch, unit norm, the padding permuted too; Adam
-# is never reset. What is left to differ is the network, and its rate: the best of a search on
+# Every arm sees the same: 10,000 images a task, one epoch, unit norm, the padding permuted too, and
+# Adam is never reset. What is left to differ is the network, and its rate: the best of a search on
 # another seed (docs/experiments/why.md).
 REGISTRY = Registry(NETWORKS, REMEDIES, Inputs)
 ALIKE = {

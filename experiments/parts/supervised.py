@@ -51,8 +51,13 @@ class SomeTasks:
         return self.stream[self.tasks[place]]
 
 
-MECHANISMS: tuple[str, ...] = ("fisher", "logit")
-"""What presets measure that ask why: all metrics but those of the experiments' figures."""
+MECHANISMS = (
+    "online_accuracy", "gradient_start", "gradient_end", "update_ratio", "initial_distance",
+    "circuit", "max_probability", "logit", "fisher", "dormant", "feature_rank", "ntk", "spectrum",
+    "trainability", "churn",
+)  # fmt: skip
+"""What presets measure that ask why: all but what is measured anyway, and but ``fresh``, which
+takes as long as a task."""
 
 Pose = Callable[[Any, Any, Any], Problem]
 """From config, data and an arm's inputs to what the arm learns."""

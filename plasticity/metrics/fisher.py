@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -11,11 +10,9 @@ from torch import Tensor, nn
 
 from plasticity.learning.learner import Learner
 from plasticity.metrics.accuracy import class_logits, evaluating
-from plasticity.seeding import generator_for
+from plasticity.metrics.jacobians import used_once
+from plasticity.metrics.probes import probe
 from plasticity.tasks.streams import Task
-
-PROBE_SAMPLES = 64
-"""Samples of a Fisher probe (protocol "Split CIFAR-100")."""
 
 JACOBIAN_NUMBERS = 2**23
 """Numbers of per-sample gradients held at once: bounds memory, decides nothing else."""
@@ -43,7 +40,8 @@ def fisher_traces(network: nn.Module, x: Tensor, y: Tensor) -> tuple[float, floa
         x: ``(samples, features)``.
         y: ``(samples,)``, int64.
     """
-    layers = _layers_used_once(network, x[:1])
+    seen = used_once(network, x[:1], lambda module: type(module) is nn.Linear)
+    layers: dict[str, nn.Linear] = {name: layer for name, (layer, _, _) in seen.items()}
     parameters = {
         name: torch.view_as_real(p.detach()) if p.is_complex() else p.detach()
         for name, p in network.named_parameters()
@@ -106,31 +104,6 @@ def fisher_traces(network: nn.Module, x: Tensor, y: Tensor) -> tuple[float, floa
     return empirical / len(x), true / len(x)
 
 
-def _layers_used_once(network: nn.Module, x: Tensor) -> dict[str, nn.Linear]:
-    """Find the linear layers that see each sample once, as a vector, and share no parameter."""
-    layers = {name: m for name, m in network.named_modules() if type(m) is nn.Linear}
-    shapes: dict[str, list[torch.Size]] = {name: [] for name in layers}
-    hooks = [
-        layer.register_forward_hook(
-            lambda _, given, output, name=name: shapes[name].append(given[0].shape)
-        )
-        for name, layer in layers.items()
-    ]
-    try:
-        with torch.no_grad(), evaluating(network):
-            network(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    users = Counter(id(p) for _, p in network.named_parameters(remove_duplicate=False))
-    return {
-        name: layer
-        for name, layer in layers.items()
-        if shapes[name] == [(1, layer.in_features)]
-        and all(users[id(p)] == 1 for p in layer.parameters())
-    }
-
-
 @dataclass(frozen=True)
 class FisherProbe:
     """Both Fisher traces on a probe that never changes and on the current task's.
@@ -168,9 +141,3 @@ class FisherProbe:
                 columns[f"{kind}_{where}_per_parameter"] = trace / num_parameters
                 columns[f"{kind}_{where}_relative"] = trace / initial if initial else math.nan
         return columns
-
-
-def probe(task: Task, seed: int) -> tuple[Tensor, Tensor]:
-    """Return ``PROBE_SAMPLES`` of the task's training samples, the same at every call."""
-    order = torch.randperm(len(task.train), generator=generator_for(seed, "probe", task.index))
-    return task.train.batch(order[:PROBE_SAMPLES])

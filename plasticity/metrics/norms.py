@@ -1,14 +1,17 @@
-"""Norms of a network's weights and of the loss's gradient in them."""
+"""Norms of a network's weights, of what a task changes in them, and of the loss's gradient."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from plasticity.learning.learner import Learner
 from plasticity.metrics.accuracy import evaluating
+from plasticity.metrics.kept import Kept, numbers_of
 from plasticity.quantum.layer import QNN
 from plasticity.tasks.streams import Task
 
@@ -43,17 +46,114 @@ def gradient_norm(learner: Learner, task: Task) -> float:
     On the task's first 128 training samples; biases count as tensors of their own, and a QNN's
     angles are split as in ``weight_norm``. Source: protocol "Permuted MNIST".
     """
+    return _mean_norm(learner, _gradients(learner, task))
+
+
+def gradient_start(learner: Learner, task: Task) -> dict[str, float]:
+    """Return the fraction of the gradient's numbers that are exactly zero, as a task begins.
+
+    ``zeros``: on the same samples as ``gradient_norm``, of all parameters. Dead units, saturated
+    sines and clipped logits give zeros; so do, and always, pixels that are black in all samples and
+    gates that the readout does not depend on. So look at how it changes. A complex number counts
+    as two.
+    """
+    return {"zeros": _zeros(_gradients(learner, task))}
+
+
+def gradient_end(learner: Learner, task: Task) -> dict[str, float]:
+    """Return what ``gradient_norm`` and ``gradient_start`` tell, after a task's last update."""
+    gradients = _gradients(learner, task)
+    return {"norm": _mean_norm(learner, gradients), "zeros": _zeros(gradients)}
+
+
+_kept_gradients: Kept[list[Tensor]] = Kept()
+
+
+def _gradients(learner: Learner, task: Task) -> list[Tensor]:
+    """Return the loss's gradient in each parameter, on the task's first training samples."""
+    network = learner.network
+
+    def make() -> list[Tensor]:
+        x, y = task.train.batch(slice(0, GRADIENT_BATCH))
+        with torch.enable_grad(), evaluating(network):
+            loss = learner.loss(network(x), y)
+            return list(torch.autograd.grad(loss, list(network.parameters())))
+
+    return _kept_gradients.get([learner, network, task], [*numbers_of(network)], make)
+
+
+def _mean_norm(learner: Learner, gradients: list[Tensor]) -> float:
     groups = {
         id(module.angles): module.ansatz.gate_groups
         for module in learner.network.modules()
         if isinstance(module, QNN)
     }
-    parameters = list(learner.network.parameters())
-    x, y = task.train.batch(slice(0, GRADIENT_BATCH))
-    with torch.enable_grad(), evaluating(learner.network):
-        gradients = torch.autograd.grad(learner.loss(learner.network(x), y), parameters)
     norms = []
-    for parameter, gradient in zip(parameters, gradients, strict=True):
+    for parameter, gradient in zip(learner.network.parameters(), gradients, strict=True):
         parts = [gradient[list(g)] for g in groups.get(id(parameter), ())] or [gradient]
         norms += [torch.linalg.vector_norm(part) for part in parts]
     return float(torch.stack(norms).mean())
+
+
+def _zeros(gradients: list[Tensor]) -> float:
+    numbers = [torch.view_as_real(g) if g.is_complex() else g for g in gradients]
+    zeros = torch.stack([(part == 0).sum() for part in numbers])
+    return int(zeros.sum()) / sum(part.numel() for part in numbers)
+
+
+class UpdateRatio:
+    """Relate how far a task's updates move the parameters to how large these were before them.
+
+    ||theta' - theta|| / ||theta||, with theta the parameters as the task's first update finds them
+    and theta' as its last one leaves them, all as one vector. As weights grow, the same steps
+    change the function less and less: an effective learning rate. Undefined where all parameters
+    are zero. Valid for: all networks; where a gate's angles are put back to an equivalent point
+    after a step, that counts as movement. Source: Lyle et al. 2024, "Normalization and
+    effective learning rates in reinforcement learning".
+    """
+
+    def __init__(self, learner: Learner, task: Task) -> None:
+        self._network = learner.network
+        self._before = [p.detach().clone() for p in learner.network.parameters()]
+
+    def __call__(self, outputs: Tensor, labels: Tensor) -> None:
+        """Wait for the task's end."""
+
+    def value(self) -> float:
+        """Return the ratio."""
+        size = _norm(self._before)
+        return _norm(_differences(self._network, self._before)) / size if size else math.nan
+
+
+@dataclass(frozen=True)
+class InitialDistance:
+    """Tell how far the parameters are from the untrained ones, per number.
+
+    ||theta - theta_0|| / sqrt(P), with P numbers in theta, of which a complex one has two. Valid
+    for: all networks. Source: Kumar et al. 2023, "Maintaining plasticity in continual learning via
+    regenerative regularization", whose penalty is on this distance.
+
+    Attributes:
+        initial: The untrained parameters.
+    """
+
+    initial: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, learner: Learner, first: Task, seed: int) -> InitialDistance:
+        """Keep the parameters of the untrained learner."""
+        return cls(tuple(p.detach().clone() for p in learner.network.parameters()))
+
+    def __call__(self, learner: Learner, task: Task) -> float:
+        """Return the distance."""
+        count = sum(p.numel() * (2 if p.is_complex() else 1) for p in self.initial)
+        return _norm(_differences(learner.network, self.initial)) / math.sqrt(count)
+
+
+def _differences(network: nn.Module, before: Iterable[Tensor]) -> list[Tensor]:
+    return [p.detach() - b for p, b in zip(network.parameters(), before, strict=True)]
+
+
+def _norm(parts: Iterable[Tensor]) -> float:
+    """Return the norm of all numbers as one vector."""
+    return math.hypot(*(float(torch.linalg.vector_norm(part)) for part in parts))

@@ -9,14 +9,34 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from plasticity.learning.learner import Learner
-from plasticity.metrics.norms import gradient_norm, weight_norm
+from plasticity.learning.loop import train_on_stream
+from plasticity.learning.metric import Metric
+from plasticity.learning.remedy import Learns
+from plasticity.metrics.norms import (
+    InitialDistance,
+    UpdateRatio,
+    gradient_end,
+    gradient_norm,
+    gradient_start,
+    weight_norm,
+)
 from plasticity.networks.mlp import mlp
 from plasticity.quantum.circuits import Brickwork, Staircase
 from plasticity.quantum.layer import QNN
 from plasticity.quantum.readouts import LogOdds
 from plasticity.seeding import generator_for
 from tests.oracle import dense_probabilities
-from tests.tiny import NUM_CLASSES, NUM_QUBITS, make_adam, tiny_learner, tiny_network, tiny_task
+from tests.tiny import (
+    ARMS,
+    NUM_CLASSES,
+    NUM_QUBITS,
+    Before,
+    make_adam,
+    tiny_learner,
+    tiny_network,
+    tiny_stream,
+    tiny_task,
+)
 
 
 def norm_of(numbers: torch.Tensor) -> float:
@@ -133,3 +153,103 @@ def test_gradient_norm_is_had_under_no_grad_too() -> None:
         assert gradient_norm(learner, task) == expected
         assert not torch.is_grad_enabled()
     assert torch.is_grad_enabled()
+
+
+# --- the gradient's zeros
+
+
+def test_zeros_of_the_gradient_are_counted_number_by_number() -> None:
+    learner, task = tiny_learner("mlp"), tiny_task()
+    first, _, last = learner.network
+    with torch.no_grad():
+        first.bias[1] = -100.0  # a dead unit
+    x, y = task.train.batch(slice(None))
+    cross_entropy(learner.network(x), y).backward()
+    numbers = [n for p in learner.network.parameters() for n in p.grad.flatten().tolist()]
+    expected = numbers.count(0.0) / len(numbers)
+    learner.network.zero_grad()
+    # Ten of 16 inputs are padding; of the dead unit nothing gets a gradient.
+    dead = 1 + 6 + NUM_CLASSES
+    assert expected == (5 * 10 + dead) / (16 * 5 + 5 + 5 * NUM_CLASSES + NUM_CLASSES)
+    assert gradient_start(learner, task) == {"zeros": expected}
+    assert gradient_end(learner, task)["zeros"] == expected
+    assert gradient_end(learner, task)["norm"] == gradient_norm(learner, task)
+    assert first.weight.grad is None and last.weight.grad is None
+
+
+def test_a_complex_number_of_the_gradient_counts_as_two() -> None:
+    class Complex(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = nn.Parameter(torch.ones(NUM_CLASSES, dtype=torch.complex64))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x[:, :1] * self.weights.real  # the imaginary part gets no gradient
+
+    learner = Learner(Complex(), make_adam, cross_entropy)
+    assert gradient_start(learner, tiny_task()) == {"zeros": 0.5}
+
+
+# --- distances
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_update_ratio_and_initial_distance_match_a_loop_over_numbers(arm: str) -> None:
+    learner, stream = tiny_learner(arm), tiny_stream()
+    metrics = (
+        Metric("ratio", UpdateRatio, "during"),
+        Metric("distance", prepare=InitialDistance.of).prepared(learner, stream[0], 0),
+    )
+
+    def numbers() -> list[float]:
+        return [n for p in learner.network.parameters() for n in p.flatten().tolist()]
+
+    initial = before = numbers()
+    loop = train_on_stream(learner, stream, epochs=2, batch_size=4, seed=0, metrics=metrics)
+    for row in loop:
+        after = numbers()
+        moved = math.dist(after, before) / math.hypot(*before)
+        assert row["ratio"] == pytest.approx(moved, rel=1e-5)
+        distance = math.dist(after, initial) / math.sqrt(len(initial))
+        assert row["distance"] == pytest.approx(distance, rel=1e-5)
+        before = after
+    assert row["distance"] > 0
+
+
+def test_what_a_remedy_does_before_a_task_is_no_update_of_it() -> None:
+    def shrink(learner: Learns, index: int) -> None:
+        with torch.no_grad():
+            for parameter in learner.network.parameters():
+                parameter.mul_(0.5)
+
+    learner = tiny_learner("mlp", Before(shrink))
+    for group in learner.optimizer.param_groups:
+        group["lr"] = 0.0
+    ratio = Metric("ratio", UpdateRatio, "during")
+    distance = Metric("distance", prepare=InitialDistance.of)
+    metrics = [m.prepared(learner, tiny_stream()[0], 0) for m in (ratio, distance)]
+    size = math.hypot(*(norm_of(p) for p in learner.network.parameters()))
+    count = sum(p.numel() for p in learner.network.parameters())
+    loop = train_on_stream(learner, tiny_stream(), epochs=1, batch_size=4, seed=0, metrics=metrics)
+    for k, row in enumerate(loop, start=1):
+        assert row["ratio"] == 0
+        assert row["distance"] == pytest.approx((1 - 0.5**k) * size / math.sqrt(count), rel=1e-5)
+
+
+def test_update_ratio_is_undefined_where_a_task_begins_at_zero() -> None:
+    learner = tiny_learner("mlp")
+    with torch.no_grad():
+        for parameter in learner.network.parameters():
+            parameter.zero_()
+    watching = UpdateRatio(learner, tiny_task())
+    learner.update(*tiny_task().train.batch(slice(None)), [watching])
+    assert math.isnan(watching.value())
+
+
+def test_a_complex_parameter_has_two_numbers_of_distance() -> None:
+    network = nn.ParameterList([torch.zeros(2, dtype=torch.complex64), torch.zeros(1)])
+    learner, task = Learner(network, make_adam, cross_entropy), tiny_task()
+    metric = InitialDistance.of(learner, task, 0)
+    with torch.no_grad():
+        network[0][1] = 3 + 4j
+    assert metric(learner, task) == pytest.approx(5 / math.sqrt(5))
