@@ -9,13 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from plasticity.learning.learner import Learner
+from plasticity.metrics import jacobians
 from plasticity.metrics.accuracy import class_logits, evaluating
-from plasticity.metrics.jacobians import used_once
 from plasticity.metrics.probes import probe
 from plasticity.tasks.streams import Task
-
-JACOBIAN_NUMBERS = 2**23
-"""Numbers of per-sample gradients held at once: bounds memory, decides nothing else."""
 
 
 def fisher_traces(network: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
@@ -27,12 +24,10 @@ def fisher_traces(network: nn.Module, x: Tensor, y: Tensor) -> tuple[float, floa
     * empirical: ||g_y||^2 at the observed label y (what the released program calls the trace);
     * true: sum_c p_c ||g_c||^2, the expectation over the model's own labels.
 
-    Both follow from the Gram matrix of the gradients of logit differences d_k = l_k - l_0, since
-    g_c = sum_k (delta_ck - p_k) grad d_k: classes - 1 backward passes, for all samples together.
-    The large gradients of linear layers are never formed: their inner products are those of the
-    layer's inputs times those of the gradients of its outputs (Goodfellow 2015, arXiv:1510.01799).
-    That holds where a layer sees each sample once and shares nothing; others go the long way.
-    A complex parameter counts as its real and its imaginary part.
+    Both follow from the Gram matrix of the gradients of logits d = B l, B an orthonormal basis of
+    what a softmax sees of them: g_c = sum_k b_ck grad d_k with b_c = B (e_c - p), which takes
+    classes - 1 backward passes, for all samples together (see ``sample_gradients``). A complex
+    parameter counts as its real and its imaginary part.
     Source: Kunstner, Hennig and Balles 2019, "Limitations of the empirical Fisher approximation".
 
     Args:
@@ -40,64 +35,17 @@ def fisher_traces(network: nn.Module, x: Tensor, y: Tensor) -> tuple[float, floa
         x: ``(samples, features)``.
         y: ``(samples,)``, int64.
     """
-    seen = used_once(network, x[:1], lambda module: type(module) is nn.Linear)
-    layers: dict[str, nn.Linear] = {name: layer for name, (layer, _, _) in seen.items()}
-    parameters = {
-        name: torch.view_as_real(p.detach()) if p.is_complex() else p.detach()
-        for name, p in network.named_parameters()
-        if name.rpartition(".")[0] not in layers
-    }
-    complex_ones = {name for name, p in network.named_parameters() if p.is_complex()}
-    shifts = {name: x.new_zeros(layer.out_features) for name, layer in layers.items()}
-
-    def differences(
-        parameters: dict[str, Tensor], shifts: dict[str, Tensor], sample: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, dict[str, Tensor]]]:
-        inputs: dict[str, Tensor] = {}
-
-        def shifted(name: str, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            inputs[name] = given[0]
-            return output + shifts[name]
-
-        hooks = [
-            layer.register_forward_hook(
-                lambda _, given, output, name=name: shifted(name, given, output)
-            )
-            for name, layer in layers.items()
-        ]
-        given_back = {
-            name: torch.view_as_complex(p) if name in complex_ones else p
-            for name, p in parameters.items()
-        }
-        try:
-            logits = torch.func.functional_call(network, given_back, (sample.unsqueeze(0),))[0]
-        finally:
-            for hook in hooks:
-                hook.remove()
-        logits = class_logits(logits)
-        return logits[1:] - logits[0], (logits.detach(), inputs)
-
-    jacobian = torch.func.vmap(
-        torch.func.jacrev(differences, argnums=(0, 1), has_aux=True), in_dims=(None, None, 0)
-    )
     empirical = true = 0.0
     with evaluating(network), torch.no_grad():
-        num_differences = max(1, network(x[:1]).shape[1] - 1)
-        held = sum(p.numel() for p in (*parameters.values(), *shifts.values())) * num_differences
-        chunk = max(1, JACOBIAN_NUMBERS // held)
+        num_classes = class_logits(network(x[:1])).shape[1]
+        basis = jacobians.contrasts(num_classes).to(x.device)
+        held = jacobians.numbers_held(network, x, len(basis))
+        chunk = max(1, jacobians.JACOBIAN_NUMBERS // held)
         for some_x, some_y in zip(x.split(chunk), y.split(chunk), strict=True):
-            (gradients, deltas), (logits, inputs) = jacobian(parameters, shifts, some_x)
-            gram = x.new_zeros(())
-            for gradient in gradients.values():
-                rows = gradient.reshape(*gradient.shape[:2], -1)
-                gram = gram + rows @ rows.mT
-            for name, delta in deltas.items():
-                # The weight's gradient is the outer product of delta and input, the bias's delta.
-                square = inputs[name].square().flatten(1).sum(1) + (layers[name].bias is not None)
-                gram = gram + delta @ delta.mT * square[:, None, None]
-            p = logits.softmax(1)
-            of_labels = torch.eye(p.shape[1], dtype=p.dtype, device=p.device) - p.unsqueeze(1)
-            weights = of_labels[:, :, 1:]  # (samples, classes, differences)
+            gradients = jacobians.sample_gradients(network, some_x, basis)
+            gram, p = gradients.within(), gradients.logits.softmax(1)
+            of_labels = torch.eye(num_classes, dtype=p.dtype, device=p.device) - p.unsqueeze(1)
+            weights = of_labels @ basis.T.to(p.dtype)  # (samples, classes, contrasts)
             squared_norms = torch.einsum("sck,skl,scl->sc", weights, gram, weights)
             empirical += float(squared_norms.gather(1, some_y.unsqueeze(1)).sum())
             true += float((p * squared_norms).sum())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -173,36 +172,13 @@ def numbers_held(network: nn.Module, x: Tensor, functions: int) -> int:
 
 
 def _layers_used_once(network: nn.Module, x: Tensor) -> dict[str, tuple[Any, int]]:
-    """Find linear layers and circuits of ``used_once``; and how many outputs each has."""
-    seen = used_once(
-        network,
-        x,
-        lambda module: (
-            (type(module) is nn.Linear and not module.weight.is_complex())
-            or hasattr(module, "ansatz")
-        ),
-    )
-    return {
-        name: (layer, output.shape[-1])
-        for name, (layer, given, output) in seen.items()
-        if type(layer) is nn.Linear or is_plain_circuit(layer, given)
+    """Find layers that see each sample once, as a vector, and share nothing; and their outputs."""
+    candidates: dict[str, Any] = {
+        name: module
+        for name, module in network.named_modules()
+        if (type(module) is nn.Linear and not module.weight.is_complex())
+        or hasattr(module, "ansatz")
     }
-
-
-def used_once(
-    network: nn.Module, x: Tensor, wanted: Callable[[nn.Module], bool]
-) -> dict[str, tuple[Any, Tensor, Tensor]]:
-    """Find modules that see each sample once, as a vector, and share no parameter.
-
-    Args:
-        network: Any.
-        x: One sample, ``(1, features)``.
-        wanted: Tells which modules to look at.
-
-    Returns:
-        By name: the module, its input and its output for that sample.
-    """
-    candidates: dict[str, Any] = {n: m for n, m in network.named_modules() if wanted(m)}
     calls: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in candidates}
     hooks = [
         layer.register_forward_hook(
@@ -217,9 +193,13 @@ def used_once(
         for hook in hooks:
             hook.remove()
     users = Counter(id(p) for _, p in network.named_parameters(remove_duplicate=False))
-    return {
-        name: (layer, *calls[name][0])
-        for name, layer in candidates.items()
-        if [tuple(given.shape[:-1]) for given, _ in calls[name]] == [(1,)]
-        and all(users[id(p)] == 1 for p in layer.parameters())
-    }
+    layers = {}
+    for name, layer in candidates.items():
+        once = [(tuple(given.shape[:-1]), output) for given, output in calls[name]]
+        if (
+            [shape for shape, _ in once] == [(1,)]
+            and all(users[id(p)] == 1 for p in layer.parameters())
+            and (type(layer) is nn.Linear or is_plain_circuit(layer, calls[name][0][0]))
+        ):
+            layers[name] = layer, once[0][1].shape[-1]
+    return layers

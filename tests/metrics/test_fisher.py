@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from plasticity.metrics import fisher
+from plasticity.metrics import jacobians
 from plasticity.metrics.fisher import FisherProbe, fisher_traces, probe
-from plasticity.networks.mlp import bounded, mlp
 from plasticity.quantum.circuits import Brickwork
 from plasticity.quantum.layer import QNN
-from plasticity.quantum.readouts import LogOdds, PauliZ, Probabilities, SignedPauliZ
+from plasticity.quantum.readouts import SignedPauliZ
+from tests.metrics.zoo import ZOO
 from tests.oracle import DATA
 from tests.tiny import tiny_learner, tiny_stream
 
@@ -33,68 +33,6 @@ def loop_of_fisher_traces(network: nn.Module, x: torch.Tensor, y: torch.Tensor) 
     return empirical / len(x), true / len(x)
 
 
-class Twice(nn.Module):
-    """Use a layer twice, as a recurrent network does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.shared, self.last = nn.Linear(8, 8), nn.Linear(8, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.last(self.shared(self.shared(x).tanh()))
-
-
-class Tied(nn.Module):
-    """Share a weight between layers, and leave a layer out."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second, self.last = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
-        self.second.weight = self.first.weight
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.last(self.second(self.first(x).tanh()))
-
-
-class Sequence(nn.Module):
-    """See each sample as a sequence, all of which goes through one layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.each, self.last = nn.Linear(2, 3), nn.Linear(3, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.last(self.each(x.unflatten(1, (4, 2))).tanh().sum(1))
-
-
-class Unusual(nn.Module):
-    """Have a scalar and a complex parameter beside a layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.tensor(0.7))
-        self.mixing = nn.Parameter(torch.randn(8, 8, dtype=torch.complex128))
-        self.last = nn.Linear(8, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        mixed = torch.view_as_real(x.to(self.mixing.dtype) @ self.mixing).square().sum(-1)
-        return self.last((self.scale * mixed).tanh())
-
-
-FISHER_NETWORKS = {
-    "a layer used twice": Twice,
-    "a shared weight": Tied,
-    "sequences": Sequence,
-    "scalar and complex": Unusual,
-    "mlp": lambda: mlp((8, 5, 3), torch.Generator().manual_seed(0)),
-    "bounded mlp": lambda: bounded(mlp((8, 5, 2), torch.Generator().manual_seed(0))),
-    "qnn z": lambda: QNN(Brickwork(3, 2), SignedPauliZ(2)),
-    "qnn log odds": lambda: QNN(Brickwork(3, 2), LogOdds(3)),
-    "one logit": lambda: QNN(Brickwork(3, 2), PauliZ(0)),
-    "qnn and head": lambda: nn.Sequential(QNN(Brickwork(3, 1), Probabilities()), nn.Linear(8, 3)),
-}
-
-
 def test_fisher_trace_that_begins_at_zero_has_no_relative_value() -> None:
     learner, stream = tiny_learner("mlp"), tiny_stream()
     with torch.no_grad():
@@ -105,10 +43,10 @@ def test_fisher_trace_that_begins_at_zero_has_no_relative_value() -> None:
     assert columns["true_task0"] > 0
 
 
-@pytest.mark.parametrize("make", FISHER_NETWORKS.values(), ids=FISHER_NETWORKS)
+@pytest.mark.parametrize("make", ZOO.values(), ids=ZOO)
 @pytest.mark.parametrize("numbers", [1, 10**9])
 def test_fisher_traces_match_a_loop_over_samples_and_classes(make, numbers, monkeypatch) -> None:
-    monkeypatch.setattr(fisher, "JACOBIAN_NUMBERS", numbers)  # one sample at a time, and all
+    monkeypatch.setattr(jacobians, "JACOBIAN_NUMBERS", numbers)  # one sample at a time, and all
     torch.manual_seed(0)
     network = make().double()
     x, y = torch.randn(7, 8, dtype=torch.float64), torch.tensor([0, 1, 1, 0, 1, 0, 0])
