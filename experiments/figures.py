@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.parts.cli import status_of
-from experiments.parts.curves import labels_of, learning_curves, looks_of, panels_of, recorded
+from experiments.parts.drawing import figure_of, recorded, series_of
 from experiments.parts.experiment import Experiment, Failure, UsageError
+from experiments.parts.labels import looks_of
 
 if TYPE_CHECKING:
     from plasticity.results.record import RunFolder
@@ -95,12 +96,8 @@ def draw_runs(experiment: Experiment[Any], folders: Sequence[RunFolder], target:
     # An arm has the same folder name in the runs of all seeds.
     by_name = {path.name: path for path in rows}
     shown = {path: arms[path] for path in by_name.values()}
-    labels = labels_of(experiment, shown)
-    series = {
-        label: [rows[other] for other in rows if other.name == path.name]
-        for path, label in labels.items()
-    }
-    panels = panels_of(experiment, series)
+    runs = {path: [rows[other] for other in rows if other.name == path.name] for path in shown}
+    series = series_of(experiment, shown, runs)
     columns = {
         column for runs in series.values() for rows in runs for row in rows for column in row
     }
@@ -114,7 +111,7 @@ def draw_runs(experiment: Experiment[Any], folders: Sequence[RunFolder], target:
         names = sorted({folder.path.name.partition("-seed")[0] for folder in folders})
         title = f"{', '.join(names)}, seeds {', '.join(map(str, sorted(seeds)))}"
     looks = [*looks_of(experiment, shown).values()]
-    learning_curves(series, panels, title, experiment.progress.unit, looks).savefig(target)
+    figure_of(experiment, series, title, looks).savefig(target)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -24,7 +24,7 @@ import tyro
 
 from experiments.figures import experiment_of
 from experiments.parts import cli
-from experiments.parts.curves import arm_name, draw_run
+from experiments.parts.drawing import draw_run
 from experiments.parts.experiment import (
     Experiment,
     Failure,
@@ -33,6 +33,7 @@ from experiments.parts.experiment import (
     UsageError,
 )
 from experiments.parts.identity import from_json
+from experiments.parts.labels import arm_name
 
 if TYPE_CHECKING:
     from experiments.parts.arms import ArmConfig

@@ -1,21 +1,16 @@
-"""Figures of recorded runs: a curve an arm, over tasks or steps, of one seed or of several."""
+"""Figures of few arms: a curve an arm, over tasks or steps, of one seed or of several."""
 
 from __future__ import annotations
 
 import itertools
-import json
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.parts.experiment import LABELS, Experiment, Panel
+from experiments.parts.experiment import Experiment, Panel
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
-
-    from plasticity.results.record import RunFolder
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -26,152 +21,6 @@ FEWEST_FOR_AN_INTERVAL = 3
 """Seeds; of two, Student's t makes the 95 % interval 18 times as wide as the seeds are apart."""
 LEGEND_ROW = 0.24
 """Inches."""
-
-
-def draw_run(experiment: Experiment[Any], folder: RunFolder) -> Path:
-    """Draw all arms of a run that have rows, unless the figure is newer than these.
-
-    Its date is that of the moment at which the rows were read: another process may add some while
-    the figure is drawn.
-    """
-    with folder.locked():
-        os.utime(folder.path / "lock")  # the clock of the disk
-        date = (folder.path / "lock").stat().st_mtime_ns
-        arms = folder.arms()
-        files = [path / name for path in arms for name in ("rows.jsonl", "measured.jsonl")]
-        figure, changed = folder.path / "figure.png", [f for f in files if f.exists()]
-        if figure.exists() and all(
-            file.stat().st_mtime_ns < figure.stat().st_mtime_ns for file in changed
-        ):
-            return figure
-        rows = {path: recorded(path) for path in arms}
-        shown = {path: arms[path] for path in arms if rows[path]}
-        labels = labels_of(experiment, shown)
-        series = {label: [rows[path]] for path, label in labels.items()}
-        drawn = learning_curves(
-            series, panels_of(experiment, series), folder.path.name, experiment.progress.unit,
-            [*looks_of(experiment, shown).values()],
-        )  # fmt: skip
-        folder.save_figure(figure.name, drawn)
-        os.utime(figure, ns=(date, date))
-        return figure
-
-
-def recorded(path: Path) -> list[dict[str, Any]]:
-    """Return an arm's rows, with what was measured after training among their columns."""
-    from plasticity.results.record import read_rows
-
-    rows, measured = read_rows(path), {}
-    if (path / "measured.jsonl").exists():
-        measured = {row.get("task"): row for row in read_rows(path, "measured.jsonl")}
-    return [measured.get(row["task"], {}) | row for row in rows] if measured else rows
-
-
-def labels_of(
-    experiment: Experiment[Any], arms: Mapping[Path, Mapping[str, Any]]
-) -> dict[Path, str]:
-    """Return what arms are called in a figure, by their folders, in the order of their curves.
-
-    Arms of one name are told apart by the options in which they differ, as one types them.
-    """
-    labels = {}
-    options = {path: _options(experiment, arms[path]) for path in arms}
-    for path in in_order(experiment, arms):
-        name, own = arm_name(path), options[path]
-        namesakes = [options[other] for other in arms if arm_name(other) == name]
-        differing = sorted({k for other in namesakes for k in other.keys() | own.keys()
-                            if other.get(k) != own.get(k)})  # fmt: skip
-        text = " ".join(_typed(name, key, own[key]) for key in differing if key in own)
-        # What is not in its JSON has the default of its class.
-        text = text or "default " + " ".join(f"--{name}.{key}" for key in differing)
-        label = LABELS.get(name, name)
-        labels[path] = label if len(namesakes) == 1 else f"{label}, {text}"
-    return labels
-
-
-def looks_of(
-    experiment: Experiment[Any], arms: Mapping[Path, Mapping[str, Any]]
-) -> dict[Path, int]:
-    """Return the numbers of the arms' colours and lines, in the order of their curves.
-
-    The arms of the preset have the first ones, also where some are missing. So an arm that is added
-    later does not change theirs.
-    """
-    first = preset_names(experiment)
-    others = itertools.count(len(first))
-    looks: dict[Path, int] = {}
-    for path in in_order(experiment, arms):
-        name = arm_name(path)
-        kept = first.index(name) if name in first else None
-        looks[path] = next(others) if kept is None or kept in looks.values() else kept
-    return looks
-
-
-def in_order(experiment: Experiment[Any], arms: Mapping[Path, Mapping[str, Any]]) -> list[Path]:
-    """Return the arms' folders: those of the preset's names first, of namesakes its own first."""
-    first = preset_names(experiment)
-    own = [
-        json.loads(json.dumps(arm.json()))
-        for preset in experiment.presets.values()
-        for arm in preset.arms.values()
-    ]
-
-    def place(path: Path) -> tuple[int, bool, str]:
-        name = arm_name(path)
-        return first.index(name) if name in first else len(first), arms[path] not in own, path.name
-
-    return sorted(arms, key=place)
-
-
-def preset_names(experiment: Experiment[Any]) -> list[str]:
-    """Return the names of the default preset's arms."""
-    return [*next(iter(experiment.presets.values())).arms]
-
-
-def arm_name(path: Path) -> str:
-    """Return the name of the arm that a folder is of."""
-    return path.name.rpartition("-")[0]
-
-
-def _options(experiment: Experiment[Any], arm: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an arm's values by the options that set them, less the arm's name."""
-    known = {type(value).__name__: name for name, value in experiment.registry.remedies.items()}
-    flat: dict[str, Any] = {}
-
-    def add(prefix: str, content: Mapping[str, Any]) -> None:
-        for key, value in content.items():
-            inner = prefix if key in ("network", "inputs") else f"{prefix}{key}."
-            if isinstance(value, Mapping):
-                add(inner, value)
-            else:
-                flat[f"{prefix}{key}".replace("_", "-")] = value
-
-    add("", {key: value for key, value in arm.items() if key != "remedies"})
-    names: list[str] = []
-    remedies = arm.get("remedies")
-    for remedy in remedies if isinstance(remedies, list) else []:
-        if not isinstance(remedy, Mapping):  # arm.json may hold anything
-            continue
-        kind = remedy.get("class")
-        names.append(known.get(str(kind), str(kind)))
-        add(f"{names[-1]}.", {key: value for key, value in remedy.items() if key != "class"})
-    return flat | {"remedies": names or ["none"]}
-
-
-def _typed(arm: str, option: str, value: Any) -> str:
-    """Return an option with its value as one types it."""
-    if option in ("class", "remedies"):  # what the name of the arm stands for
-        return f"{option} {_word(value)}"
-    if isinstance(value, bool):
-        group, dot, last = option.rpartition(".")
-        return f"--{arm}.{option}" if value else f"--{arm}.{group}{dot}no-{last}"
-    return f"--{arm}.{option} {_word(value)}"
-
-
-def _word(value: Any) -> str:
-    if isinstance(value, list):
-        return " ".join(map(_word, value))
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def panels_of(experiment: Experiment[Any], series: Mapping[str, Sequence[Rows]]) -> list[Panel]:
@@ -213,9 +62,7 @@ def learning_curves(
 
     from plasticity.results.plots import style
 
-    num_seeds = {len(runs) for runs in series.values()}
-    longest = max(len(rows) for runs in series.values() for rows in runs)
-    window = max(1, longest // 10)
+    window, points = window_of(series), len(series) <= MOST_WITH_POINTS
     across = min(len(panels), PANELS_A_ROW)
     down = -(-len(panels) // across)
     figure = Figure(figsize=(4 * across, 3.2 * down + 0.7), dpi=150, layout="constrained")
@@ -224,7 +71,7 @@ def learning_curves(
         intervals = [
             draw_arm(
                 axes, panel, runs, unit=unit, window=window, label=label, **style(look),
-                points=len(series) <= MOST_WITH_POINTS,
+                points=points,
             )
             for look, (label, runs) in zip(looks or itertools.count(), series.items(), strict=False)
         ]  # fmt: skip
@@ -252,23 +99,30 @@ def learning_curves(
     )  # fmt: skip
     further = -(-len(known) // columns) - 1
     figure.set_size_inches(4 * across, 3.2 * down + 0.7 + LEGEND_ROW * max(0, further))
-    figure.suptitle(f"{title}\n{notes(series, panels, unit, window, num_seeds)}", fontsize=9)
+    figure.suptitle(f"{title}\n{notes(series, panels, unit, points=points)}", fontsize=9)
     return figure
+
+
+def window_of(series: Mapping[str, Sequence[Rows]]) -> int:
+    """Return of how many rows the running means are."""
+    return max(1, max(len(rows) for runs in series.values() for rows in runs) // 10)
 
 
 def notes(
     series: Mapping[str, Sequence[Rows]],
     panels: Sequence[Panel],
     unit: str,
-    window: int,
-    num_seeds: set[int],
+    *,
+    points: bool,
 ) -> str:
-    """Say what the curves are made of."""
+    """Say what the curves are made of; ``points``: whether curves of one seed have them."""
     few, many = ("task", "tasks") if unit == "task" else ("update", "updates")
+    window = window_of(series)
+    num_seeds = {len(runs) for runs in series.values()}
     fewest, most = min(num_seeds), max(num_seeds)
     seeds = f"{fewest} to {most}" if fewest < most else f"{most}"
     parts = [f"n = {seeds} seed{'s' if most > 1 else ''}"]
-    if most == 1 and len(series) <= MOST_WITH_POINTS:
+    if most == 1 and points:
         parts.append(f"points: one {few} each")
     if window > 1:
         parts.append(f"lines: running mean of {window} {many}")
@@ -296,6 +150,7 @@ def draw_arm(
     points: bool,
     colour: str,
     line: str,
+    width: float = 1.8,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Draw an arm's curve: of its only run, or of the mean over seeds.
 
@@ -318,8 +173,9 @@ def draw_arm(
     smoothing = 1 if panel.samples or len(x) < len(runs[0]) // 2 else window
     if len(runs) == 1:
         plot_curve(
-            axes, x, y[0], label=label, colour=colour, window=smoothing, line=line, points=points
-        )
+            axes, x, y[0], label=label, colour=colour, window=smoothing, line=line, points=points,
+            width=width,
+        )  # fmt: skip
         if not panel.samples:
             return None
         halves = np.array([half_interval(values[0][k][panel.samples]) for k in x])
@@ -329,7 +185,9 @@ def draw_arm(
         return x, low, high
     seeds = np.stack([running_mean(of_run, smoothing) for of_run in y])
     mean, low, high = mean_and_interval(seeds, logarithmic=panel.logarithmic)
-    plot_curve(axes, x, mean, label=label, colour=colour, window=1, line=line, points=False)
+    plot_curve(
+        axes, x, mean, label=label, colour=colour, window=1, line=line, points=False, width=width
+    )
     for of_seed in seeds:
         axes.update_datalim([*zip(x, of_seed, strict=True)])
     if len(runs) < FEWEST_FOR_AN_INTERVAL:
@@ -363,22 +221,28 @@ def mean_and_interval(
 
 def finish(axes: Any, panel: Panel, unit: str) -> None:
     """Give a panel its scales and labels."""
-    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import EngFormatter
 
     drawn = axes.get_lines()
     # What is zero throughout, as a norm that is taken anew before each task, has no logarithm.
     if panel.logarithmic and (not drawn or any((line.get_ydata() > 0).any() for line in drawn)):
         axes.set_yscale("log")
-        low, high = axes.get_ylim()
-        # Beside many decades, LogLocator would find no room for these, and label none.
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        decades(axes.yaxis, *axes.get_ylim())
     if unit != "task":
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set(xlabel="task" if unit == "task" else "environment step", ylabel=panel.label)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def decades(axis: Any, low: float, high: float) -> None:
+    """Label a logarithmic axis from ``low`` to ``high`` with a few plain numbers."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    # Beside many decades, LogLocator would find no room for the numbers between, and label none.
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def half_interval(samples: Sequence[float] | np.ndarray) -> float:

@@ -28,9 +28,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from experiments.parts.arms import ArmConfig, Registry
 from experiments.parts.cli import printable
 from experiments.parts.control import POLICIES, Config, MlpPolicy, QnnPolicy
-from experiments.parts.curves import arm_name
 from experiments.parts.experiment import Failure, UsageError
 from experiments.parts.identity import from_json
+from experiments.parts.labels import arm_name
 from experiments.parts.policies import (
     make_evaluation_environment,
     make_gymnasium,

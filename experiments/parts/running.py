@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from experiments.parts.arms import ArmConfig, record_name
-from experiments.parts.curves import draw_run
+from experiments.parts.drawing import draw_run
 from experiments.parts.experiment import Config, Experiment, Failure, InUse, Options, UsageError
 from experiments.parts.supervised import find_metric
 from experiments.parts.training import Arm, Row

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 
@@ -11,7 +13,7 @@ COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 LINES = ("-", "--", ":", "-.")
 
 
-def style(number: int) -> dict[str, str]:
+def style(number: int) -> dict[str, Any]:
     """Return colour and line of the curve of a number: 24 that differ, those of one line first."""
     line = LINES[number // len(COLOURS) % len(LINES)]
     return {"colour": COLOURS[number % len(COLOURS)], "line": line}
@@ -45,6 +47,7 @@ def plot_curve(
     window: int,
     line: str = "-",
     points: bool = True,
+    width: float = 1.8,
 ) -> None:
     """Draw a curve over tasks: raw points, and a line through their running mean.
 
@@ -57,6 +60,7 @@ def plot_curve(
         window: Tasks of the running mean.
         line: Matplotlib's line style.
         points: Whether to draw the raw points.
+        width: Of the line, in points.
     """
     if points:
         axes.plot(
@@ -64,4 +68,4 @@ def plot_curve(
             rasterized=True,
         )  # fmt: skip
     smooth = running_mean(values, window)
-    axes.plot(tasks, smooth, color=colour, linewidth=1.8, linestyle=line, label=label)
+    axes.plot(tasks, smooth, color=colour, linewidth=width, linestyle=line, label=label)

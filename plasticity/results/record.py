@@ -166,6 +166,10 @@ class RunFolder:
                 lock.release()
                 raise
 
+    def save_text(self, name: str, text: str) -> Path:
+        """Write a text file, UTF-8."""
+        return save_file(self.path, name, Path(name).suffix, io.BytesIO(text.encode()))
+
     def save_figure(self, name: str, figure: "Figure") -> Path:
         """Write a figure, undated, in the format that the name ends in; .png if in none."""
         suffix = Path(name).suffix or ".png"

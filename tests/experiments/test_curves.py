@@ -13,9 +13,11 @@ from scipy import stats
 
 from experiments import figures
 from experiments.mnist import EXPERIMENT, RELEASED
-from experiments.parts import cli, curves
-from experiments.parts.curves import draw_run, half_interval, labels_of, learning_curves, panels_of
+from experiments.parts import cli, drawing
+from experiments.parts.curves import half_interval, learning_curves, panels_of
+from experiments.parts.drawing import draw_run
 from experiments.parts.experiment import Panel
+from experiments.parts.labels import labels_of
 from plasticity.metrics import METRICS
 from plasticity.results.plots import COLOURS, LINES
 from plasticity.results.record import RunFolder, open_run
@@ -70,8 +72,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
         kept.append(learning_curves(*arguments, **more))
         return kept[-1]
 
-    monkeypatch.setattr(curves, "learning_curves", keep)
-    monkeypatch.setattr(figures, "learning_curves", keep)
+    monkeypatch.setattr(drawing, "learning_curves", keep)
     return kept
 
 
@@ -179,7 +180,7 @@ def test_rows_that_another_process_adds_while_the_figure_is_drawn_are_in_the_nex
         return figure
 
     with monkeypatch.context() as patch:
-        patch.setattr(curves, "learning_curves", meanwhile)
+        patch.setattr(drawing, "learning_curves", meanwhile)
         figure = draw_run(EXPERIMENT, folder)
     first = figure.read_bytes()
     draw_run(EXPERIMENT, folder)

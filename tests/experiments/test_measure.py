@@ -16,8 +16,9 @@ import torch
 from matplotlib.figure import Figure
 
 from experiments import measure, mnist
-from experiments.parts import curves
-from experiments.parts.curves import learning_curves, panels_of, recorded
+from experiments.parts import drawing
+from experiments.parts.curves import learning_curves, panels_of
+from experiments.parts.drawing import recorded
 from plasticity.learning.learner import Learner
 from plasticity.learning.metric import Metric
 from plasticity.learning.remedy import Learns, Remedy
@@ -59,7 +60,7 @@ class Shrink(Remedy):
 @pytest.fixture(autouse=True)
 def here(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in an empty folder; figures are blank, since drawing takes a second."""
-    monkeypatch.setattr(curves, "learning_curves", lambda *_, **__: Figure((1, 1)))
+    monkeypatch.setattr(drawing, "learning_curves", lambda *_, **__: Figure((1, 1)))
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     folders = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(provenance, "git_commit", lambda: None)
-        patch.setattr(curves, "learning_curves", lambda *_, **__: Figure((1, 1)))
+        patch.setattr(drawing, "learning_curves", lambda *_, **__: Figure((1, 1)))
         patch.setitem(REMEDIES, "shrink", Shrink())
         for name, arms in ARMS.items():
             asked = ["--metrics", *ALL, "--measure-every=1"]
@@ -221,14 +222,15 @@ def test_what_is_measured_is_drawn_and_nothing_else_is_touched(
         assert all(axes.lines for axes in figure.axes if axes.get_visible())
         return save(folder, name, figure)
 
-    monkeypatch.setattr(curves, "learning_curves", learning_curves)
+    monkeypatch.setattr(drawing, "learning_curves", learning_curves)
     monkeypatch.setattr(RunFolder, "save_figure", note)
     before = snapshot(run)
     assert start(run, "--metrics", "largest_weight", "moved") == 0
     after = snapshot(run)
     new = {arm_folder(run, arm) / "measured.jsonl" for arm in ("mlp", "qnn")}
     assert {*after} - {*before} == new
-    assert {p for p in before if after[p] != before[p]} == {run / "figure.png"}
+    drawn_again = {run / "figure.png", run / "table.md"}
+    assert {p for p in before if after[p] != before[p]} == drawn_again
     assert after[run / "figure.png"][0] != before[run / "figure.png"][0]
     labels = ["largest weight overall", "largest weight of first", "moved"]
     assert drawn[-3:] == labels

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from experiments.parts import cli, curves
+from experiments.parts import cli, drawing
 from plasticity.results.record import read_rows
 from tests.experiments import toys
 from tests.experiments.runs import (
@@ -53,13 +53,13 @@ def toy_command(name: str, folder: Path) -> list[str]:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    kept, draw = [], curves.learning_curves
+    kept, draw = [], drawing.learning_curves
 
     def keep(*arguments: Any, **more: Any) -> Figure:
         kept.append(draw(*arguments, **more))
         return kept[-1]
 
-    monkeypatch.setattr(curves, "learning_curves", keep)
+    monkeypatch.setattr(drawing, "learning_curves", keep)
     return kept
 
 

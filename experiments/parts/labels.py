@@ -1,0 +1,118 @@
+"""What arms are called in a figure, in which order they stand, and how their curves look."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.parts.experiment import LABELS, Experiment
+
+
+def labels_of(
+    experiment: Experiment[Any], arms: Mapping[Path, Mapping[str, Any]]
+) -> dict[Path, str]:
+    """Return what arms are called in a figure, by their folders, in the order of their curves.
+
+    Arms of one name are told apart by the options in which they differ, as one types them.
+    """
+    labels = {}
+    options = {path: _options(experiment, arms[path]) for path in arms}
+    for path in in_order(experiment, arms):
+        name, own = arm_name(path), options[path]
+        namesakes = [options[other] for other in arms if arm_name(other) == name]
+        differing = sorted({k for other in namesakes for k in other.keys() | own.keys()
+                            if other.get(k) != own.get(k)})  # fmt: skip
+        text = " ".join(_typed(name, key, own[key]) for key in differing if key in own)
+        # What is not in its JSON has the default of its class.
+        text = text or "default " + " ".join(f"--{name}.{key}" for key in differing)
+        label = LABELS.get(name, name)
+        labels[path] = label if len(namesakes) == 1 else f"{label}, {text}"
+    return labels
+
+
+def looks_of(
+    experiment: Experiment[Any], arms: Mapping[Path, Mapping[str, Any]]
+) -> dict[Path, int]:
+    """Return the numbers of the arms' colours and lines, in the order of their curves.
+
+    The arms of the preset have the first ones, also where some are missing. So an arm that is added
+    later does not change theirs.
+    """
+    first = preset_names(experiment)
+    others = itertools.count(len(first))
+    looks: dict[Path, int] = {}
+    for path in in_order(experiment, arms):
+        name = arm_name(path)
+        kept = first.index(name) if name in first else None
+        looks[path] = next(others) if kept is None or kept in looks.values() else kept
+    return looks
+
+
+def in_order(experiment: Experiment[Any], arms: Mapping[Path, Mapping[str, Any]]) -> list[Path]:
+    """Return the arms' folders: those of the preset's names first, of namesakes its own first."""
+    first = preset_names(experiment)
+    own = [
+        json.loads(json.dumps(arm.json()))
+        for preset in experiment.presets.values()
+        for arm in preset.arms.values()
+    ]
+
+    def place(path: Path) -> tuple[int, bool, str]:
+        name = arm_name(path)
+        return first.index(name) if name in first else len(first), arms[path] not in own, path.name
+
+    return sorted(arms, key=place)
+
+
+def preset_names(experiment: Experiment[Any]) -> list[str]:
+    """Return the names of the default preset's arms."""
+    return [*next(iter(experiment.presets.values())).arms]
+
+
+def arm_name(path: Path) -> str:
+    """Return the name of the arm that a folder is of."""
+    return path.name.rpartition("-")[0]
+
+
+def _options(experiment: Experiment[Any], arm: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an arm's values by the options that set them, less the arm's name."""
+    known = {type(value).__name__: name for name, value in experiment.registry.remedies.items()}
+    flat: dict[str, Any] = {}
+
+    def add(prefix: str, content: Mapping[str, Any]) -> None:
+        for key, value in content.items():
+            inner = prefix if key in ("network", "inputs") else f"{prefix}{key}."
+            if isinstance(value, Mapping):
+                add(inner, value)
+            else:
+                flat[f"{prefix}{key}".replace("_", "-")] = value
+
+    add("", {key: value for key, value in arm.items() if key != "remedies"})
+    names: list[str] = []
+    remedies = arm.get("remedies")
+    for remedy in remedies if isinstance(remedies, list) else []:
+        if not isinstance(remedy, Mapping):  # arm.json may hold anything
+            continue
+        kind = remedy.get("class")
+        names.append(known.get(str(kind), str(kind)))
+        add(f"{names[-1]}.", {key: value for key, value in remedy.items() if key != "class"})
+    return flat | {"remedies": names or ["none"]}
+
+
+def _typed(arm: str, option: str, value: Any) -> str:
+    """Return an option with its value as one types it."""
+    if option in ("class", "remedies"):  # what the name of the arm stands for
+        return f"{option} {_word(value)}"
+    if isinstance(value, bool):
+        group, dot, last = option.rpartition(".")
+        return f"--{arm}.{option}" if value else f"--{arm}.{group}{dot}no-{last}"
+    return f"--{arm}.{option} {_word(value)}"
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(_word, value))
+    return value if isinstance(value, str) else json.dumps(value)
