@@ -125,12 +125,12 @@ WHY = at_rates(
     ),
     REGISTRY,
     {
-        "mlp": 2e-3, "qnn": 2e-3, "linear": 1e-2, "quadratic": 3e-3, "stiefel": 3e-3,
-        "stiefel-free": 3e-3, "free-brickwork": 3e-3, "orthogonal-brickwork": 2e-3,
-        "qnn-wrapped": 2e-3, "qnn-trivialised": 2e-3, "qnn-scaled": 2e-3, "qnn-relu": 2e-3,
-        "qnn-reupload": 2e-3, "mlp-bounded": 2e-3, "mlp-wide": 1e-3, "mlp-small": 2e-3,
-        "mlp-torus": 1e-2, "mlp-orthogonal": 2e-3, "mlp-orthogonal-max-min": 2e-3,
-        "mlp-sphere": 2e-3, "mlp-sphere-ln": 2e-3, "mlp-sin": 2e-3,
+        "mlp": 1e-2, "qnn": 3e-2, "linear": 3e-1, "quadratic": 3e-2, "stiefel": 3e-2,
+        "stiefel-free": 3e-2, "free-brickwork": 1e-2, "orthogonal-brickwork": 3e-2,
+        "qnn-wrapped": 3e-2, "qnn-trivialised": 3e-2, "qnn-scaled": 3e-2, "qnn-relu": 1e-2,
+        "qnn-reupload": 1e-2, "mlp-bounded": 1e-2, "mlp-wide": 3e-2, "mlp-small": 3e-2,
+        "mlp-torus": 3e-1, "mlp-orthogonal": 1e-2, "mlp-orthogonal-max-min": 3e-3,
+        "mlp-sphere": 3e-1, "mlp-sphere-ln": 3e-1, "mlp-sin": 3e-2,
     },
 )  # fmt: skip
 WHY = WHY.replace(

@@ -50,7 +50,7 @@ class FreeBrickwork(Network):
     depth: int
     """Layers of gates."""
     readout: ReadoutName
-    """What is measured, as of ``qnn``."""
+    """What is measured, as of qnn."""
     renormalised: bool
     """Scale the final state to unit norm; without it the logits are log |psi_k|^2, whose softmax
     does not see the scale, and there is no readout of Z."""

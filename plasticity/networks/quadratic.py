@@ -87,7 +87,7 @@ class Stiefel(Network):
     """
 
     readout: Readout
-    """How logits are made of the p_k (see ``Quadratic``): log-odds, log or difference."""
+    """How logits are made of the p_k (see the card of quadratic): log-odds, log or difference."""
 
     def build(self, shape: Shape, generator: torch.Generator) -> nn.Module:
         """Build it (see ``Network.build``)."""
@@ -109,7 +109,7 @@ class StiefelFree(Network):
     """
 
     readout: Readout
-    """How logits are made of the p_k (see ``Quadratic``): log-odds, log or difference."""
+    """How logits are made of the p_k (see the card of quadratic): log-odds, log or difference."""
 
     def build(self, shape: Shape, generator: torch.Generator) -> nn.Module:
         """Build it (see ``Network.build``)."""

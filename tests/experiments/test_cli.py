@@ -42,9 +42,9 @@ WRONG_USE = {
         "error: --num-task: python -m experiments.mnist has no such option; did you mean --num-ta"],
     "--mlp.hiden 3": ["--mlp.hiden", "did you mean --mlp.hidden"],
     "--prest quick": ["--prest", "did you mean --preset"],
-    "--preset quik": ["quik", "released, matched, quick"],
-    "--preset=quik": ["quik", "released, matched, quick"],
-    "--preset": ["--preset", "released, matched, quick"],
+    "--preset quik": ["quik", "released, matched, why, quick"],
+    "--preset=quik": ["quik", "released, matched, why, quick"],
+    "--preset": ["--preset", "released, matched, why, quick"],
     "quick": ["quick"],
     "--seed -1": ["--seed -1"],
     "--seed 18446744073709551616": ["--seed"],
@@ -300,7 +300,7 @@ def test_help_has_a_line_for_each_network_and_each_remedy(
 
 def test_help_shows_the_presets_and_their_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     _, by_option = help_texts(capsys)
-    assert "{released,matched,quick}" in by_option["--preset"]
+    assert "{released,matched,why,quick}" in by_option["--preset"]
     assert "(default: released)" in by_option["--preset"]
     assert "(default: 1000)" in by_option["--num-tasks"]
     assert "(default: 0.001)" in by_option["--mlp.optimizer.learning-rate"]
