@@ -16,6 +16,7 @@ from torch import nn
 from experiments import ant, cifar, mnist, qdata
 from experiments.parts import cli
 from experiments.parts.experiment import Options, TaskOptions, UsageError
+from experiments.parts.supervised import MECHANISMS
 from plasticity.learning.learner import Learner
 from plasticity.metrics import METRICS
 from plasticity.networks import NETWORKS
@@ -385,3 +386,33 @@ def test_metrics_change_neither_the_folder_nor_what_is_learned(tiny: list[str]) 
     for row, other in zip(map(json.loads, plain), map(json.loads, measured), strict=True):
         assert row.items() <= other.items()
         assert len(row) < len(other)
+
+
+def test_preset_names_what_is_measured_where_the_command_does_not() -> None:
+    def measured(*words: str, experiment=EXPERIMENT) -> tuple[str, ...]:
+        return cli.parse(experiment, words)[1].metrics
+
+    assert measured() == ()
+    assert measured("--preset", "why") == MECHANISMS
+    assert measured("--preset", "why", "--metrics") == ()
+    assert measured("--preset", "why", "--metrics", "ntk", "fresh") == ("ntk", "fresh")
+    # All that there are, but what is always measured and what takes as long as a task.
+    for experiment in [EXPERIMENT, *OTHERS]:
+        if "why" in experiment.presets:
+            asked = {*measured("--preset", "why", experiment=experiment), *experiment.metrics}
+            assert asked == {*METRICS} - {"fresh"}
+
+
+@pytest.mark.parametrize("name", [*EXPERIMENT.presets["why"].arms])
+def test_an_arms_own_options_may_be_said_again(name: str) -> None:
+    """As they are in the preset: nothing that stands there is refused."""
+    arm = EXPERIMENT.presets["why"].arms[name]
+    words = ["--preset", "why", "--arms", name]
+    for field in dataclasses.fields(arm.network):
+        value = getattr(arm.network, field.name)
+        option = f"--{name}.{field.name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words.append(option if value else f"--{name}.no-{field.name.replace('_', '-')}")
+        else:
+            words += [option, *map(str, value if isinstance(value, tuple) else [value])]
+    assert cli.parse(EXPERIMENT, words)[3] == {name: arm}
