@@ -99,7 +99,11 @@ def run(
             if done >= total:
                 count = f"{done} {experiment.progress.unit}s"
                 print(f"{name}: all {count} are recorded, nothing to do")
-                if metrics := not_measured(getattr(options, "metrics", ()), record.rows):
+                asked = getattr(options, "metrics", ())
+                # Some of a preset's are not for every arm; who asks for one himself, knows.
+                if asked == experiment.presets[preset].metrics:
+                    asked = ()
+                if metrics := not_measured(asked, record.rows):
                     unmeasured[record.path.name] = metrics
             else:
                 try:

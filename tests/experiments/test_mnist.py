@@ -431,3 +431,19 @@ def test_rows_are_those_of_the_library_for_the_config(tiny: list[str]) -> None:
             columns = {"task", "train_loss", "test_accuracy", "weight_norm", "gradient_norm"}
             assert set(row) == columns
             assert 0 <= row["test_accuracy"] <= 1
+
+
+def test_finished_run_advises_to_measure_what_was_asked_for_and_not_what_the_preset_asks_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["--preset", "why", "--dataset", "digits", "--train-samples", "128", "--arms", "mlp",
+             "--num-tasks", "2"]  # fmt: skip
+    rows = rows_of(finish(words), "mlp")
+    assert "ntk_condition" in rows[0]
+    assert not any(column.startswith("circuit") for column in rows[0])  # an MLP has no gates
+    capsys.readouterr()
+    finish(words)
+    assert "nothing to do" in (again := capsys.readouterr().out)
+    assert "experiments.measure" not in again
+    finish([*words, "--metrics", "ntk", "circuit"])
+    assert capsys.readouterr().out.rstrip().endswith(" --metrics circuit")
