@@ -20,7 +20,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "cards",
 ]
-exclude_patterns = ["_build", "examples", "README.md"]
+exclude_patterns = ["_build", "examples", "records", "README.md"]
 html_theme = "furo"
 html_title = "quantum-plasticity"
 html_static_path: list[str] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 
 import tensorcircuit as tc
@@ -21,8 +22,9 @@ class ReuploadingQNN(QNN):
     """Classify with a quantum circuit that the inputs enter again and again.
 
     As ``QNN``, but after some of its gates all qubits are rotated by the sample: qubit q by
-    exp(-i phi_q Z), phi_q = sum_i w_qi x_i / |x|, with weights w of its own each time. Gates follow
-    and precede, so rotations about Z are as general as those about any axis, and a bias would be
+    exp(-i phi_q Z), phi_q = sum_i w_qi x_i / (|x| sqrt(features)), with weights w of its own each
+    time. So a step of an optimiser that changes each w by as much as each angle of a gate changes
+    phi by no more than that. Gates follow and precede, so rotations about Z are as general as those about any axis, and a bias would be
     absorbed. With w = 0 it is the QNN. The outcomes' probabilities are no longer linear in x x*.
 
     Args:
@@ -38,7 +40,7 @@ class ReuploadingQNN(QNN):
 
     Attributes:
         angles: As ``QNN``.
-        uploads: The parameter w, ``(len(places), num_qubits, features)``, radians.
+        uploads: The parameter w, ``(len(places), num_qubits, features)``.
     """
 
     def __init__(
@@ -108,7 +110,7 @@ class ReuploadingQNN(QNN):
         if x.shape[1] != self.uploads.shape[2]:
             raise ValueError(f"{x.shape[1]} features: it is made for {self.uploads.shape[2]}")
         x = x / norm
-        return x, x @ self.uploads.mT
+        return x, x @ self.uploads.mT / math.sqrt(x.shape[1])
 
     def circuit(self, x: Tensor) -> tc.Circuit:
         """Build the same circuit for one sample, as ``QNN.circuit``."""
