@@ -139,7 +139,7 @@ WHY = at_rates(
         "mlp": 1e-2, "qnn": 3e-2, "linear": 1e-1, "quadratic": 3e-3, "stiefel": 3e-3,
         "stiefel-free": 1e-2, "free-brickwork": 1e-2, "orthogonal-brickwork": 1e-2,
         "qnn-wrapped": 1e-2, "qnn-trivialised": 1e-2, "qnn-scaled": 1e-2, "qnn-relu": 3e-2,
-        "qnn-reupload": 3e-3, "mlp-bounded": 1e-2, "mlp-wide": 1e-2, "mlp-small": 3e-2,
+        "qnn-reupload": 3e-2, "mlp-bounded": 1e-2, "mlp-wide": 1e-2, "mlp-small": 3e-2,
         "mlp-torus": 1e-1, "mlp-orthogonal": 1e-2, "mlp-orthogonal-max-min": 1e-2,
         "mlp-sphere": 1e-2, "mlp-sphere-ln": 1e-2, "mlp-sin": 3e-2,
     },

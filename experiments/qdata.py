@@ -128,7 +128,7 @@ WHY = at_rates(
         "mlp": 1e-2, "qnn": 3e-2, "linear": 3e-1, "quadratic": 3e-2, "stiefel": 3e-2,
         "stiefel-free": 3e-2, "free-brickwork": 1e-2, "orthogonal-brickwork": 3e-2,
         "qnn-wrapped": 3e-2, "qnn-trivialised": 3e-2, "qnn-scaled": 3e-2, "qnn-relu": 1e-2,
-        "qnn-reupload": 1e-2, "mlp-bounded": 1e-2, "mlp-wide": 3e-2, "mlp-small": 3e-2,
+        "qnn-reupload": 3e-2, "mlp-bounded": 1e-2, "mlp-wide": 3e-2, "mlp-small": 3e-2,
         "mlp-torus": 3e-1, "mlp-orthogonal": 1e-2, "mlp-orthogonal-max-min": 3e-3,
         "mlp-sphere": 3e-1, "mlp-sphere-ln": 3e-1, "mlp-sin": 3e-2,
     },

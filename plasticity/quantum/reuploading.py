@@ -24,8 +24,9 @@ class ReuploadingQNN(QNN):
     As ``QNN``, but after some of its gates all qubits are rotated by the sample: qubit q by
     exp(-i phi_q Z), phi_q = sum_i w_qi x_i / (|x| sqrt(features)), with weights w of its own each
     time. So a step of an optimiser that changes each w by as much as each angle of a gate changes
-    phi by no more than that. Gates follow and precede, so rotations about Z are as general as those about any axis, and a bias would be
-    absorbed. With w = 0 it is the QNN. The outcomes' probabilities are no longer linear in x x*.
+    phi by no more than that. Gates follow and precede, so rotations about Z are as general as those
+    about any axis, and a bias would be absorbed. With w = 0 it is the QNN. The outcomes'
+    probabilities are no longer linear in x x*.
 
     Args:
         ansatz: As ``QNN``.

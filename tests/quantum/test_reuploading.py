@@ -51,7 +51,8 @@ def dense_probabilities(net: ReuploadingQNN, places: tuple[int, ...], x: torch.T
         for k in range(len(bounds) - 1):
             start, end = bounds[k : k + 2]
             if k > 0:
-                phi = net.uploads[k - 1].detach().numpy() @ (sample / sample.norm() / len(sample) ** 0.5).numpy()
+                unit = (sample / sample.norm()).numpy() / np.sqrt(len(sample))
+                phi = net.uploads[k - 1].detach().numpy() @ unit
                 rotation = np.eye(1)
                 for angle in phi:
                     rotation = np.kron(rotation, np.diag([np.exp(-1j * angle), np.exp(1j * angle)]))
