@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ TELLING = (
     Panel("weight_norm", "mean weight norm", logarithmic=True),
     Panel("update_ratio", "norm of a task's update / of the parameters", logarithmic=True),
     Panel("ntk_condition", "condition of the tangent kernel", logarithmic=True),
+    Panel("ntk_effective_rank", "effective rank of the tangent kernel"),
 )
 """What arms are compared by beside their experiment's figure, where the rows have it."""
 ACROSS = 6
@@ -119,7 +121,7 @@ def overview(
     order = in_order_of_loss(series, experiment.score[0])
     down = -(-len(order) // ACROSS)
     heights = [1.45 * down + 0.5, 0.19 * len(order) + 1.1]
-    figure = Figure(figsize=(12.5, sum(heights) + 0.5), dpi=150, layout="constrained")
+    figure = Figure(figsize=(14, sum(heights) + 0.5), dpi=150, layout="constrained")
     parts: Any = figure.subfigures(2, 1, height_ratios=heights, hspace=0.02)
     upper, lower = parts
     (score,) = (p for p in experiment.panels if p.column == experiment.score[0])
@@ -188,7 +190,7 @@ def _changes(
         if panel.logarithmic:
             axes.set_xscale("log")
             decades(axes.xaxis, *axes.get_xlim())
-        axes.set_xlabel(panel.label, fontsize=7.5)
+        axes.set_xlabel(textwrap.fill(panel.label, 22), fontsize=7.5)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.25, linewidth=0.5)
         axes.spines[["top", "right"]].set_visible(False)
