@@ -63,8 +63,8 @@ class CRelu(Remedy):
         from plasticity.remedies.layers import hidden_layers, require_free
         from plasticity.remedies.modules import ConcatenatedReLU
 
-        require_free(network, "crelu")
         layers = hidden_layers(network, "crelu")
+        require_free(network, "crelu")
         for layer in layers:
             width = layer.incoming.out_features
             if layer.normalised or width % 2:
@@ -102,7 +102,7 @@ def _replace(network: nn.Module, old: nn.Module, *new: nn.Module) -> None:
 
 @dataclass
 class InputStandardisation(Remedy):
-    """Subtract the inputs' running means and divide by their running standard deviations.
+    """Standardise each input feature by its running mean and standard deviation.
 
     x <- (x - mean) / sqrt(variance + 1e-5), for each feature by itself. The running numbers follow
     each batch of training before it is used, by r = max(1 - decay, 1 / (t + 1)) at update t (see

@@ -70,22 +70,26 @@ class Standardise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(batch, features)``, real or complex, to the same."""
+        centred = x - self.mean
         if self.training and len(x):
-            self._follow(x)
-        return (x - self.mean) / (self.variance + self.epsilon).sqrt()
+            centred -= self._follow(centred)
+        return centred * (self.variance + self.epsilon).rsqrt()
 
     @torch.no_grad()
-    def _follow(self, x: Tensor) -> None:
+    def _follow(self, centred: Tensor) -> Tensor:
+        """Follow inputs less the running mean, and return how far that moved."""
         self.updates += 1
         rate = (1 / (self.updates + 1)).clamp(min=1 - self.decay)
-        ones = x.new_full((len(x),), 1 / len(x))
-        mean = ones @ x  # products are faster than torch.var_mean over the first axis
-        variance = ones.abs() @ (x - mean).abs().square()
-        change = mean - self.mean
-        self.variance = (1 - rate) * (
-            self.variance + rate * change.abs().square()
-        ) + rate * variance
-        self.mean = self.mean + rate * change
+        # By products, which are faster than torch.var_mean over the first axis.
+        weights = centred.new_full((len(centred),), 1 / len(centred))
+        parts = (centred.real, centred.imag) if centred.is_complex() else (centred,)
+        squares = sum(weights.real @ part.square() for part in parts)
+        mean = weights @ centred
+        squared = mean.abs().square()
+        variance = (squares - squared).clamp(min=0)
+        self.variance = (1 - rate) * (self.variance + rate * squared) + rate * variance
+        self.mean = self.mean + rate * mean
+        return rate * mean
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *more: Any) -> None:
         # The number of features is known once there are inputs: buffers take the shapes they find.

@@ -40,8 +40,8 @@ class WeightClipping(Remedy):
 
         from plasticity.remedies.layers import linear_layers, require_free
 
-        require_free(learner.network, "weight-clipping")
         layers = linear_layers(learner.network, "weight-clipping")
+        require_free(learner.network, "weight-clipping")
         self._parameters = [p.detach() for layer in layers for p in (layer.weight, layer.bias)]
         self._bounds = [
             self.multiple / math.sqrt(layer.in_features) for layer in layers for _ in range(2)
@@ -98,9 +98,9 @@ class Isometry(Remedy):
         """Find the matrices."""
         from plasticity.remedies.layers import linear_layers, require_free
 
-        require_free(learner.network, "isometry")
         self._learner, self._change = learner, 0.0
         layers = linear_layers(learner.network, "isometry")
+        require_free(learner.network, "isometry")
         self._weights = [layer.weight.detach() for layer in layers]
 
     def before_task(self, index: int) -> None:

@@ -88,11 +88,10 @@ class ContinualBackprop(Remedy):
         """Find the units."""
         from plasticity.remedies.layers import hidden_layers, require_free
 
+        layers = hidden_layers(learner.network, "continual-backprop")
         require_free(learner.network, "continual-backprop")
         self._learner, self._seed, self._recycled = learner, seed, 0
-        self._layers = [
-            _Units(layer) for layer in hidden_layers(learner.network, "continual-backprop")
-        ]
+        self._layers = [_Units(layer) for layer in layers]
 
     def after_update(self, step: int) -> None:
         """Follow the utilities, and replace units whose turn it is."""
@@ -235,11 +234,10 @@ class ReDo(Remedy):
         """Find the units."""
         from plasticity.remedies.layers import hidden_layers, require_free, watch
 
+        layers = hidden_layers(learner.network, "redo")
         require_free(learner.network, "redo")
         self._learner, self._seed, self._recycled = learner, seed, 0
-        self._layers = [
-            (layer, watch(layer.units)) for layer in hidden_layers(learner.network, "redo")
-        ]
+        self._layers = [(layer, watch(layer.units)) for layer in layers]
 
     def after_update(self, step: int) -> None:
         """Replace the dormant units if it is time."""
