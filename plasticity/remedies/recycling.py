@@ -241,8 +241,8 @@ class ReDo(Remedy):
 
     def after_update(self, step: int) -> None:
         """Replace the dormant units if it is time."""
-        if step % self.every:
-            return
+        if self.threshold < 0 or step % self.every:
+            return  # below 0 not even where all are silent
         from plasticity.seeding import generator_for
 
         # From the last layer on: its new rows come before the zeros in its columns.
