@@ -74,7 +74,7 @@ def test_stopped_within_a_task_it_goes_on_to_the_same_bytes(
     arms: tuple[str, ...], tmp_path: Path, stop: Stop
 ) -> None:
     arm, *options = arms
-    command = [*only(tiny_command("mnist", tmp_path), arm), *options]
+    command = [*only(tiny_command("mnist", tmp_path), arm), f"--{arm}.epochs=4", *options]
     stop.at(20, interrupt)
     assert start(*command) == 130
     stopped = contents(finish(command))
