@@ -18,8 +18,8 @@ REMEDIES: dict[str, Remedy] = {
     "reset-optimizer": ResetOptimizer(),
     "start-afresh": StartAfresh(),
     "equal-betas": EqualBetas(beta=0.99),
-    "l2": L2(strength=1e-4),
-    "adamw": AdamW(decay=1e-2),
+    "l2": L2(strength=1e-3),
+    "adamw": AdamW(decay=0.1),
     "l2-init": L2Init(strength=1e-2),
     "shrink-perturb": ShrinkPerturb(shrink=0.4, noise=0.01, each="task"),
     "continual-backprop": ContinualBackprop(

@@ -73,9 +73,10 @@ class L2(_Penalty):
     by its size, it divides this part too; ``AdamW`` does not.
 
     Source: Dohare et al. 2024, "Loss of plasticity in deep continual learning", whose range is 1e-5
-    to 1e-3; the default is its middle. An angle of 0 is no rotation: there a QNN is pulled to the
-    circuit that does nothing. A penalty changes nothing but the step where a manifold holds all
-    norms. The column ``l2_penalty`` is the mean penalty of an update since the last row.
+    to 1e-3; the default is its greatest, which cures PPO there. A QNN is pulled to the circuit that
+    does nothing, whose angles are 0. Where a manifold holds all norms, the penalty is a constant,
+    and what it adds to a step is undone. The column ``l2_penalty`` is the mean penalty of an update
+    since the last row.
     """
 
     column = "l2_penalty"
@@ -141,9 +142,9 @@ class Spectral(_Penalty):
     begin at random and are kept: sigma = u . W v, gradient 2 k sigma^(k-1) (sigma^k - 1) u v^T.
 
     Source: Lewandowski et al. 2025, "Learning continually by spectral regularization", with k = 2;
-    the default strength is the middle of METHODS' 1e-4 to 1e-2. Of a network with a circuit it sees
-    the linear layers only. The column ``spectral_penalty`` is the mean penalty of an update since
-    the last row.
+    the default strength is the middle of a range from 1e-4 to 1e-2. Of a network with a circuit it
+    sees the linear layers only. The column ``spectral_penalty`` is the mean penalty of an update
+    since the last row.
     """
 
     column = "spectral_penalty"

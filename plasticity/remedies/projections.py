@@ -79,7 +79,7 @@ class Isometry(Remedy):
     singular values are all 1. It is computed by Newton and Schulz: X = W / norm(W), then in each
     iteration X <- 3/2 X - 1/2 X X^T X. A singular value grows by at most 3/2 an iteration: with
     10, those below about 1/50 of norm(W) are not yet 1 at the end. All linear layers have it, and
-    biases stay. Before the first update nothing is done.
+    biases stay. Before task 0 nothing is done.
 
     Source: Han et al. 2026, "FIRE: Frobenius-isometry reinitialization for balancing the
     stability-plasticity tradeoff", and its released program. The optimiser's moments stay, as
@@ -98,16 +98,16 @@ class Isometry(Remedy):
         """Find the matrices."""
         from plasticity.remedies.layers import linear_layers, require_free
 
-        self._learner, self._change = learner, 0.0
+        self._change = 0.0
         layers = linear_layers(learner.network, "isometry")
         require_free(learner.network, "isometry")
         self._weights = [layer.weight.detach() for layer in layers]
 
     def before_task(self, index: int) -> None:
-        """Replace the matrices, if anything was learned."""
+        """Replace the matrices, if this is not the first task."""
         import torch
 
-        if self._learner.steps == 0 or self.iterations == 0:
+        if index == 0 or self.iterations == 0:
             return
         before = [weight.clone() for weight in self._weights]
         for weight in self._weights:

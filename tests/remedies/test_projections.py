@@ -99,7 +99,7 @@ def test_matrices_become_isometries_when_a_later_task_begins() -> None:
     one = learner(Isometry(40))
     before = copy.deepcopy(one.network)
     one.start_task(0)
-    assert same(one.network.state_dict(), before.state_dict())  # nothing was learned
+    assert same(one.network.state_dict(), before.state_dict())
     assert one.columns() == {"isometry_change": 0.0}
     (row,) = train(one, range(1))
     assert row == {"isometry_change": 0.0}

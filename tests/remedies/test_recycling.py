@@ -149,6 +149,25 @@ def test_the_function_stays_where_a_replaced_unit_is_constant() -> None:
     assert not one.network[2].weight.any()
 
 
+def test_a_young_units_running_mean_is_corrected_for_its_age() -> None:
+    """Unit 2 gives 0.6 and is young, so that its mean from 0 is 0.16; unit 1 gives 0.5."""
+    eta = 0.9
+    one = frozen_learner(ContinualBackprop(0.4, 2, eta))
+    with torch.no_grad():
+        one.network[2].weight[:, 2] = 0.3 / 3.5
+    gives, ages = torch.tensor([2.55, 0.5, 0.6]), torch.tensor([9, 9, 2])
+    state = one.state_dict()
+    state["steps"] = 9
+    (layer,) = state["remedies"][0]["layers"]
+    layer["born"] = 9 - ages
+    layer["utility"] = gives * (1 - eta**ages)
+    one.load_state_dict(state)
+    one.update(X, Y)
+    (layer,) = one.remedies[0].state_dict()["layers"]
+    assert layer["born"].tolist() == [0, 10, 7]
+    assert float(layer["utility"][2]) == pytest.approx(0.6 * (1 - eta**3), rel=1e-5)
+
+
 def test_continual_backprop_of_two_layers_equals_the_rule_written_out() -> None:
     eta, maturity, rate = 0.8, 3, 0.07
     one = learner(ContinualBackprop(rate, maturity, eta))

@@ -71,7 +71,7 @@ def test_each_parameter_shrinks_and_gets_noise_before_a_task(arm: str) -> None:
     one = learner(ShrinkPerturb(shrink=0.4, noise=0.25, each="task"), arm=arm)
     before = flat(one)
     one.start_task(0)
-    assert torch.equal(flat(one), before)  # nothing was learned
+    assert torch.equal(flat(one), before)
     one.update(*batch(0))
     before, moments = flat(one), learned(one)[1]
     one.start_task(5)
