@@ -22,8 +22,8 @@ class EqualBetas(Remedy):
 
     beta1 = beta2 = beta. After a silence, k equal gradients in a row make a step of
     (1 - beta1^k) / sqrt(1 - beta2^k) times the learning rate: up to 6.6 at the usual 0.9 and 0.999,
-    and less than 1 where both are the same. So a new task, whose gradients are suddenly larger,
-    cannot throw the weights far away.
+    and less than 1 where both are the same. So the first steps of a new task, whose gradients are
+    suddenly larger, are not the longest.
 
     Source: Dohare et al. 2024, "Loss of plasticity in deep continual learning", with 0.99. It needs
     Adam, and combines with ``adamw`` and ``reset-optimizer`` in any order. It has no column.
