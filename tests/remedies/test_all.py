@@ -194,6 +194,22 @@ def test_with_every_network_it_learns_or_is_refused_in_a_line(of: str, name: str
         torch.testing.assert_close(value, before[key], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("first", NAMES)
+def test_any_two_learn_together_in_both_orders_or_are_refused_in_a_line(first: str) -> None:
+    for second in NAMES:
+        try:
+            one = learner(acting(first), acting(second))
+        except DoesNotFit as error:
+            assert str(error).startswith((first, second))
+            assert "\n" not in str(error)
+            assert {first, second} & {"equal-betas", "adamw", "layer-norm", "crelu"}
+            continue
+        rows = train_on(one, range(2))
+        assert all(parameter.isfinite().all() for parameter in one.network.parameters())
+        alone = [*one.remedies[0].columns(), *one.remedies[1].columns()]
+        assert first == second or [*rows[0]] == alone
+
+
 @pytest.mark.parametrize("name", ["equal-betas", "adamw", "upgd", "l2", "continual-backprop"])
 @pytest.mark.parametrize("first", [True, False])
 def test_it_works_beside_a_reset_in_both_orders(name: str, first: bool) -> None:
