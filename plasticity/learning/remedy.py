@@ -16,11 +16,13 @@ class Learns(Protocol):
         network: As the remedies have made it.
         optimizer: The optimiser at present; a remedy may replace it, or change its state.
         steps: Updates so far, over all tasks.
+        remedies: All that it has, in order.
     """
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
     steps: int
+    remedies: tuple[Remedy, ...]
 
     def new_optimizer(self) -> torch.optim.Optimizer:
         """Build an optimiser that remembers nothing."""

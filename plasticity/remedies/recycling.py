@@ -99,14 +99,12 @@ class ContinualBackprop(Remedy):
             return
         # From the last layer on: its new rows come before the zeros in its columns.
         for place, layer in reversed([*enumerate(self._layers)]):
-            units = layer.units_to_replace(
-                step, self.replacement_rate, self.maturity, self.utility_decay
-            )
+            units = layer.units_to_replace(self.replacement_rate, self.maturity, self.utility_decay)
             if units is not None:
                 from plasticity.seeding import generator_for
 
                 generator = generator_for(self._seed, "continual-backprop", step, place)
-                layer.replace(units, step, self.utility_decay, generator, self._learner.optimizer)
+                layer.replace(units, self.utility_decay, generator, self._learner.optimizer)
                 self._recycled += len(units)
 
     def columns(self) -> dict[str, float]:
@@ -130,8 +128,8 @@ class _Units:
     Attributes:
         utility: Running means of the utilities, ``(units,)``, from 0.
         activation: Running means of the activations, ``(units,)``, from 0.
-        born: After which update a unit was new, ``(units,)``; on the CPU, so that to ask for ages
-            waits for no device.
+        ages: Updates since a unit was new, ``(units,)``; on the CPU, so that to ask for them waits
+            for no device.
         owed: Parts of a unit to be replaced.
     """
 
@@ -144,12 +142,10 @@ class _Units:
         self.seen = watch(layer.units)
         self.utility = torch.zeros_like(layer.incoming.bias, requires_grad=False)
         self.activation = self.utility.clone()
-        self.born = torch.zeros(len(self.utility), dtype=torch.int64)
+        self.ages = torch.zeros(len(self.utility), dtype=torch.int64)
         self.owed = 0.0
 
-    def units_to_replace(
-        self, step: int, rate: float, maturity: int, decay: float
-    ) -> Tensor | None:
+    def units_to_replace(self, rate: float, maturity: int, decay: float) -> Tensor | None:
         """Take an update into account, and return which units to replace after it, if any."""
         import torch
 
@@ -159,21 +155,21 @@ class _Units:
             contribution = activation * self.layer.outgoing.weight.abs().sum(0)
             self.utility.lerp_(contribution, 1 - decay)
             self.activation.lerp_(activation, 1 - decay)
-            mature = step - self.born > maturity
+            self.ages += 1
+            mature = self.ages > maturity
             count = int(mature.sum())
             self.owed += count * rate
             number = min(int(self.owed), count)
             if number == 0:
                 return None
             self.owed -= number
-            utility = self.utility / self._corrections(step, decay)
+            utility = self.utility / self._corrections(decay)
             utility[~mature.to(utility.device)] = math.inf
             return utility.argsort(stable=True)[:number]
 
     def replace(
         self,
         units: Tensor,
-        step: int,
         decay: float,
         generator: torch.Generator,
         optimizer: torch.optim.Optimizer,
@@ -183,25 +179,25 @@ class _Units:
 
         outgoing = self.layer.outgoing
         with torch.no_grad():
-            means = (self.activation / self._corrections(step, decay))[units]
+            means = (self.activation / self._corrections(decay))[units]
             outgoing.bias.add_(outgoing.weight[:, units] @ means)
         recycle(self.layer, units, generator, optimizer)
         self.utility[units] = 0
         self.activation[units] = 0
-        self.born[units.cpu()] = step
+        self.ages[units.cpu()] = 0
 
-    def _corrections(self, step: int, decay: float) -> Tensor:
+    def _corrections(self, decay: float) -> Tensor:
         """Return 1 - decay^age, by which running means from 0 are too small."""
-        return (1 - decay ** (step - self.born).double()).to(self.utility)
+        return (1 - decay ** self.ages.double()).to(self.utility)
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "utility": self.utility, "activation": self.activation, "born": self.born,
+            "utility": self.utility, "activation": self.activation, "ages": self.ages,
             "owed": self.owed,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name in ("utility", "activation", "born"):
+        for name in ("utility", "activation", "ages"):
             getattr(self, name).copy_(state[name])
         self.owed = state["owed"]
 

@@ -77,6 +77,12 @@ def test_switched_off_it_equals_the_baseline_bit_for_bit(name: str, options: dic
     assert all(value == 0 for row in columns for value in row.values())
 
 
+@pytest.mark.parametrize("name", ["l2", "l2-init", "spectral", "parseval"])
+def test_a_penalty_that_is_switched_off_is_none(name: str) -> None:
+    remedy = learner(dataclasses.replace(REMEDIES[name], strength=0.0)).remedies[0]
+    assert remedy.penalty() is None
+
+
 @pytest.mark.parametrize(
     ("arm", "name"),
     [("mlp", name) for name in NAMES] + [("qnn", name) for name in FOR_CIRCUITS],
@@ -86,7 +92,8 @@ def test_stopped_it_goes_on_bit_for_bit(arm: str, name: str) -> None:
     rows = train_on(whole, range(5), updates=5)
     train_on(begun, range(2), updates=5)
     state = through_a_file(begun.state_dict())
-    resumed = learner(acting(name), arm=arm)
+    # What is not in the state is that of another network; but start-afresh goes back to its own.
+    resumed = learner(acting(name), arm=arm, seed=int(name != "start-afresh"))
     resumed.load_state_dict(state)
     train_on(begun, range(2, 3))  # which shares nothing with the one that goes on
     again = train_on(resumed, range(2, 5), updates=5)

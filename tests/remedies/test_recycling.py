@@ -11,9 +11,10 @@ from torch.nn.functional import cross_entropy
 from plasticity.learning.learner import Learner
 from plasticity.remedies.layers import hidden_layers
 from plasticity.remedies.recycling import ContinualBackprop, ReDo, recycle
+from plasticity.remedies.resets import StartAfresh
 from plasticity.remedies.steps import UtilityGated
 from plasticity.seeding import generator_for
-from tests.remedies.small import WIDTHS, batch, learner, network
+from tests.remedies.small import WIDTHS, batch, learned, learner, network, train
 from tests.tiny import make_adam, same
 
 INPUTS, UNITS, OUTPUTS = 2, 3, 2
@@ -105,7 +106,7 @@ def test_continual_backprop_on_three_units_by_hand() -> None:
         assert float(of_layer["activation"][unit]) == pytest.approx(
             factor * ACTIVATIONS[unit], rel=1e-5
         )
-    assert of_layer["born"].tolist() == [0, 0, 0]
+    assert of_layer["ages"].tolist() == [5, 5, 5]
     assert of_layer["owed"] == pytest.approx(0.5)
 
     before = copy.deepcopy(one.network)
@@ -124,7 +125,7 @@ def test_continual_backprop_on_three_units_by_hand() -> None:
     expected = [0.5 + 2.5 * 0.1, 0.5 - 2.5 * 0.1]
     assert one.network[2].bias.tolist() == pytest.approx(expected, rel=1e-5)
     (of_layer,) = one.remedies[0].state_dict()["layers"]
-    assert of_layer["born"].tolist() == [0, 6, 0]
+    assert of_layer["ages"].tolist() == [6, 0, 6]
     assert [float(of_layer[name][1]) for name in ("utility", "activation")] == [0, 0]
     assert of_layer["owed"] == pytest.approx(0, abs=1e-6)
 
@@ -135,7 +136,7 @@ def test_continual_backprop_on_three_units_by_hand() -> None:
     assert one.columns() == {"continual_backprop_recycled": 0.0}
     one.update(X, Y)
     assert one.columns() == {"continual_backprop_recycled": 1.0}
-    assert one.remedies[0].state_dict()["layers"][0]["born"].tolist() == [0, 6, 9]
+    assert one.remedies[0].state_dict()["layers"][0]["ages"].tolist() == [9, 3, 0]
 
 
 def test_the_function_stays_where_a_replaced_unit_is_constant() -> None:
@@ -157,14 +158,13 @@ def test_a_young_units_running_mean_is_corrected_for_its_age() -> None:
         one.network[2].weight[:, 2] = 0.3 / 3.5
     gives, ages = torch.tensor([2.55, 0.5, 0.6]), torch.tensor([9, 9, 2])
     state = one.state_dict()
-    state["steps"] = 9
     (layer,) = state["remedies"][0]["layers"]
-    layer["born"] = 9 - ages
+    layer["ages"] = ages
     layer["utility"] = gives * (1 - eta**ages)
     one.load_state_dict(state)
     one.update(X, Y)
     (layer,) = one.remedies[0].state_dict()["layers"]
-    assert layer["born"].tolist() == [0, 10, 7]
+    assert layer["ages"].tolist() == [10, 0, 3]
     assert float(layer["utility"][2]) == pytest.approx(0.6 * (1 - eta**3), rel=1e-5)
 
 
@@ -212,6 +212,18 @@ def test_continual_backprop_of_two_layers_equals_the_rule_written_out() -> None:
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert one.columns() == {"continual_backprop_recycled": float(replaced)}
     assert replaced > 15
+
+
+def test_a_network_that_starts_afresh_has_young_units() -> None:
+    afresh = learner(StartAfresh(), ContinualBackprop(0.05, 3, 0.9))
+    train(afresh, range(2), updates=7)
+    newborn = learner(ContinualBackprop(0.05, 3, 0.9))
+    newborn.steps = afresh.steps  # which the draws depend on
+    train(afresh, range(2, 3), updates=7)
+    train(newborn, range(2, 3), updates=7)
+    assert same(learned(afresh), learned(newborn))
+    assert same(afresh.remedies[1].state_dict(), newborn.remedies[0].state_dict())
+    assert afresh.remedies[1].state_dict()["layers"][0]["ages"].max() == 7
 
 
 def test_redo_on_three_units_by_hand() -> None:
