@@ -84,20 +84,25 @@ def require_free(network: nn.Module, remedy: str) -> None:
             raise DoesNotFit(f"{remedy} would take the parameters of {kind} off their manifold")
 
 
-def watch(units: nn.Module) -> list[Tensor]:
-    """Return a list that holds what a module gave at last in training, detached.
+def watch(units: nn.Module) -> None:
+    """Have a module keep what it gave at last in training, detached, as its attribute ``seen``.
 
-    Metrics evaluate, and copy networks: neither what is evaluated counts, nor what copies give.
+    Metrics evaluate, and copy networks and learners: what is evaluated does not count, and a copy
+    keeps what itself gave.
     """
-    seen: list[Tensor] = []
+    units.register_forward_hook(_keep)
 
-    def keep(module: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> None:
-        if module is units and module.training:
-            seen[:] = [outputs.detach()]
 
-    # A function, not a method: a copy of the network does not copy what a function refers to.
-    units.register_forward_hook(keep)
-    return seen
+def _keep(module: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> None:
+    if module.training:
+        module.seen = outputs.detach()
+
+
+def seen(units: nn.Module) -> Tensor:
+    """Return what a watched module gave at last in training."""
+    outputs = units.seen
+    assert isinstance(outputs, Tensor)
+    return outputs
 
 
 def _parts(network: nn.Module) -> list[nn.Module]:

@@ -130,6 +130,10 @@ class Upgd(torch.optim.Optimizer):
         super().__init__(parameters, numbers)
         self._noise = noise
 
+    def __getstate__(self) -> dict[str, Any]:
+        # So that a copy of a learner has its own noise; torch's optimisers copy no more than this.
+        return super().__getstate__() | {"_noise": self._noise}
+
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Take one step along the gradients."""

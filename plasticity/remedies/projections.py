@@ -42,7 +42,7 @@ class WeightClipping(Remedy):
 
         layers = linear_layers(learner.network, "weight-clipping")
         require_free(learner.network, "weight-clipping")
-        self._parameters = [p.detach() for layer in layers for p in (layer.weight, layer.bias)]
+        self._parameters = [p for layer in layers for p in (layer.weight, layer.bias)]
         self._bounds = [
             self.multiple / math.sqrt(layer.in_features) for layer in layers for _ in range(2)
         ]
@@ -57,11 +57,12 @@ class WeightClipping(Remedy):
 
         if self.multiple == 0:
             return
-        for parameter, bound in zip(self._parameters, self._bounds, strict=True):
-            self._clipped += (parameter.abs() > bound).sum()
         self._numbers += self._size
-        torch._foreach_clamp_min_(self._parameters, self._lower)
-        torch._foreach_clamp_max_(self._parameters, self._bounds)
+        with torch.no_grad():
+            for parameter, bound in zip(self._parameters, self._bounds, strict=True):
+                self._clipped += (parameter.abs() > bound).sum()
+            torch._foreach_clamp_min_(self._parameters, self._lower)
+            torch._foreach_clamp_max_(self._parameters, self._bounds)
 
     def columns(self) -> dict[str, float]:
         """Return the part of the numbers that were clipped since the last row."""
@@ -101,7 +102,7 @@ class Isometry(Remedy):
         self._change = 0.0
         layers = linear_layers(learner.network, "isometry")
         require_free(learner.network, "isometry")
-        self._weights = [layer.weight.detach() for layer in layers]
+        self._weights = [layer.weight for layer in layers]
 
     def before_task(self, index: int) -> None:
         """Replace the matrices, if this is not the first task."""
@@ -109,11 +110,13 @@ class Isometry(Remedy):
 
         if index == 0 or self.iterations == 0:
             return
-        before = [weight.clone() for weight in self._weights]
-        for weight in self._weights:
-            outputs, inputs = weight.shape
-            weight.copy_(math.sqrt(outputs / inputs) * polar_factor(weight, self.iterations))
-        changes = torch.stack(torch._foreach_norm(torch._foreach_sub(before, self._weights)))
+        before = [weight.detach().clone() for weight in self._weights]
+        with torch.no_grad():
+            for weight in self._weights:
+                outputs, inputs = weight.shape
+                weight.copy_(math.sqrt(outputs / inputs) * polar_factor(weight, self.iterations))
+            after = [weight.detach() for weight in self._weights]
+        changes = torch.stack(torch._foreach_norm(torch._foreach_sub(before, after)))
         self._change = float(changes.norm() / torch.stack(torch._foreach_norm(before)).norm())
 
     def columns(self) -> dict[str, float]:

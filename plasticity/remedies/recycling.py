@@ -139,7 +139,7 @@ class _Units:
         from plasticity.remedies.layers import watch
 
         self.layer = layer
-        self.seen = watch(layer.units)
+        watch(layer.units)
         self.utility = torch.zeros_like(layer.incoming.bias, requires_grad=False)
         self.activation = self.utility.clone()
         self.ages = torch.zeros(len(self.utility), dtype=torch.int64)
@@ -149,9 +149,12 @@ class _Units:
         """Take an update into account, and return which units to replace after it, if any."""
         import torch
 
+        from plasticity.remedies.layers import seen
+
         with torch.no_grad():
-            (h,) = self.seen
-            activation = h.mean(0)  # of ReLU units: that of the absolute values too
+            activation = seen(self.layer.units).mean(
+                0
+            )  # of ReLU units: that of the absolute values too
             contribution = activation * self.layer.outgoing.weight.abs().sum(0)
             self.utility.lerp_(contribution, 1 - decay)
             self.activation.lerp_(activation, 1 - decay)
@@ -230,20 +233,22 @@ class ReDo(Remedy):
         """Find the units."""
         from plasticity.remedies.layers import hidden_layers, require_free, watch
 
-        layers = hidden_layers(learner.network, "redo")
+        self._layers = hidden_layers(learner.network, "redo")
         require_free(learner.network, "redo")
         self._learner, self._seed, self._recycled = learner, seed, 0
-        self._layers = [(layer, watch(layer.units)) for layer in layers]
+        for layer in self._layers:
+            watch(layer.units)
 
     def after_update(self, step: int) -> None:
         """Replace the dormant units if it is time."""
         if self.threshold < 0 or step % self.every:
             return  # below 0 not even where all are silent
+        from plasticity.remedies.layers import seen
         from plasticity.seeding import generator_for
 
         # From the last layer on: its new rows come before the zeros in its columns.
-        for place, (layer, (h,)) in reversed([*enumerate(self._layers)]):
-            activity = h.abs().mean(0)
+        for place, layer in reversed([*enumerate(self._layers)]):
+            activity = seen(layer.units).abs().mean(0)
             dormant = (activity <= self.threshold * activity.mean()).nonzero().flatten()
             if len(dormant):
                 generator = generator_for(self._seed, "redo", step, place)

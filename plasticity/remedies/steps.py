@@ -120,7 +120,7 @@ class ShrinkPerturb(Remedy):
         import torch
 
         self._learner, self._seed = learner, seed
-        self._parameters = [p.detach() for p in learner.network.parameters()]
+        self._parameters = [*learner.network.parameters()]
         self._squares = torch.zeros((), device=self._parameters[0].device)
 
     def before_task(self, index: int) -> None:
@@ -140,13 +140,14 @@ class ShrinkPerturb(Remedy):
 
         if self.shrink == 0 and self.noise == 0:
             return
-        before = [p.clone() for p in self._parameters]
-        torch._foreach_mul_(self._parameters, 1 - self.shrink)
+        parameters = [p.detach() for p in self._parameters]
+        before = [p.clone() for p in parameters]
+        torch._foreach_mul_(parameters, 1 - self.shrink)
         if self.noise:
-            drawn = _normal(self._parameters, generator_for(self._seed, purpose, index))
-            torch._foreach_add_(self._parameters, drawn, alpha=self.noise)
+            drawn = _normal(parameters, generator_for(self._seed, purpose, index))
+            torch._foreach_add_(parameters, drawn, alpha=self.noise)
         self._learner.put_back()
-        torch._foreach_sub_(before, self._parameters)
+        torch._foreach_sub_(before, parameters)
         self._squares += torch.stack(torch._foreach_norm(before)).square().sum()
 
     def columns(self) -> dict[str, float]:

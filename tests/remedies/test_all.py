@@ -154,6 +154,21 @@ def test_evaluations_and_copies_of_the_network_count_for_nothing(name: str) -> N
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("after", [0, 2])
+def test_a_copy_of_the_learner_learns_alike_and_for_itself(name: str, after: int) -> None:
+    one, alike = learner(acting(name)), learner(acting(name))
+    train_on(one, range(after))
+    rows = train_on(alike, range(5))[after:]
+    before = copy.deepcopy(one.state_dict())
+    twin = copy.deepcopy(one)
+    assert train_on(twin, range(after, 5)) == rows
+    assert same(twin.state_dict(), alike.state_dict())
+    assert same(one.state_dict(), before)
+    assert train_on(one, range(after, 5)) == rows
+    assert same(one.state_dict(), alike.state_dict())
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_copy_of_the_network_does_not_drag_the_remedy_along(name: str) -> None:
     one = learner(acting(name))
     train_on(one, range(2))

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from plasticity.networks.network import DoesNotFit
-from plasticity.remedies.layers import hidden_layers, linear_layers, watch
+from plasticity.remedies.layers import hidden_layers, linear_layers, seen, watch
 
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
@@ -65,18 +65,18 @@ def test_matrices_that_are_no_parameters_are_refused() -> None:
             linear_layers(nn.Sequential(linear(2, 2), layer), "it")
 
 
-def test_what_units_gave_is_kept_in_training_only_and_not_of_copies() -> None:
+def test_what_units_gave_is_kept_in_training_only_and_by_each_copy_for_itself() -> None:
     units = nn.ReLU()
     network = nn.Sequential(nn.Identity(), units)
-    seen = watch(units)
-    assert not seen
+    watch(units)
     x = torch.tensor([[-1.0, 2.0]], requires_grad=True)
     network(x)
-    assert torch.equal(seen[0], torch.tensor([[0.0, 2.0]]))
-    assert not seen[0].requires_grad
-    copy.deepcopy(network)(3 * x)
+    assert torch.equal(seen(units), torch.tensor([[0.0, 2.0]]))
+    assert not seen(units).requires_grad
+    twin = copy.deepcopy(network)
+    twin(3 * x)
     network.eval()(4 * x)
-    assert len(seen) == 1
-    assert torch.equal(seen[0], torch.tensor([[0.0, 2.0]]))
+    assert torch.equal(seen(units), torch.tensor([[0.0, 2.0]]))
+    assert torch.equal(seen(twin[1]), torch.tensor([[0.0, 6.0]]))
     network.train()(5 * x)
-    assert torch.equal(seen[0], torch.tensor([[0.0, 10.0]]))
+    assert torch.equal(seen(units), torch.tensor([[0.0, 10.0]]))
