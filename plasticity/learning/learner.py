@@ -52,18 +52,26 @@ class Learner:
         self.make_optimizer = make_optimizer
         self.loss = loss
         self.steps = 0
+        # An update calls only what is there.
+        self._back_onto = _hooks(network, "after_update")
+        self._between = _hooks(network, "before_task")
         self.optimizer = self.new_optimizer()
         for remedy in self.remedies:
             remedy.start(self, seed)
-        # An update calls only what is there.
         self._penalties = [r.penalty for r in self.remedies if _has_own(r, "penalty")]
         self._afterwards = [r.after_update for r in self.remedies if _has_own(r, "after_update")]
-        self._back_onto = _hooks(network, "after_update")
-        self._between = _hooks(network, "before_task")
 
     def new_optimizer(self) -> torch.optim.Optimizer:
         """Build an optimiser that remembers nothing."""
-        return self.make_optimizer(list(self.network.parameters()))
+        optimizer = self.make_optimizer(list(self.network.parameters()))
+        for remedy in self.remedies:
+            optimizer = remedy.on_optimizer(optimizer)
+        return optimizer
+
+    def put_back(self) -> None:
+        """Put parameters that must stay on a manifold back onto it; each update does."""
+        for put_back in self._back_onto:
+            put_back()
 
     @property
     def device(self) -> torch.device:

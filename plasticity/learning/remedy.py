@@ -16,14 +16,19 @@ class Learns(Protocol):
         network: As the remedies have made it.
         optimizer: The optimiser at present; a remedy may replace it, or change its state.
         steps: Updates so far, over all tasks.
+        remedies: All that it has, in order.
     """
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
     steps: int
+    remedies: tuple[Remedy, ...]
 
     def new_optimizer(self) -> torch.optim.Optimizer:
         """Build an optimiser that remembers nothing."""
+
+    def put_back(self) -> None:
+        """Put parameters that must stay on a manifold back onto it."""
 
 
 class Remedy:
@@ -42,6 +47,14 @@ class Remedy:
     def on_build(self, network: nn.Module) -> nn.Module:
         """Return the network to train instead of this one, before there is an optimiser."""
         return network
+
+    def on_optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """Return the optimiser to train with instead of this one, which remembers nothing.
+
+        Called for each new optimiser: for the first one before ``start``, and for each one with
+        which a remedy replaces it later.
+        """
+        return optimizer
 
     def start(self, learner: Learns, seed: int) -> None:
         """Begin with an untrained learner; a resume calls this too, and then loads the state."""

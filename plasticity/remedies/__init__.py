@@ -7,9 +7,31 @@ An arm ``mlp+reset-optimizer`` is the arm ``mlp`` with that remedy. To add one, 
 from __future__ import annotations
 
 from plasticity.learning.remedy import Remedy
+from plasticity.remedies.architecture import CRelu, InputStandardisation, LayerNorm
+from plasticity.remedies.penalties import L2, L2Init, Parseval, Spectral
+from plasticity.remedies.projections import Isometry, WeightClipping
+from plasticity.remedies.recycling import ContinualBackprop, ReDo
 from plasticity.remedies.resets import ResetOptimizer, StartAfresh
+from plasticity.remedies.steps import AdamW, EqualBetas, ShrinkPerturb, UtilityGated
 
 REMEDIES: dict[str, Remedy] = {
     "reset-optimizer": ResetOptimizer(),
     "start-afresh": StartAfresh(),
+    "equal-betas": EqualBetas(beta=0.99),
+    "l2": L2(strength=1e-3),
+    "adamw": AdamW(decay=0.1),
+    "l2-init": L2Init(strength=1e-2),
+    "shrink-perturb": ShrinkPerturb(shrink=0.4, noise=0.01, each="task"),
+    "continual-backprop": ContinualBackprop(
+        replacement_rate=1e-4, maturity=100, utility_decay=0.99
+    ),
+    "redo": ReDo(threshold=0.1, every=1_000),
+    "layer-norm": LayerNorm(),
+    "crelu": CRelu(),
+    "weight-clipping": WeightClipping(multiple=3.0),
+    "spectral": Spectral(strength=1e-3, power=2),
+    "parseval": Parseval(strength=1e-3, scale=2.0),
+    "isometry": Isometry(iterations=10),
+    "upgd": UtilityGated(learning_rate=0.01, noise=0.1, weight_decay=0.01, utility_decay=0.9999),
+    "input-standardisation": InputStandardisation(decay=0.99),
 }

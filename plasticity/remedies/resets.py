@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 from plasticity.learning.remedy import Learns, Remedy
 
@@ -37,17 +38,32 @@ class ResetOptimizer(Remedy):
 class StartAfresh(Remedy):
     """Begin every task with the untrained network and a new optimiser.
 
-    The weights are those with which task 0 began. What such a learner loses from task to task, it
-    does not lose by training: it is the yardstick of plasticity (Lyle et al. 2023), and the limit
-    of every remedy that lets a network forget.
+    The weights are those with which task 0 began, and what other remedies remember is as it was
+    then. What such a learner loses from task to task, it does not lose by training: it is the
+    yardstick of plasticity (Lyle et al. 2023), and the limit of every remedy that lets a network
+    forget.
     """
 
     def start(self, learner: Learns, seed: int) -> None:
         """Keep the untrained network."""
         self._learner = learner
         self._untrained = copy.deepcopy(learner.network.state_dict())
+        self._of_others: list[dict[str, Any]] = []
 
     def before_task(self, index: int) -> None:
         """Go back to it."""
+        others = [remedy for remedy in self._learner.remedies if remedy is not self]
+        if not self._of_others:  # the first task: all of them have started, and seen nothing
+            self._of_others = copy.deepcopy([remedy.state_dict() for remedy in others])
         self._learner.network.load_state_dict(self._untrained)
         self._learner.optimizer = self._learner.new_optimizer()
+        for remedy, state in zip(others, self._of_others, strict=True):
+            remedy.load_state_dict(copy.deepcopy(state))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the other remedies remembered at first."""
+        return {"others": self._of_others}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take that of a ``state_dict``."""
+        self._of_others = state.get("others", [])  # which older checkpoints do not have

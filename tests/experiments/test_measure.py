@@ -36,9 +36,9 @@ KEPT_NETWORKS = [name for name, metric in METRICS.items() if metric.when != "dur
 # Of a network that is none of those that a metric is valid for.
 NO_COLUMN = {"mlp": {"circuit"}, "qnn": {"dormant", "feature_rank", "spectrum"}}
 ARMS = {
-    "mnist": ("mlp", "qnn", "mlp+reset-optimizer", "mlp+shrink", "qnn+shrink"),
-    "cifar": ("mlp", "qnn+reset-optimizer"),
-    "qdata": ("mlp+shrink", "qnn"),
+    "mnist": ("mlp", "qnn", "mlp+reset-optimizer", "mlp+shrink", "qnn+shrink", "mlp+isometry"),
+    "cifar": ("mlp", "qnn+reset-optimizer", "mlp+layer-norm", "mlp+input-standardisation"),
+    "qdata": ("mlp+shrink", "qnn", "qnn+shrink-perturb"),
 }
 
 

@@ -1,0 +1,256 @@
+"""Remedies that add a penalty to the loss."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from plasticity.learning.remedy import Learns, Remedy
+from plasticity.networks.network import DoesNotFit
+from plasticity.remedies.limits import require
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from plasticity.remedies.modules import Scaled
+
+
+@dataclass
+class _Penalty(Remedy):
+    """Add a penalty to the loss of each update; with strength 0, none."""
+
+    column: ClassVar[str]
+
+    strength: float
+    """Factor lambda of the penalty."""
+
+    def __post_init__(self) -> None:
+        require(self, 0, math.inf, "strength")
+
+    def start(self, learner: Learns, seed: int) -> None:
+        """Find the parameters that it looks at."""
+        import torch
+
+        from plasticity.remedies.modules import KnownGradient
+
+        self._apply = KnownGradient.apply
+        self._parameters = self._find(learner, seed)
+        self._sum = torch.zeros((), device=self._parameters[0].device)
+        self._updates = 0
+
+    def penalty(self) -> Tensor | None:
+        """Return the penalty, in nats."""
+        if self.strength == 0:
+            return None
+        value: Tensor = self._apply(self._evaluate, *self._parameters)
+        self._sum += value.detach()
+        self._updates += 1
+        return value
+
+    def columns(self) -> dict[str, float]:
+        """Return its mean over the updates since the last row, in nats."""
+        mean = float(self._sum) / max(self._updates, 1)
+        self._sum.zero_()
+        self._updates = 0
+        return {self.column: mean}
+
+    def _find(self, learner: Learns, seed: int) -> list[Tensor]:
+        """Return the parameters that have a gradient."""
+        return list(learner.network.parameters())
+
+    def _evaluate(self, parameters: list[Tensor]) -> Scaled:
+        """Return the penalty and its gradients in those parameters."""
+        raise NotImplementedError
+
+
+@dataclass
+class L2(_Penalty):
+    """Penalise large parameters: weight decay by the loss's gradient.
+
+    lambda / 2 sum theta^2, over all parameters, biases and a QNN's angles among them, so that its
+    gradient is lambda theta: the ``weight_decay`` of torch's Adam. Where Adam divides the gradient
+    by its size, it divides this part too; ``AdamW`` does not.
+
+    Source: Dohare et al. 2024, "Loss of plasticity in deep continual learning", whose range is 1e-5
+    to 1e-3; the default is its greatest, which cures PPO there. A QNN is pulled to the circuit that
+    does nothing, whose angles are 0. Where a manifold holds all norms, the penalty is a constant,
+    and what it adds to a step is undone. The column ``l2_penalty`` is the mean penalty of an update
+    since the last row.
+    """
+
+    column = "l2_penalty"
+
+    def _evaluate(self, parameters: list[Tensor]) -> Scaled:
+        return _scaled_squares(parameters, self.strength / 2)
+
+
+@dataclass
+class L2Init(_Penalty):
+    """Penalise the distance to the first parameters.
+
+    lambda sum (theta - theta_0)^2, over all parameters, biases and a QNN's angles among them.
+
+    Source: Kumar, Marklund and Van Roy 2023, "Maintaining plasticity in continual learning via
+    regenerative regularization"; lambda = 1e-2 is the largest of its sweep. It is for circuits too:
+    it pulls each angle to that with which it began. A network that writes its function in other
+    parameters before each task, as ``qnn-trivialised`` does, has no such distance and is refused.
+    The column ``l2_init_penalty`` is the mean penalty of an update since the last row.
+    """
+
+    column = "l2_init_penalty"
+
+    def _find(self, learner: Learns, seed: int) -> list[Tensor]:
+        for module in learner.network.modules():
+            if callable(getattr(module, "before_task", None)):
+                raise DoesNotFit(
+                    f"l2-init: {type(module).__name__} begins each task with other parameters"
+                )
+        parameters = super()._find(learner, seed)
+        self._first = [p.detach().clone() for p in parameters]
+        return parameters
+
+    def _evaluate(self, parameters: list[Tensor]) -> Scaled:
+        import torch
+
+        return _scaled_squares([*torch._foreach_sub(parameters, self._first)], self.strength)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the first parameters."""
+        return {"first": self._first}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the first parameters of a ``state_dict``."""
+        for mine, other in zip(self._first, state["first"], strict=True):
+            mine.copy_(other)
+
+
+def _scaled_squares(numbers: list[Tensor], factor: float) -> Scaled:
+    """Return factor times the sum of squares, and the gradients."""
+    import torch
+
+    norms = torch.stack(torch._foreach_norm(numbers))
+    return factor * norms.dot(norms), numbers, 2 * factor
+
+
+@dataclass
+class Spectral(_Penalty):
+    """Penalise largest singular values that are not 1, and large biases.
+
+    lambda sum over layers of (sigma_1(W)^k - 1)^2 + norm(b)^(2k), over all linear layers, the last
+    among them. sigma_1 is estimated by power iteration, one iteration an update, from vectors that
+    begin at random and are kept: sigma = u . W v, gradient 2 k sigma^(k-1) (sigma^k - 1) u v^T.
+
+    Source: Lewandowski et al. 2025, "Learning continually by spectral regularization", with k = 2;
+    the default strength is the middle of a range from 1e-4 to 1e-2. Of a network with a circuit it
+    sees the linear layers only. The column ``spectral_penalty`` is the mean penalty of an update
+    since the last row.
+    """
+
+    column = "spectral_penalty"
+
+    power: int
+    """Exponent k."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, 1, 100, "power")
+
+    def _find(self, learner: Learns, seed: int) -> list[Tensor]:
+        import torch
+
+        from plasticity.remedies.layers import linear_layers
+        from plasticity.seeding import generator_for
+
+        layers = linear_layers(learner.network, "spectral")
+        self._left = []
+        for place, layer in enumerate(layers):
+            generator = generator_for(seed, "spectral", place)
+            vector = torch.randn(layer.out_features, generator=generator).to(layer.weight)
+            self._left.append(vector / vector.norm())
+        return [p for layer in layers for p in (layer.weight, layer.bias)]
+
+    def _evaluate(self, parameters: list[Tensor]) -> Scaled:
+        import torch
+
+        weights, biases, k = parameters[::2], parameters[1::2], self.power
+        rights = [left @ weight for weight, left in zip(weights, self._left, strict=True)]
+        lengths = torch.stack(torch._foreach_norm(rights)).clamp(min=1e-30)
+        rights = [*torch._foreach_div(rights, [*lengths.unbind()])]
+        products = [weight @ right for weight, right in zip(weights, rights, strict=True)]
+        # u is the product by its length, which is sigma.
+        sigmas, sizes = torch.stack(torch._foreach_norm([*products, *biases])).view(2, -1)
+        excess = sigmas**k - 1
+        value = self.strength * (excess.square() + sizes ** (2 * k)).sum()
+        of_sigmas = (sigmas ** (k - 1) * excess).unbind()
+        of_sizes = (sizes ** (2 * k - 2)).unbind()
+        self._left = [*torch._foreach_div(products, [*sigmas.clamp(min=1e-30).unbind()])]
+        gradients = []
+        for u, v, of_sigma, bias, of_size in zip(
+            self._left, rights, of_sigmas, biases, of_sizes, strict=True
+        ):
+            gradients += [torch.outer(of_sigma * u, v), of_size * bias]
+        return value, gradients, 2 * k * self.strength
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the vectors of the power iteration."""
+        return {"left": self._left}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the vectors of a ``state_dict``."""
+        pairs = zip(self._left, state["left"], strict=True)
+        self._left = [found.to(mine) for mine, found in pairs]
+
+
+@dataclass
+class Parseval(_Penalty):
+    """Penalise hidden layers whose rows are not orthogonal and of the same length.
+
+    lambda sum over layers of norm(W W^T - s I)_F^2, over all linear layers but the last, whose
+    outputs have a scale of their own; biases are left alone. Where a layer has more units than
+    inputs, W W^T cannot be s I; then the penalty is that of W^T W - s I, which differs by the
+    constant s^2 (units - inputs) and has the same gradient.
+
+    Source: Chung et al. 2024, "Parseval regularization for continual reinforcement learning", with
+    lambda = 1e-3; s is the square of the gain: 2 for ReLU. The column ``parseval_penalty`` is the
+    mean penalty of an update since the last row.
+    """
+
+    column = "parseval_penalty"
+
+    scale: float
+    """Square s of the rows' length."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, 0, math.inf, "scale")
+
+    def _find(self, learner: Learns, seed: int) -> list[Tensor]:
+        import torch
+
+        from plasticity.remedies.layers import linear_layers
+
+        layers = linear_layers(learner.network, "parseval")
+        if len(layers) < 2:
+            raise DoesNotFit("parseval needs a linear layer before the last one; there is none")
+        self._targets = [
+            self.scale * torch.eye(min(layer.weight.shape)).to(layer.weight)
+            for layer in layers[:-1]
+        ]
+        return [layer.weight for layer in layers[:-1]]
+
+    def _evaluate(self, parameters: list[Tensor]) -> Scaled:
+        import torch
+
+        differences, gradients = [], []
+        for weight, target in zip(parameters, self._targets, strict=True):
+            if weight.shape[0] <= weight.shape[1]:
+                difference = torch.addmm(target, weight, weight.mT, beta=-1)
+                gradient = difference @ weight
+            else:
+                difference = torch.addmm(target, weight.mT, weight, beta=-1)
+                gradient = weight @ difference
+            differences.append(difference)
+            gradients.append(gradient)
+        squares, _, _ = _scaled_squares(differences, self.strength)
+        return squares, gradients, 4 * self.strength

@@ -1,0 +1,140 @@
+"""Remedies that put weights back to where they are allowed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from plasticity.learning.remedy import Learns, Remedy
+from plasticity.remedies.limits import require
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass
+class WeightClipping(Remedy):
+    """Clip the weights to a multiple of their first range after each update.
+
+    w <- min(max(w, -kappa s), kappa s), s = 1 / sqrt(inputs of the layer), for weights and biases
+    of all linear layers. s is the bound of torch's own first draw. Networks here begin as Glorot
+    uniform, within sqrt(6 / (inputs + units)): that is 2.4 s in a first layer of many inputs. So
+    kappa = 3, the default, leaves the first weights as they are; kappa below 2.4 does not.
+
+    Source: Elsayed et al. 2024, "Weight clipping for deep continual and reinforcement learning",
+    whose kappa is 1 to 5, and the released program, which clips biases too. Parameters that must
+    stay on a manifold are refused. The column ``weight_clipping_fraction`` is the part of the
+    numbers that were clipped, over the updates since the last row.
+    """
+
+    multiple: float
+    """Multiple kappa of 1 / sqrt(inputs); 0: no clipping."""
+
+    def __post_init__(self) -> None:
+        require(self, 0, math.inf, "multiple")
+
+    def start(self, learner: Learns, seed: int) -> None:
+        """Find the layers."""
+        import torch
+
+        from plasticity.remedies.layers import linear_layers, require_free
+
+        layers = linear_layers(learner.network, "weight-clipping")
+        require_free(learner.network, "weight-clipping")
+        self._parameters = [p for layer in layers for p in (layer.weight, layer.bias)]
+        self._bounds = [
+            self.multiple / math.sqrt(layer.in_features) for layer in layers for _ in range(2)
+        ]
+        self._lower = [-bound for bound in self._bounds]
+        self._clipped = torch.zeros((), dtype=torch.int64, device=self._parameters[0].device)
+        self._numbers = 0
+        self._size = sum(p.numel() for p in self._parameters)
+
+    def after_update(self, step: int) -> None:
+        """Clip."""
+        import torch
+
+        if self.multiple == 0:
+            return
+        self._numbers += self._size
+        with torch.no_grad():
+            for parameter, bound in zip(self._parameters, self._bounds, strict=True):
+                self._clipped += (parameter.abs() > bound).sum()
+            torch._foreach_clamp_min_(self._parameters, self._lower)
+            torch._foreach_clamp_max_(self._parameters, self._bounds)
+
+    def columns(self) -> dict[str, float]:
+        """Return the part of the numbers that were clipped since the last row."""
+        fraction = int(self._clipped) / max(self._numbers, 1)
+        self._clipped.zero_()
+        self._numbers = 0
+        return {"weight_clipping_fraction": fraction}
+
+
+@dataclass
+class Isometry(Remedy):
+    """Replace each matrix by its nearest isometry when a task begins.
+
+    W <- sqrt(outputs / inputs) P, where P is the polar factor of W: the nearest matrix whose
+    singular values are all 1. It is computed by Newton and Schulz: X = W / norm(W), then in each
+    iteration X <- 3/2 X - 1/2 X X^T X. A singular value grows by at most 3/2 an iteration: with
+    10, those below about 1/50 of norm(W) are not yet 1 at the end. All linear layers have it, and
+    biases stay. Before task 0 nothing is done.
+
+    Source: Han et al. 2026, "FIRE: Frobenius-isometry reinitialization for balancing the
+    stability-plasticity tradeoff", and its released program. The optimiser's moments stay, as
+    there; add ``reset-optimizer`` to clear them. Parameters that must stay on a manifold are
+    refused. The column ``isometry_change`` is norm(change) / norm(W) over all matrices together,
+    since the last row.
+    """
+
+    iterations: int
+    """Iterations of Newton and Schulz; 0: nothing is done."""
+
+    def __post_init__(self) -> None:
+        require(self, 0, math.inf, "iterations")
+
+    def start(self, learner: Learns, seed: int) -> None:
+        """Find the matrices."""
+        from plasticity.remedies.layers import linear_layers, require_free
+
+        self._change = 0.0
+        layers = linear_layers(learner.network, "isometry")
+        require_free(learner.network, "isometry")
+        self._weights = [layer.weight for layer in layers]
+
+    def before_task(self, index: int) -> None:
+        """Replace the matrices, if this is not the first task."""
+        import torch
+
+        if index == 0 or self.iterations == 0:
+            return
+        before = [weight.detach().clone() for weight in self._weights]
+        with torch.no_grad():
+            for weight in self._weights:
+                outputs, inputs = weight.shape
+                weight.copy_(math.sqrt(outputs / inputs) * polar_factor(weight, self.iterations))
+            after = [weight.detach() for weight in self._weights]
+        changes = torch.stack(torch._foreach_norm(torch._foreach_sub(before, after)))
+        self._change = float(changes.norm() / torch.stack(torch._foreach_norm(before)).norm())
+
+    def columns(self) -> dict[str, float]:
+        """Return how far the matrices were moved, relative to their norm."""
+        change, self._change = self._change, 0.0
+        return {"isometry_change": change}
+
+
+def polar_factor(matrix: Tensor, iterations: int) -> Tensor:
+    """Return the nearest matrix with singular values of 1, as far as the iterations go.
+
+    Args:
+        matrix: ``(rows, columns)``, real; zero stays zero.
+        iterations: Of Newton and Schulz.
+    """
+    wide = matrix.shape[0] <= matrix.shape[1]
+    x = matrix if wide else matrix.mT
+    x = x / x.norm().clamp(min=1e-30)
+    for _ in range(iterations):
+        x = 1.5 * x - 0.5 * (x @ x.mT) @ x
+    return x if wide else x.mT

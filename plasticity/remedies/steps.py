@@ -1,0 +1,233 @@
+"""Remedies that change the optimiser's step, or what comes on top of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from plasticity.learning.remedy import Learns, Remedy
+from plasticity.networks.network import DoesNotFit
+from plasticity.remedies.limits import require
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass
+class EqualBetas(Remedy):
+    """Give both of Adam's running means the same decay.
+
+    beta1 = beta2 = beta. After a silence, k equal gradients in a row make a step of
+    (1 - beta1^k) / sqrt(1 - beta2^k) times the learning rate: up to 6.6 at the usual 0.9 and 0.999,
+    and less than 1 where both are the same. So the first steps of a new task, whose gradients are
+    suddenly larger, are not the longest.
+
+    Source: Dohare et al. 2024, "Loss of plasticity in deep continual learning", with 0.99. It needs
+    Adam, and combines with ``adamw`` and ``reset-optimizer`` in any order. It has no column.
+    """
+
+    beta: float
+    """Decay of both running means, an update."""
+
+    def __post_init__(self) -> None:
+        require(self, 0, 1 - 1e-9, "beta")
+
+    def on_optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """Return it with other decays."""
+        _require_adam(optimizer, "equal-betas")
+        for group in optimizer.param_groups:
+            group["betas"] = (self.beta, self.beta)
+        return optimizer
+
+    def start(self, learner: Learns, seed: int) -> None:
+        """Refuse a learner that has another optimiser after all."""
+        _require_adam(learner.optimizer, "equal-betas")
+
+
+@dataclass
+class AdamW(Remedy):
+    """Decay the weights beside Adam's step.
+
+    theta <- theta - rate (Adam's step + lambda theta), with the arm's learning rate, for all
+    parameters, biases and a QNN's angles among them. ``L2`` adds lambda theta to the gradient
+    instead, which Adam then divides by its size.
+
+    Source: Loshchilov and Hutter 2019, "Decoupled weight decay regularization". The default is
+    ours: 79 updates take off 0.8 % of a weight at a learning rate of 1e-3, and 8 % at 1e-2. Torch's
+    1e-2 takes off a tenth of that, and the 1e-5 to 1e-3 of Dohare et al. 2024 still less. A QNN is
+    pulled to the circuit that does nothing, whose angles are 0. It has no column.
+    """
+
+    decay: float
+    """Factor lambda of the decay; times the learning rate, the part that an update takes off."""
+
+    def __post_init__(self) -> None:
+        require(self, 0, math.inf, "decay")
+
+    def on_optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """Return an AdamW with the numbers of the Adam."""
+        import torch
+
+        _require_adam(optimizer, "adamw")
+        (group,) = optimizer.param_groups
+        numbers = {name: group[name] for name in ("lr", "betas", "eps", "fused")}
+        return torch.optim.AdamW(group["params"], weight_decay=self.decay, **numbers)
+
+    def start(self, learner: Learns, seed: int) -> None:
+        """Refuse a learner that has another optimiser after all."""
+        _require_adam(learner.optimizer, "adamw")
+
+
+def _require_adam(optimizer: torch.optim.Optimizer, remedy: str) -> None:
+    import torch
+
+    if not isinstance(optimizer, torch.optim.Adam):
+        raise DoesNotFit(f"{remedy} changes Adam; the optimiser is {type(optimizer).__name__}")
+
+
+@dataclass
+class ShrinkPerturb(Remedy):
+    """Shrink all parameters, and add noise to them.
+
+    theta <- (1 - shrink) theta + noise N(0, 1), of all parameters, before each task or after each
+    update. Before task 0 nothing is done. Parameters that must stay on a manifold are put
+    back onto it afterwards; where a manifold holds their norm, only the noise is left.
+
+    Sources: Ash and Adams 2020, "On warm-starting neural network training", for tasks: 0.4 and
+    0.01. Dohare et al. 2024 for updates: a shrink of 1e-4 and noise of 1e-6 to 1e-4. Our deviation:
+    the noise is as large for all parameters, and the optimiser's moments stay. The angles of a QNN
+    shrink towards the circuit that does nothing, and their noise is in radians. The column
+    ``shrink_perturb_distance`` is the square root of the sum of the squared changes of all
+    parameters since the last row.
+    """
+
+    shrink: float
+    """Part that is taken off."""
+    noise: float
+    """Standard deviation of the noise; of angles, radians."""
+    each: Literal["task", "update"]
+    """Before each task, or after each update."""
+
+    def __post_init__(self) -> None:
+        require(self, 0, 1, "shrink")
+        require(self, 0, math.inf, "noise")
+
+    def start(self, learner: Learns, seed: int) -> None:
+        """Find the parameters."""
+        import torch
+
+        self._learner, self._seed = learner, seed
+        self._parameters = [*learner.network.parameters()]
+        self._squares = torch.zeros((), device=self._parameters[0].device)
+
+    def before_task(self, index: int) -> None:
+        """Shrink and perturb, if it is for tasks and this is not the first."""
+        if self.each == "task" and index > 0:
+            self._act("shrink-perturb task", index)
+
+    def after_update(self, step: int) -> None:
+        """Shrink and perturb, if it is for updates."""
+        if self.each == "update":
+            self._act("shrink-perturb update", step)
+
+    def _act(self, purpose: str, index: int) -> None:
+        import torch
+
+        from plasticity.seeding import generator_for
+
+        if self.shrink == 0 and self.noise == 0:
+            return
+        parameters = [p.detach() for p in self._parameters]
+        before = [p.clone() for p in parameters]
+        torch._foreach_mul_(parameters, 1 - self.shrink)
+        if self.noise:
+            drawn = _normal(parameters, generator_for(self._seed, purpose, index))
+            torch._foreach_add_(parameters, drawn, alpha=self.noise)
+        self._learner.put_back()
+        torch._foreach_sub_(before, parameters)
+        self._squares += torch.stack(torch._foreach_norm(before)).square().sum()
+
+    def columns(self) -> dict[str, float]:
+        """Return how far the parameters were moved since the last row."""
+        distance = math.sqrt(float(self._squares))
+        self._squares.zero_()
+        return {"shrink_perturb_distance": distance}
+
+
+def _normal(like: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
+    """Draw standard normal numbers in the shapes of tensors; on the CPU, in their order."""
+    import torch
+
+    numbers = torch.randn(sum(t.numel() for t in like), generator=generator).to(like[0])
+    parts = numbers.split([t.numel() for t in like])
+    return [part.view_as(t) for part, t in zip(parts, like, strict=True)]
+
+
+@dataclass
+class UtilityGated(Remedy):
+    """Learn by gradient descent with noise, both gated by each weight's utility.
+
+    u <- beta u + (1 - beta) (-g w), gate = 1 - sigmoid(u / greatest u of all weights), and
+
+        w <- (1 - rate decay) w - 2 rate (g + noise N(0, 1)) gate.
+
+    So weights of no use take whole, noisy steps (the gate of utility 0 is 1/2), and the most useful
+    one half of that. It replaces Adam: the arm's learning rate and epsilon count for nothing, and
+    ``equal-betas`` and ``adamw`` are refused beside it.
+
+    Source: Elsayed and Mahmood 2024, "Addressing loss of plasticity and catastrophic forgetting in
+    continual learning", and its released program for the factor 2. Our deviations: the running mean
+    is corrected by 1 - beta^t in the numerator and in the greatest (so not at all), as in the
+    paper; the program corrects the numerator only. Where no utility is positive, all gates of
+    negative ones are 1. The angles of a QNN are weights as others; their noise is in radians.
+    ``reset-optimizer`` and ``start-afresh`` forget the utilities. The column ``upgd_gate`` is the
+    mean gate of the weights at the last update.
+    """
+
+    learning_rate: float
+    """Size of a step."""
+    noise: float
+    """Standard deviation of the noise, on the gradient's scale."""
+    weight_decay: float
+    """Times the learning rate, the part that an update takes off a weight."""
+    utility_decay: float
+    """Factor beta of the running means, an update."""
+
+    def __post_init__(self) -> None:
+        require(self, 0, math.inf, "learning_rate", "noise", "weight_decay")
+        require(self, 0, 1 - 1e-9, "utility_decay")
+
+    def on_optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """Return another optimiser for its parameters."""
+        from plasticity.remedies.modules import Upgd
+
+        (group,) = optimizer.param_groups
+        return Upgd(
+            group["params"], self.learning_rate, self.weight_decay, self.utility_decay, self._draw
+        )
+
+    def start(self, learner: Learns, seed: int) -> None:
+        """Keep what the noise is drawn from."""
+        self._learner, self._seed = learner, seed
+
+    def _draw(self, parameters: Sequence[Tensor]) -> list[Tensor] | None:
+        from plasticity.seeding import generator_for
+
+        if self.noise == 0:
+            return None
+        generator = generator_for(self._seed, "upgd", self._learner.steps)
+        return [self.noise * drawn for drawn in _normal(parameters, generator)]
+
+    def columns(self) -> dict[str, float]:
+        """Return the mean gate."""
+        import torch
+
+        optimizer = self._learner.optimizer
+        weights = [p for p in self._learner.network.parameters() if optimizer.state[p]]
+        if not weights:
+            return {"upgd_gate": math.nan}
+        gates = optimizer.gates(weights)  # type: ignore[attr-defined]
+        return {"upgd_gate": float(torch.cat([gate.flatten() for gate in gates]).mean())}
