@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from plasticity.networks.network import DoesNotFit
 
 
+def glorot_rows(incoming: nn.Linear, number: int, generator: torch.Generator) -> Tensor:
+    """Draw so many rows of a layer's matrix, Glorot uniform, as the networks here begin."""
+    bound = math.sqrt(6 / (incoming.in_features + incoming.out_features))
+    return bound * (2 * torch.rand(number, incoming.in_features, generator=generator) - 1)
+
+
 class Hidden(NamedTuple):
-    """A hidden layer of ReLU units.
+    """A hidden layer of units, of ReLU ones if ``hidden_layers`` has found it.
 
     Attributes:
         incoming: The linear layer whose rows the units read with.
         normalised: Whether a LayerNorm stands between it and the units.
-        units: The ReLU.
+        units: The ReLU, or what the units are instead.
         outgoing: The linear layer whose columns the units are read with.
+        others: Further ones, where the network forks after the units.
+        rows: Draws incoming weights of new units, as those with which the network began.
     """
 
     incoming: nn.Linear
     normalised: bool
-    units: nn.ReLU
+    units: nn.Module
     outgoing: nn.Linear
+    others: tuple[nn.Linear, ...] = ()
+    rows: Callable[[nn.Linear, int, torch.Generator], Tensor] = glorot_rows
+
+    @property
+    def readers(self) -> tuple[nn.Linear, ...]:
+        """Return all linear layers that read the units."""
+        return (self.outgoing, *self.others)
 
 
 def hidden_layers(network: nn.Module, remedy: str) -> list[Hidden]:

@@ -11,7 +11,7 @@ from plasticity.remedies.limits import require
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from plasticity.remedies.layers import Hidden
 
@@ -21,8 +21,8 @@ def recycle(
 ) -> None:
     """Make new units of some that a layer has.
 
-    Their incoming weights are Glorot uniform, and their biases zero, as those with which the
-    networks here begin; their outgoing weights are zero, so that they say nothing at first. What
+    Their incoming weights are drawn as the layer says, and their biases zero, as those with which
+    the networks here begin: Glorot uniform; their outgoing weights are zero, so that they say nothing at first. What
     the optimiser remembers of these numbers, of the shape of the parameter, is set to zero: Adam's
     moments, say. Adam counts steps for whole tensors: so its bias correction goes on, and takes the
     new zeros for the means of a long time. The first steps of a new unit are then sized by
@@ -36,14 +36,13 @@ def recycle(
     """
     import torch
 
-    incoming, outgoing = layer.incoming, layer.outgoing
-    bound = math.sqrt(6 / (incoming.in_features + incoming.out_features))
-    drawn = 2 * torch.rand(len(units), incoming.in_features, generator=generator) - 1
-    every = slice(None)
+    incoming, every = layer.incoming, slice(None)
+    drawn = layer.rows(incoming, len(units), generator)
     with torch.no_grad():
-        incoming.weight[units] = (bound * drawn).to(incoming.weight)
+        incoming.weight[units] = drawn.to(incoming.weight)
         for parameter, where in (
-            (incoming.weight, units), (incoming.bias, units), (outgoing.weight, (every, units)),
+            (incoming.weight, units), (incoming.bias, units),
+            *((outgoing.weight, (every, units)) for outgoing in layer.readers),
         ):  # fmt: skip
             if parameter is not incoming.weight:
                 parameter[where] = 0
@@ -86,12 +85,16 @@ class ContinualBackprop(Remedy):
 
     def start(self, learner: Learns, seed: int) -> None:
         """Find the units."""
+        self._learner, self._seed, self._recycled = learner, seed, 0
+        self._layers = self._watch(learner.network)
+
+    def _watch(self, network: nn.Module) -> list[Units]:
+        """Return the hidden layers, from the first to the last."""
         from plasticity.remedies.layers import hidden_layers, require_free
 
-        layers = hidden_layers(learner.network, "continual-backprop")
-        require_free(learner.network, "continual-backprop")
-        self._learner, self._seed, self._recycled = learner, seed, 0
-        self._layers = [_Units(layer) for layer in layers]
+        layers = hidden_layers(network, "continual-backprop")
+        require_free(network, "continual-backprop")
+        return [Units(layer) for layer in layers]
 
     def after_update(self, step: int) -> None:
         """Follow the utilities, and replace units whose turn it is."""
@@ -122,7 +125,7 @@ class ContinualBackprop(Remedy):
             layer.load_state_dict(of_layer)
 
 
-class _Units:
+class Units:
     """What continual backprop knows of the units of a layer.
 
     Attributes:
@@ -152,13 +155,13 @@ class _Units:
         from plasticity.remedies.layers import seen
 
         with torch.no_grad():
-            activation = seen(self.layer.units).mean(
-                0
-            )  # of ReLU units: that of the absolute values too
-            contribution = activation * self.layer.outgoing.weight.abs().sum(0)
-            self.utility.lerp_(contribution, 1 - decay)
+            h = seen(self.layer.units)
+            activation = h.mean(0)
             self.activation.lerp_(activation, 1 - decay)
             self.ages += 1
+            contribution = self.size(h, activation, decay)
+            weights = [outgoing.weight.abs().sum(0) for outgoing in self.layer.readers]
+            self.utility.lerp_(contribution * sum(weights), 1 - decay)
             mature = self.ages > maturity
             count = int(mature.sum())
             self.owed += count * rate
@@ -166,9 +169,19 @@ class _Units:
             if number == 0:
                 return None
             self.owed -= number
-            utility = self.utility / self._corrections(decay)
+            utility = self.utility / self.corrections(decay)
             utility[~mature.to(utility.device)] = math.inf
             return utility.argsort(stable=True)[:number]
+
+    def size(self, h: Tensor, mean: Tensor, decay: float) -> Tensor:
+        """Return how large activations are, ``(units,)``.
+
+        Args:
+            h: Of a batch, ``(batch, units)``.
+            mean: Over the batch, ``(units,)``.
+            decay: Of the running means, which know the batch already.
+        """
+        return mean  # of ReLU units: that of the absolute values too
 
     def replace(
         self,
@@ -180,16 +193,16 @@ class _Units:
         """Replace units."""
         import torch
 
-        outgoing = self.layer.outgoing
         with torch.no_grad():
-            means = (self.activation / self._corrections(decay))[units]
-            outgoing.bias.add_(outgoing.weight[:, units] @ means)
+            means = (self.activation / self.corrections(decay))[units]
+            for outgoing in self.layer.readers:
+                outgoing.bias.add_(outgoing.weight[:, units] @ means)
         recycle(self.layer, units, generator, optimizer)
         self.utility[units] = 0
         self.activation[units] = 0
         self.ages[units.cpu()] = 0
 
-    def _corrections(self, decay: float) -> Tensor:
+    def corrections(self, decay: float) -> Tensor:
         """Return 1 - decay^age, by which running means from 0 are too small."""
         return (1 - decay ** self.ages.double()).to(self.utility)
 
@@ -231,25 +244,39 @@ class ReDo(Remedy):
 
     def start(self, learner: Learns, seed: int) -> None:
         """Find the units."""
+        self._learner, self._seed, self._recycled = learner, seed, 0
+        self._layers = self._watch(learner)
+
+    def _watch(self, learner: Learns) -> list[Hidden]:
+        """Return the hidden layers, from the first to the last, and see what is scored."""
         from plasticity.remedies.layers import hidden_layers, require_free, watch
 
-        self._layers = hidden_layers(learner.network, "redo")
+        layers = hidden_layers(learner.network, "redo")
         require_free(learner.network, "redo")
-        self._learner, self._seed, self._recycled = learner, seed, 0
-        for layer in self._layers:
+        for layer in layers:
             watch(layer.units)
+        return layers
+
+    def _dormant(self, layer: Hidden) -> Tensor:
+        """Return which units to replace."""
+        from plasticity.remedies.layers import seen
+
+        return self._of_least(seen(layer.units))
+
+    def _of_least(self, numbers: Tensor) -> Tensor:
+        """Return the units whose score by these numbers, ``(batch, units)``, is low enough."""
+        size = numbers.abs().mean(0)
+        return (size <= self.threshold * size.mean()).nonzero().flatten()
 
     def after_update(self, step: int) -> None:
         """Replace the dormant units if it is time."""
         if self.threshold < 0 or step % self.every:
             return  # below 0 not even where all are silent
-        from plasticity.remedies.layers import seen
         from plasticity.seeding import generator_for
 
         # From the last layer on: its new rows come before the zeros in its columns.
         for place, layer in reversed([*enumerate(self._layers)]):
-            activity = seen(layer.units).abs().mean(0)
-            dormant = (activity <= self.threshold * activity.mean()).nonzero().flatten()
+            dormant = self._dormant(layer)
             if len(dormant):
                 generator = generator_for(self._seed, "redo", step, place)
                 recycle(layer, dormant, generator, self._learner.optimizer)
