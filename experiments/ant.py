@@ -23,6 +23,7 @@ from experiments.parts.arms import Adam, ArmConfig, Registry
 from experiments.parts.control import (
     FILES,
     POLICIES,
+    REMEDIES,
     Config,
     MlpPolicy,
     QnnPolicy,
@@ -87,7 +88,7 @@ class AntOptions(Options):
     """Those of experiments with environments."""
 
     arms: tuple[str, ...]
-    """Which arms to train, in this order: names of networks."""
+    """Which arms to train, in this order: names of networks, each with remedies after a plus."""
     env_processes: int | None = None
     """Processes to step the environments in, 0 for none beside the program's own; left out: one
     for each core."""
@@ -105,8 +106,8 @@ def load(config: Config, options: AntOptions) -> Any:
 
 
 def check(config: Config, environments: Any, arm: ArmConfig) -> None:
-    """Refuse a policy that is not for the environment."""
-    environments.check(arm.network)
+    """Refuse a policy that is not for the environment, and remedies that are not for the policy."""
+    environments.check(arm)
 
 
 def build(
@@ -124,7 +125,7 @@ EXPERIMENT = Experiment(
     name="ant",
     about=__doc__,
     presets={"released": RELEASED, "matched": MATCHED, "quick": QUICK},
-    registry=Registry(POLICIES, {}),
+    registry=Registry(POLICIES, REMEDIES),
     load=load,
     identify=lambda config, environments: {"env": environments.name},
     check=check,

@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from experiments.parts.experiment import MAY_BE_EMPTY, Failure, Setting, UsageError
+from plasticity.learning.remedy import Remedy
 from plasticity.networks.network import Network
+from plasticity.remedies.penalties import L2
+from plasticity.remedies.steps import EqualBetas
+from plasticity.rl.remedies import ContinualBackprop, LayerNorm, ReDo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +140,17 @@ POLICIES: dict[str, Network] = {
     "qnn": QnnPolicy(num_qubits=9, depth=12, scale=5.0),
 }
 """The policies that there are, by the names their arms have on the command line."""
+
+REMEDIES: dict[str, Remedy] = {
+    "l2": L2(strength=1e-3),
+    "equal-betas": EqualBetas(beta=0.99),
+    "layer-norm": LayerNorm(),
+    "continual-backprop": ContinualBackprop(
+        replacement_rate=1e-4, maturity=10_000, utility_decay=0.99
+    ),
+    "redo": ReDo(threshold=0.1, every=1_000),
+}
+"""The remedies that policies can have: after a plus sign, as ``mlp+l2``."""
 
 FILES = {"mlp": "classical", "qnn": "quantum"}
 """What the released program calls the arms in the names of its files."""

@@ -17,16 +17,19 @@ from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from experiments.parts.arms import ArmConfig
 from experiments.parts.control import FILES, Config, MlpPolicy, QnnPolicy
 from experiments.parts.experiment import Failure, UsageError
 from experiments.parts.training import Arm, Row
-from plasticity.networks.network import DoesNotFit, Network
+from plasticity.networks.network import DoesNotFit
 from plasticity.rl.environments import Resumable, Slippery, check_resumable, set_friction
 from plasticity.rl.features import QuantumFeatures
+from plasticity.rl.learner import PolicyLearner
 from plasticity.rl.ppo import get_state, set_state, train_ppo
+from plasticity.rl.remedies import LayerNorm
 from plasticity.rl.workers import WorkerError, Workers
 from plasticity.seeding import generator_for
 
@@ -106,23 +109,29 @@ class Environments:
                 raise UsageError(
                     f"{option}: its observations are {env.observation_space}, not a Box"
                 )
-            self._observations = env.observation_space
+            self._observations, self._actions = env.observation_space, env.action_space
             assert env.spec is not None
             module, colon, _ = self._config.env.rpartition(":")
             return f"{module}{colon}{env.spec.id}"
 
-    def check(self, network: Network) -> None:
-        """Refuse a policy that is not for the observations.
+    def check(self, arm: ArmConfig) -> None:
+        """Refuse a policy that is not for the observations, or remedies not for the policy.
 
         Raises:
             DoesNotFit: With the reason.
         """
-        if not isinstance(network, QnnPolicy):
-            return
-        try:
-            QuantumFeatures(self._observations, network.num_qubits, depth=1)
-        except (TypeError, ValueError) as error:
-            raise DoesNotFit(f"--env {self._config.env}: {error}") from error
+        network = arm.network
+        if isinstance(network, QnnPolicy):
+            try:
+                QuantumFeatures(self._observations, network.num_qubits, depth=1)
+            except (TypeError, ValueError) as error:
+                raise DoesNotFit(f"--env {self._config.env}: {error}") from error
+        if arm.remedies:
+            rate = arm.optimizer.learning_rate
+            policy = ActorCriticPolicy(
+                self._observations, self._actions, lambda _: rate, **policy_options(arm)
+            )
+            PolicyLearner(policy, arm.remedies.values(), self._config.seed)
 
     def training(self) -> VecEnv:
         """Make the environments of an arm."""
@@ -144,11 +153,6 @@ def make_model(config: Config, arm: ArmConfig, env: VecEnv) -> PPO:
 
     It seeds the environments, torch, NumPy and Python.
     """
-    assert isinstance(arm.network, MlpPolicy | QnnPolicy)
-    policy = arm.network.policy_options() | {
-        "activation_fn": torch.nn.Tanh,
-        "optimizer_kwargs": {"eps": arm.optimizer.epsilon, "fused": True},
-    }
     return PPO(
         "MlpPolicy",
         env,
@@ -159,10 +163,23 @@ def make_model(config: Config, arm: ArmConfig, env: VecEnv) -> PPO:
         gamma=config.gamma,
         gae_lambda=config.gae_lambda,
         clip_range=config.clip_range,
-        policy_kwargs=policy,
+        policy_kwargs=policy_options(arm),
         seed=seed_for(config.seed, "ppo"),
         device=config.device,
     )
+
+
+def policy_options(arm: ArmConfig) -> dict[str, Any]:
+    """Return stable-baselines3's ``policy_kwargs``, of which it makes a saved policy again too."""
+    assert isinstance(arm.network, MlpPolicy | QnnPolicy)
+    options = arm.network.policy_options() | {
+        "activation_fn": torch.nn.Tanh,
+        "optimizer_kwargs": {"eps": arm.optimizer.epsilon, "fused": True},
+    }
+    for remedy in arm.remedies.values():
+        if isinstance(remedy, LayerNorm):
+            options = remedy.policy_options(options)
+    return options
 
 
 def seed_for(seed: int, purpose: str, *indices: int) -> int:
@@ -181,6 +198,12 @@ class PolicyArm(Arm):
         self._evaluation = environments.evaluation()
         self._training = environments.training()
         self.model = make_model(config, arm, self._training)
+        # One without remedies is as if there were none: so is what is recorded of it.
+        self._learner = (
+            PolicyLearner(self.model.policy, arm.remedies.values(), config.seed)
+            if arm.remedies
+            else None
+        )
         self._best: float | None = None
         parameters = sum(p.numel() for p in self.model.policy.parameters())
         self.remark = f"{parameters:,} parameters"
@@ -194,6 +217,8 @@ class PolicyArm(Arm):
                 self.model, self.evaluate, total_steps=config.total_steps,
                 evaluation_every=config.evaluation_every, start=start, advance=advance,
             ):  # fmt: skip
+                if self._learner and row["update"]:
+                    row |= self._learner.columns()
                 if config.friction_period is not None:
                     row["friction"] = self._friction()
                 yield row
@@ -213,11 +238,14 @@ class PolicyArm(Arm):
         return [float(r) for r in returns], [int(n) for n in lengths]  # type: ignore[union-attr]
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102
-        return {"ppo": get_state(self.model), "best": self._best}
+        state = {"ppo": get_state(self.model), "best": self._best}
+        return state | ({"remedies": self._learner.state_dict()} if self._learner else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102
         set_state(self.model, state["ppo"])
         self._best = state["best"]
+        if self._learner:
+            self._learner.load_state_dict(state["remedies"])
 
     def network_state(self) -> dict[str, Any]:  # noqa: D102
         return self.model.policy.state_dict()

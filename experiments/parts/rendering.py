@@ -27,7 +27,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from experiments.parts.arms import ArmConfig, Registry
 from experiments.parts.cli import printable
-from experiments.parts.control import POLICIES, Config, MlpPolicy, QnnPolicy
+from experiments.parts.control import POLICIES, REMEDIES, Config, MlpPolicy, QnnPolicy
 from experiments.parts.experiment import Failure, UsageError
 from experiments.parts.identity import from_json
 from experiments.parts.labels import arm_name
@@ -42,7 +42,7 @@ from plasticity.networks.network import Network
 from plasticity.results.record import RunFolder, read_config, read_rows, read_run
 from plasticity.rl.environments import MAX_FRICTION, MIN_FRICTION, set_friction
 
-EXPERIMENT_ARMS = Registry(POLICIES, {})
+EXPERIMENT_ARMS = Registry(POLICIES, REMEDIES)
 MAX_POLICY_BYTES = 2**31
 """Of a saved policy's file: that of 24 qubits on Ant, with its optimiser's state, has less."""
 

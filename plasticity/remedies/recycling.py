@@ -21,12 +21,12 @@ def recycle(
 ) -> None:
     """Make new units of some that a layer has.
 
-    Their incoming weights are drawn as the layer says, and their biases zero, as those with which
-    the networks here begin: Glorot uniform; their outgoing weights are zero, so that they say nothing at first. What
-    the optimiser remembers of these numbers, of the shape of the parameter, is set to zero: Adam's
-    moments, say. Adam counts steps for whole tensors: so its bias correction goes on, and takes the
-    new zeros for the means of a long time. The first steps of a new unit are then sized by
-    (1 - beta1) / sqrt(1 - beta2), which is 3 at the usual betas.
+    Their incoming weights are drawn as the layer says, Glorot uniform, and their biases are zero,
+    as those with which the networks here begin; their outgoing weights are zero, so that they say
+    nothing at first. What the optimiser remembers of these numbers, of the shape of the parameter,
+    is set to zero: Adam's moments, say. Adam counts steps for whole tensors: so its bias correction
+    goes on, and takes the new zeros for the means of a long time. The first steps of a new unit are
+    then sized by (1 - beta1) / sqrt(1 - beta2), which is 3 at the usual betas.
 
     Args:
         layer: Changed in place.
@@ -36,14 +36,14 @@ def recycle(
     """
     import torch
 
-    incoming, every = layer.incoming, slice(None)
+    incoming = layer.incoming
+    columns = (slice(None), units)
     drawn = layer.rows(incoming, len(units), generator)
     with torch.no_grad():
         incoming.weight[units] = drawn.to(incoming.weight)
-        for parameter, where in (
-            (incoming.weight, units), (incoming.bias, units),
-            *((outgoing.weight, (every, units)) for outgoing in layer.readers),
-        ):  # fmt: skip
+        places: list[tuple[Tensor, Any]] = [(incoming.weight, units), (incoming.bias, units)]
+        places += [(outgoing.weight, columns) for outgoing in layer.readers]
+        for parameter, where in places:
             if parameter is not incoming.weight:
                 parameter[where] = 0
             for memory in optimizer.state.get(parameter, {}).values():
@@ -207,12 +207,14 @@ class Units:
         return (1 - decay ** self.ages.double()).to(self.utility)
 
     def state_dict(self) -> dict[str, Any]:
+        """Return all of it."""
         return {
             "utility": self.utility, "activation": self.activation, "ages": self.ages,
             "owed": self.owed,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a ``state_dict``."""
         for name in ("utility", "activation", "ages"):
             getattr(self, name).copy_(state[name])
         self.owed = state["owed"]

@@ -130,6 +130,7 @@ class MlpFeatures(BaseFeaturesExtractor):
     Args:
         observation_space: A ``Box``, not an image.
         hidden: Units of each layer, at least one layer; the last are the features.
+        activation_fn: The units' class, called once for each layer.
 
     Raises:
         TypeError: ``observation_space`` is not a ``Box``, or it is an image.
@@ -138,7 +139,10 @@ class MlpFeatures(BaseFeaturesExtractor):
     """
 
     def __init__(
-        self, observation_space: spaces.Space, hidden: Sequence[int] = (1024, 256)
+        self,
+        observation_space: spaces.Space,
+        hidden: Sequence[int] = (1024, 256),
+        activation_fn: type[torch.nn.Module] = torch.nn.Tanh,
     ) -> None:
         if not hidden or min(hidden) < 1:
             raise ValueError(f"hidden {tuple(hidden)}: at least one layer, of at least one unit")
@@ -149,13 +153,25 @@ class MlpFeatures(BaseFeaturesExtractor):
         self._size = size
         self.layers = torch.nn.Sequential()
         for width, following in itertools.pairwise((size, *hidden)):
-            self.layers.extend([torch.nn.Linear(width, following), torch.nn.Tanh()])
+            self.layers.extend([torch.nn.Linear(width, following), activation_fn()])
 
     def forward(self, observations: Tensor) -> Tensor:
         """Map observations, ``(batch, *observation_space.shape)``, to ``(batch, hidden[-1])``."""
         x = observations.reshape(len(observations), self._size)
         x, _ = _over_largest(x, next(self.parameters()).dtype)
         return self.layers(torch.nn.functional.normalize(x))
+
+
+class NormalisedTanh(torch.nn.Module):
+    """Give tanh of numbers that are normalised over the units: (z - mean) / sqrt(var + 1e-5).
+
+    It has no parameters. ``activation_fn`` of a policy can be this class: then ``PPO.load`` makes
+    it again.
+    """
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map ``(batch, units)`` to the same."""
+        return torch.nn.functional.layer_norm(z, z.shape[-1:]).tanh()
 
 
 def _over_largest(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
