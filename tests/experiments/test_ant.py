@@ -416,7 +416,7 @@ def test_friction_matters_to_the_evaluation() -> None:
         (["--env-processes=-1"], 2, "--env-processes -1"),
         (["--arms=toy"], 2, "--arms toy: no network is called 'toy'; there are mlp, qnn"),
         (["--arms=classical"], 2, "--arms classical: no network is called 'classical'"),
-        (["--arms=mlp+toy"], 2, "--arms mlp+toy: no remedy is called 'toy'; there are none"),
+        (["--arms=mlp+toy"], 2, "--arms mlp+toy: no remedy is called 'toy'; there are continual"),
         (["--total-step=5"], 2, "did you mean --total-steps"),
         (["--mlp.optimizer.learning-rate=2e9"], 1, "not finite"),
     ],
