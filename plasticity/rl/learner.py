@@ -170,26 +170,24 @@ def orthogonal_rows(incoming: nn.Linear, number: int, generator: torch.Generator
 class TanhUnits(Units):
     """What continual backprop knows of the tanh units of a layer."""
 
-    def size(self, h: Tensor, mean: Tensor, step: int, decay: float) -> Tensor:
+    def size(self, h: Tensor, mean: Tensor, decay: float) -> Tensor:
         """Return how far activations are from their running mean, on average."""
-        return (h - self.activation / self.corrections(step, decay)).abs().mean(0)
+        return (h - self.activation / self.corrections(decay)).abs().mean(0)
 
 
-def watch_gradients(layer: nn.Module, is_due: Callable[[], bool]) -> list[Tensor]:
-    """Return a list that holds the loss's gradient in what a module gave at last in training.
+def watch_gradients(layer: nn.Module, is_due: Callable[[], bool]) -> None:
+    """Have a module keep the loss's gradient in what it gave at last in training, as ``seen``.
 
     Args:
         layer: Called once an update.
         is_due: Whether the gradient is wanted in this update.
     """
-    seen: list[Tensor] = []
-
-    def keep(gradient: Tensor) -> None:
-        seen[:] = [gradient.detach()]
 
     def see(module: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> None:
-        if module is layer and module.training and outputs.requires_grad and is_due():
+        def keep(gradient: Tensor) -> None:
+            module.seen = gradient.detach()
+
+        if module.training and outputs.requires_grad and is_due():
             outputs.register_hook(keep)
 
     layer.register_forward_hook(see)
-    return seen

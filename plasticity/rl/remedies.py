@@ -102,7 +102,7 @@ class ReDo(recycling.ReDo):
     number of units since the last row.
     """
 
-    def _watch(self, learner: Learns) -> list[tuple[Hidden, list[Tensor]]]:
+    def _watch(self, learner: Learns) -> list[Hidden]:
         from plasticity.rl.learner import hidden_layers, watch_gradients
 
         layers = hidden_layers(learner.network, "redo")
@@ -110,9 +110,14 @@ class ReDo(recycling.ReDo):
         def is_due() -> bool:
             return self.threshold >= 0 and (learner.steps + 1) % self.every == 0
 
-        return [(layer, watch_gradients(layer.incoming, is_due)) for layer in layers]
+        for layer in layers:
+            watch_gradients(layer.incoming, is_due)
+        return layers
 
-    def _dormant(self, h: Tensor) -> Tensor:
-        if not h.any():
-            return h.new_zeros(0).long()
-        return super()._dormant(h)
+    def _dormant(self, layer: Hidden) -> Tensor:
+        from plasticity.remedies.layers import seen
+
+        gradients = seen(layer.incoming)
+        if not gradients.any():
+            return gradients.new_zeros(0).long()
+        return self._of_least(gradients)
