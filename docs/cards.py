@@ -76,6 +76,7 @@ def _docstring(thing: Any) -> list[str]:
 
 def write(app: Any = None) -> None:
     """Write the pages, before Sphinx looks for them."""
+    from experiments.parts.control import REMEDIES as OF_POLICIES
     from plasticity.metrics import METRICS
     from plasticity.networks import NETWORKS
     from plasticity.remedies import REMEDIES
@@ -92,6 +93,12 @@ def write(app: Any = None) -> None:
             "You add a remedy to an arm after a plus sign: `--arms mlp+NAME`. Its options are "
             "`--mlp+NAME.NAME.OPTION`.",
             [card(name, value, f"ARM+{name}.{name}.") for name, value in REMEDIES.items()],
+        ),
+        "policies": (
+            "Remedies of policies",
+            "These are for `python -m experiments.ant`: `--arms mlp+NAME`. Their options are "
+            "`--mlp+NAME.NAME.OPTION`.",
+            [card(name, value, f"ARM+{name}.{name}.") for name, value in OF_POLICIES.items()],
         ),
         "metrics": (
             "Metrics",
