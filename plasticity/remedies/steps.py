@@ -56,7 +56,7 @@ class AdamW(Remedy):
     instead, which Adam then divides by its size.
 
     Source: Loshchilov and Hutter 2019, "Decoupled weight decay regularization". The default is
-    ours: 79 updates take off 0.8 % of a weight at a learning rate of 1e-3, and 8 % at 1e-2. Torch's
+    ours: 79 updates take off 8 % of a weight at a learning rate of 1e-2. Torch's
     1e-2 takes off a tenth of that, and the 1e-5 to 1e-3 of Dohare et al. 2024 still less. A QNN is
     pulled to the circuit that does nothing, whose angles are 0. It has no column.
     """

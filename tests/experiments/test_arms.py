@@ -40,7 +40,9 @@ def test_a_circuit_is_that_of_the_presets_qnn_and_fits_the_problem(
     for name in ("ansatz", "depth", "readout", "initial_angles"):
         if hasattr(arm.network, name):
             assert getattr(arm.network, name) == getattr(qnn.network, name)
-    assert (arm.optimizer, arm.epochs, arm.inputs) == (qnn.optimizer, qnn.epochs, qnn.inputs)
+    assert (arm.epochs, arm.inputs) == (qnn.epochs, qnn.inputs)
+    if circuit not in arms:  # a preset's own has a rate of its own
+        assert arm.optimizer == qnn.optimizer
     assert not arm.remedies
     network = arm.network.build(shape, generator_for(0, "initial weights"))
     assert network(torch.rand(3, shape.inputs)).shape == (3, shape.outputs)
