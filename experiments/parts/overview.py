@@ -152,7 +152,7 @@ def _each_arm(
             )  # fmt: skip
             if own and interval is not None:
                 axes.fill_between(*interval, color=LAST, alpha=0.25, linewidth=0)
-        axes.set_title(label, fontsize=8, pad=2)
+        axes.set_title(wrapped(label, 34), fontsize=8, pad=2)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.25, linewidth=0.5)
         axes.spines[["top", "right"]].set_visible(False)
@@ -173,6 +173,8 @@ def _changes(
     order: Sequence[str],
 ) -> None:
     """Draw each column's value at first and at last, an arm a line."""
+    from matplotlib.ticker import LogLocator
+
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     places = range(len(order))
     for axes, panel in zip(grid, panels, strict=True):
@@ -189,8 +191,11 @@ def _changes(
                 )  # fmt: skip
         if panel.logarithmic:
             axes.set_xscale("log")
-            decades(axes.xaxis, *axes.get_xlim())
-        axes.set_xlabel(textwrap.fill(panel.label, 22), fontsize=7.5)
+            low, high = axes.get_xlim()
+            decades(axes.xaxis, low, high)
+            if high > 20 * low:  # or their numbers would touch
+                axes.xaxis.set_major_locator(LogLocator(numticks=4))
+        axes.set_xlabel(wrapped(panel.label, 22), fontsize=7.5)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.25, linewidth=0.5)
         axes.spines[["top", "right"]].set_visible(False)
@@ -200,3 +205,8 @@ def _changes(
         grid[0].plot([], [], marker, color=colour, markersize=4.5, label=label)
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=2,
                   frameon=False, fontsize=8)  # fmt: skip
+
+
+def wrapped(text: str, width: int) -> str:
+    """Return a text in lines of so many characters, broken at spaces only."""
+    return textwrap.fill(text, width, break_on_hyphens=False, break_long_words=False)

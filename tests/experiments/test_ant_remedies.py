@@ -389,13 +389,14 @@ def test_only_minibatches_of_updates_are_seen() -> None:
     assert learner.steps == 2 * 2 * 2  # updates, epochs, minibatches
     state = copy.deepcopy(learner.state_dict())
     assert [*state["remedies"][0]["layers"][0]["ages"]] == [8] * 5
-    seen = [layer.seen[0].clone() for layer in learner.remedies[0]._layers]  # type: ignore[attr-defined]
+    layers = learner.remedies[0]._layers  # type: ignore[attr-defined]
+    seen = [layer.layer.units.seen.clone() for layer in layers]
     assert {len(h) for h in seen} == {16}
     observations = one.get_env().reset()  # type: ignore[union-attr]
     one.predict(observations)
     one.policy.predict_values(torch.as_tensor(observations))
     assert same(learner.state_dict(), state)
-    assert same([layer.seen[0] for layer in learner.remedies[0]._layers], seen)  # type: ignore[attr-defined]
+    assert same([layer.layer.units.seen for layer in layers], seen)
 
 
 def test_layer_norm_starts_with_the_numbers_of_a_policy_without_it() -> None:
