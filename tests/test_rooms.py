@@ -24,9 +24,9 @@ PLANTED = {
         "Arrows between rooms point down",
     ),
     "a room beside": (
-        "plasticity/rl/ppo.py",
+        "plasticity/remedies/steps.py",
         "from plasticity.metrics import norms",
-        "plasticity.rl.ppo -> plasticity.metrics.norms",
+        "plasticity.remedies.steps -> plasticity.metrics.norms",
         "Arrows between rooms point down",
     ),
     "for type checkers": (
