@@ -451,6 +451,7 @@ def test_close_does_not_wait_for_the_end_of_a_step(counters, monkeypatch):
     assert not any(alive(pid) for pid in pids)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_interrupted_step_ends_the_processes(counters, monkeypatch, tmp_path):
     monkeypatch.setattr("plasticity.rl.workers._PATIENCE", 0.3)
     pids = counters.env_method("pid")
@@ -459,12 +460,8 @@ def test_interrupted_step_ends_the_processes(counters, monkeypatch, tmp_path):
     pipe = counters._pipes[0]
     receive = pipe.recv_bytes
     monkeypatch.setattr(pipe, "recv_bytes", lambda: (waiting.touch(), receive())[1])
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            counters.step(np.zeros(NUM_ENVS, int))
-    finally:
-        signal.signal(signal.SIGINT, previous)
+    with pytest.raises(KeyboardInterrupt):
+        counters.step(np.zeros(NUM_ENVS, int))
     assert not any(alive(pid) for pid in pids)
     with pytest.raises(RuntimeError, match="worker processes have ended"):
         counters.get_attr("number")

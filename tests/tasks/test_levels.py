@@ -212,6 +212,7 @@ def test_killed_build_goes_on_and_ends_the_same(tmp_path, solved, capsys):
     assert "warning" not in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_a_build_at_once_and_keeps_what_is_finished(built, tmp_path, monkeypatch):
     """Press it while every worker is at a delta; no further one is begun."""
     chain, root = built
@@ -236,15 +237,11 @@ def test_ctrl_c_ends_a_build_at_once_and_keeps_what_is_finished(built, tmp_path,
             super().shutdown(wait=wait)
 
     monkeypatch.setattr(levels, "_num_cores", lambda: 2)
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with monkeypatch.context() as patch:
-            patch.setattr(levels._Array, "write", held)
-            patch.setattr(levels, "ThreadPoolExecutor", Pool)
-            with pytest.raises(KeyboardInterrupt):
-                load_levels(6, chain.kind, tmp_path)
-    finally:
-        signal.signal(signal.SIGINT, previous)
+    with monkeypatch.context() as patch:
+        patch.setattr(levels._Array, "write", held)
+        patch.setattr(levels, "ThreadPoolExecutor", Pool)
+        with pytest.raises(KeyboardInterrupt):
+            load_levels(6, chain.kind, tmp_path)
     assert len(begun) == 5 + num_workers
     assert num_finished(tmp_path) == 5 + num_workers  # what was at work is finished and noted
     assert load_levels(6, chain.kind, tmp_path).digest == chain.digest
