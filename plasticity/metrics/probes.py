@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -36,6 +37,22 @@ def probe(task: Task, seed: int, count: int = PROBE_SAMPLES) -> tuple[Tensor, Te
     """
     order = torch.randperm(len(task.train), generator=generator_for(seed, "probe", task.index))
     return task.train.batch(order[:count])
+
+
+@dataclass(frozen=True)
+class OfSeed:
+    """A metric that needs nothing of the beginning but the seed, which decides its samples.
+
+    Attributes:
+        seed: Decides which samples.
+    """
+
+    seed: int
+
+    @classmethod
+    def of(cls, learner: Learner, first: Task, seed: int) -> Self:
+        """Remember the seed."""
+        return cls(seed)
 
 
 @dataclass(frozen=True)
@@ -95,7 +112,7 @@ def loss_of_a_copy(learner: Learner, x: Tensor, y: Tensor) -> float:
 
 
 @dataclass(frozen=True)
-class Churn:
+class Churn(OfSeed):
     """Tell how much an update changes the outputs for inputs that are not in its batch.
 
     Means over 128 of the task's test samples, over every tenth update of its first epoch, and over
@@ -112,13 +129,6 @@ class Churn:
     Attributes:
         seed: Decides which of a task's test samples are watched.
     """
-
-    seed: int
-
-    @classmethod
-    def of(cls, learner: Learner, first: Task, seed: int) -> Churn:
-        """Remember the seed."""
-        return cls(seed)
 
     def __call__(self, learner: Learner, task: Task) -> ChurnWatch:
         """Begin to watch."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from plasticity.learning.learner import Learner
 from plasticity.metrics import jacobians
 from plasticity.metrics.accuracy import class_logits, evaluating
-from plasticity.metrics.probes import probe
+from plasticity.metrics.probes import OfSeed, probe
 from plasticity.metrics.units import hidden_of_probe
 from plasticity.tasks.streams import Task
 
@@ -62,7 +62,7 @@ def stable_rank(values: Tensor) -> float:
 
 
 @dataclass(frozen=True)
-class FeatureRank:
+class FeatureRank(OfSeed):
     """Measure how many directions the features have that the last layer is given.
 
     With s the singular values of H, the features of 512 of the task's training samples, not
@@ -79,13 +79,6 @@ class FeatureRank:
     Attributes:
         seed: Decides which samples.
     """
-
-    seed: int
-
-    @classmethod
-    def of(cls, learner: Learner, first: Task, seed: int) -> FeatureRank:
-        """Remember the seed."""
-        return cls(seed)
 
     def __call__(self, learner: Learner, task: Task) -> dict[str, float]:
         """Return the columns."""
@@ -122,7 +115,7 @@ def tangent_kernel(network: nn.Module, x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class TangentKernel:
+class TangentKernel(OfSeed):
     """Measure how freely the outputs of 64 samples can be moved, by the empirical tangent kernel.
 
     With K = J J^T of 64 of the task's training samples, J the gradients of the logits in all
@@ -142,13 +135,6 @@ class TangentKernel:
     Attributes:
         seed: Decides which samples.
     """
-
-    seed: int
-
-    @classmethod
-    def of(cls, learner: Learner, first: Task, seed: int) -> TangentKernel:
-        """Remember the seed."""
-        return cls(seed)
 
     def __call__(self, learner: Learner, task: Task) -> dict[str, float]:
         """Return the columns."""

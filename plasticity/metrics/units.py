@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from plasticity.learning.learner import Learner
 from plasticity.metrics.accuracy import evaluating
-from plasticity.metrics.probes import probe
+from plasticity.metrics.probes import OfSeed, probe
 from plasticity.tasks.streams import Task
 
 HIDDEN_SAMPLES = 512
@@ -124,7 +124,7 @@ def hidden_of_probe(learner: Learner, task: Task, seed: int) -> tuple[Hidden, Te
 
 
 @dataclass(frozen=True)
-class Dormancy:
+class Dormancy(OfSeed):
     """Count hidden units that sleep, as fractions of all units of all layers.
 
     On 512 of the task's training samples, with h_i the activation of unit i:
@@ -148,13 +148,6 @@ class Dormancy:
     Attributes:
         seed: Decides which samples.
     """
-
-    seed: int
-
-    @classmethod
-    def of(cls, learner: Learner, first: Task, seed: int) -> Dormancy:
-        """Remember the seed."""
-        return cls(seed)
 
     def __call__(self, learner: Learner, task: Task) -> dict[str, float]:
         """Return the columns."""
