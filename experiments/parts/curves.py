@@ -235,12 +235,18 @@ def finish(axes: Any, panel: Panel, unit: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def decades(axis: Any, low: float, high: float) -> None:
-    """Label a logarithmic axis from ``low`` to ``high`` with a few plain numbers."""
+def decades(axis: Any, low: float, high: float, *, narrow: bool = False) -> None:
+    """Label a logarithmic axis from ``low`` to ``high`` with a few plain numbers.
+
+    On a narrow one, of more than a decade or so, there are at most four: more would touch.
+    """
     from matplotlib.ticker import LogLocator, NullFormatter
 
     # Beside many decades, LogLocator would find no room for the numbers between, and label none.
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
+    locator = LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,))
+    if narrow and high > 20 * low:
+        locator = LogLocator(numticks=4)
+    axis.set_major_locator(locator)
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
 

@@ -173,8 +173,6 @@ def _changes(
     order: Sequence[str],
 ) -> None:
     """Draw each column's value at first and at last, an arm a line."""
-    from matplotlib.ticker import LogLocator
-
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     places = range(len(order))
     for axes, panel in zip(grid, panels, strict=True):
@@ -191,10 +189,7 @@ def _changes(
                 )  # fmt: skip
         if panel.logarithmic:
             axes.set_xscale("log")
-            low, high = axes.get_xlim()
-            decades(axes.xaxis, low, high)
-            if high > 20 * low:  # or their numbers would touch
-                axes.xaxis.set_major_locator(LogLocator(numticks=4))
+            decades(axes.xaxis, *axes.get_xlim(), narrow=True)
         axes.set_xlabel(wrapped(panel.label, 22), fontsize=7.5)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.25, linewidth=0.5)
