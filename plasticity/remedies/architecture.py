@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from plasticity.learning.remedy import Learns, Remedy
+from plasticity.learning.remedy import Remedy
 from plasticity.networks.network import DoesNotFit
 from plasticity.remedies.limits import require
 
@@ -131,9 +131,6 @@ class InputStandardisation(Remedy):
 
         self._standardise = Standardise(self.decay, epsilon=1e-5)
         return nn.Sequential(self._standardise, network)
-
-    def start(self, learner: Learns, seed: int) -> None:
-        """Do nothing: what it remembers is in the network."""
 
     def columns(self) -> dict[str, float]:
         """Return the means over the features."""
