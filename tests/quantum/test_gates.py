@@ -1,8 +1,6 @@
 """Circuits of free gates: dense matrices, finite differences, and use as any other module."""
 
 import copy
-import io
-import pickle
 
 import numpy as np
 import pytest
@@ -28,6 +26,7 @@ from plasticity.quantum.readouts import (
 )
 from plasticity.seeding import generator_for
 from tests.oracle import amplitudes, dense_matrix, tensorcircuit
+from tests.quantum.twins import assert_copies_are_equal_and_independent
 from tests.tiny import random_states, same
 
 CASES = [
@@ -298,17 +297,7 @@ def test_state_dict_copies_and_pickles_are_equal_and_independent(renormalised: b
         FreeCircuit(Brickwork(4, 2), LogProbabilities(3), renormalised=renormalised)
         for _ in range(2)
     )
-    x = torch.rand(5, 16)
-    assert not torch.equal(net(x), other(x))
-    file = io.BytesIO()
-    torch.save(net.state_dict(), file)
-    file.seek(0)
-    other.load_state_dict(torch.load(file, weights_only=True))
-    for twin in (other, copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
-        assert torch.equal(net(x), twin(x))
-        with torch.no_grad():
-            twin.entries.add_(0.1)
-        assert not torch.equal(net(x), twin(x))
+    assert_copies_are_equal_and_independent(net, other, torch.rand(5, 16), "entries")
 
 
 @pytest.mark.parametrize(("readout", "renormalised"), CASES, ids=str)

@@ -1,9 +1,5 @@
 """A QNN whose inputs are uploaded again: each sample's own circuit, built gate by gate."""
 
-import copy
-import io
-import pickle
-
 import numpy as np
 import pytest
 import torch
@@ -15,6 +11,7 @@ from plasticity.quantum.readouts import LogOdds, PauliZ, Probabilities, Readout,
 from plasticity.quantum.reuploading import ReuploadingQNN
 from plasticity.seeding import generator_for
 from tests.oracle import amplitudes, dense_unitary, tensorcircuit
+from tests.quantum.twins import assert_copies_are_equal_and_independent
 
 READOUTS = [LogOdds(3), Probabilities(), PauliZ(0), SignedPauliZ(2)]
 CASES = [
@@ -152,17 +149,7 @@ def test_state_dict_copies_and_pickles_are_equal_and_independent() -> None:
     assert [(name, p.shape) for name, p in net.named_parameters()] == [
         ("angles", (6, 15)), ("uploads", (1, 4, 16)),
     ]  # fmt: skip
-    x = torch.rand(5, 16)
-    assert not torch.equal(net(x), other(x))
-    file = io.BytesIO()
-    torch.save(net.state_dict(), file)
-    file.seek(0)
-    other.load_state_dict(torch.load(file, weights_only=True))
-    for twin in (other, copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
-        assert torch.equal(net(x), twin(x))
-        with torch.no_grad():
-            twin.uploads.add_(0.1)
-        assert not torch.equal(net(x), twin(x))
+    assert_copies_are_equal_and_independent(net, other, torch.rand(5, 16), "uploads")
 
 
 @pytest.mark.parametrize("readout", READOUTS, ids=str)
