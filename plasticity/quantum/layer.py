@@ -14,8 +14,9 @@ from torch import Tensor
 from plasticity.quantum.circuits import Ansatz
 from plasticity.quantum.engine.contraction import sweep
 from plasticity.quantum.engine.gates import gate_matrices
-from plasticity.quantum.engine.planning import Carry, Plan, cheapest, make_plan, reversed_plan
+from plasticity.quantum.engine.planning import Carry, Way, cheapest
 from plasticity.quantum.engine.program import Lease
+from plasticity.quantum.engine.reading import by_matrix, matrix_of, probabilities
 from plasticity.quantum.engine.transforms import is_forward_mode, is_transformed
 from plasticity.quantum.readouts import Readout
 
@@ -50,8 +51,7 @@ class _Evaluate:
         if readout.qubit is not None and not unitary:
             raise ValueError(f"{readout} needs probabilities: gates that are not unitary give none")
         self.ansatz, self.readout, self.carry, self.unitary = ansatz, readout, carry, unitary
-        self._plan = make_plan(ansatz, readout.qubit, unitary=unitary)
-        self._kept: tuple[Carry, Tensor, Tensor] | None = None
+        self._kept: tuple[Way, Tensor, Tensor] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:  # copies and pickles begin without a kept matrix
         return _Evaluate, (self.ansatz, self.readout, self.carry, self.unitary)
@@ -65,62 +65,42 @@ class _Evaluate:
     def _evaluate(
         self, x: Tensor, weights: Tensor, multiply: Callable[[Tensor, Tensor], Tensor]
     ) -> Tensor:
-        num_qubits, readout, plan = self.ansatz.num_qubits, self.readout, self._plan
+        num_qubits, readout = self.ansatz.num_qubits, self.readout
         x, norm = _checked(x, num_qubits, _precision(weights))
-        scale = 1 / norm
         outcomes = readout.num_outcomes(num_qubits)
-        carry = self.carry or cheapest(
-            plan,
+        way = cheapest(
+            self.ansatz,
+            readout.qubit,
             batch=len(x),
             features=x.shape[1],
             outcomes=outcomes,
             grad=torch.is_grad_enabled() and weights.requires_grad,
+            unitary=self.unitary,
+            carry=self.carry,
         )
-        if carry == "states":
-            amplitudes = sweep(plan, weights, (x * scale).T)[:outcomes]
-            squares = torch.view_as_real(amplitudes).square()
-            if readout.qubit is None:
-                return readout((squares[..., 0] + squares[..., 1]).T)  # a sum over axis 2 is slow
-            probabilities = squares.sum(0)  # of 0, of the real and of the imaginary parts
-            return readout(2 * probabilities.sum(1) - 1)
-        # Real and imaginary parts are the last axis of a row, but the second of columns: so a row
-        # need not be copied, and of columns, whose outcomes are many, long runs are added.
-        axis = 2 if carry == "rows" else 1
-        count = outcomes if carry == "rows" and outcomes else x.shape[1]
-        matrix = self._matrix(carry, plan, weights, count)[: x.shape[1]]
-        matrix = matrix.narrow(3 - axis, 0, outcomes) if outcomes else matrix
-        if matrix[0].numel() < x.shape[1]:  # the fewer numbers are scaled
-            amplitudes = _product(x, matrix, axis, multiply) * scale.unsqueeze(2)
-        else:
-            amplitudes = _product(x * scale, matrix, axis, multiply)
-        probabilities = amplitudes.square().sum(axis)
-        if readout.qubit is None:
-            return readout(probabilities)
-        return readout(2 * probabilities.sum(1) - 1)  # the probability of 0 less that of 1
-
-    def _matrix(self, carry: Carry, plan: Plan, weights: Tensor, count: int) -> Tensor:
-        """Return how features make amplitudes, from ``count`` rows or columns of U.
-
-        Returns:
-            Real and imaginary parts: ``(features, outcomes, 2)`` from rows, ``(features, 2,
-            outcomes)`` from columns.
-        """
         has_derivatives = torch.is_grad_enabled() or is_forward_mode()
-        may_keep = not has_derivatives and not is_transformed(weights)
-        if may_keep and self._kept is not None:
-            kept_carry, kept_weights, kept = self._kept
+        if way.carry == "states" or has_derivatives or is_transformed(weights):
+            read = probabilities(way, x, norm, weights, outcomes, multiply)
+        else:
+            matrix = self._matrix(way, weights, outcomes if way.carry == "rows" and outcomes else x.shape[1])
+            read = by_matrix(way, x, norm, matrix, outcomes, multiply)
+        if readout.qubit is None:
+            return readout(read)
+        return readout(2 * read - 1)  # the probability of 0 less that of 1
+
+    def _matrix(self, way: Way, weights: Tensor, count: int) -> Tensor:
+        """Return the matrix of ``count`` rows or columns, or the kept one that has them."""
+        if self._kept is not None:
+            kept_way, kept_weights, kept = self._kept
             same_kind = (
                 weights.dtype == kept_weights.dtype and weights.device == kept_weights.device
             )
-            enough = kept.shape[1 if carry == "rows" else 0] >= count
-            if kept_carry == carry and enough and same_kind and torch.equal(weights, kept_weights):
+            enough = kept.shape[1 if way.carry == "rows" else 0] >= count
+            same_way = kept_way.carry == way.carry
+            if same_way and enough and same_kind and torch.equal(weights, kept_weights):
                 return kept
-        if carry == "rows":
-            matrix = torch.view_as_real(sweep(reversed_plan(plan), weights, count))
-        else:
-            matrix = torch.view_as_real(sweep(plan, weights, count)).permute(1, 2, 0).contiguous()
-        if may_keep:
-            self._kept = carry, weights.detach().clone(), matrix
+        matrix = matrix_of(way, weights, count, sweep)
+        self._kept = way, weights.detach().clone(), matrix
         return matrix
 
 
@@ -168,6 +148,8 @@ def _checked(x: Tensor, num_qubits: int, dtype: torch.dtype) -> tuple[Tensor, Te
 def _norms(x: Tensor) -> Tensor:
     """Return the samples' norms, ``(batch, 1)``."""
     parts = torch.view_as_real(x).flatten(1) if x.is_complex() else x
+    if parts.stride(1) == 1:
+        return torch.linalg.vector_norm(parts, dim=1, keepdim=True)
     # Five times as fast as torch's norm, where features are the first axis in memory.
     return parts.square().sum(1, keepdim=True).sqrt()
 
@@ -187,18 +169,6 @@ def _within_range(x: Tensor, norm: Tensor) -> Tensor:
     parts = torch.view_as_real(x.detach()).flatten(1) if x.is_complex() else x.detach()
     largest = parts.abs().amax(1, keepdim=True).clamp(min=torch.finfo(norm.dtype).tiny)
     return x / torch.where(is_fine, 1, largest)
-
-
-def _product(
-    x: Tensor, matrix: Tensor, axis: int, multiply: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
-    """Return x M in real products only; parts of M and of the result along ``axis``."""
-    flat, shape = matrix.flatten(1), matrix.shape[1:]
-    if not x.is_complex():
-        return multiply(x, flat).unflatten(1, shape)
-    real, imaginary = (multiply(part, flat).unflatten(1, shape) for part in (x.real, x.imag))
-    turned = torch.stack([-imaginary.select(axis, 1), imaginary.select(axis, 0)], axis)  # i times
-    return real + turned
 
 
 class _ExactProduct(torch.autograd.Function):

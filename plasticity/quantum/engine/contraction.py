@@ -14,16 +14,12 @@ of neighbouring qubits is a wide matrix product without a transposition.
 
 from __future__ import annotations
 
-import itertools
-import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from plasticity.quantum.engine.constants import cached_constants
-from plasticity.quantum.engine.gates import exponentials, gate_matrices, pull_to_angles
+from plasticity.quantum.engine.blocks import block_matrices
 from plasticity.quantum.engine.planning import Plan, Transposition
 from plasticity.quantum.engine.program import Lease
 from plasticity.quantum.engine.transforms import (
@@ -32,202 +28,6 @@ from plasticity.quantum.engine.transforms import (
     is_transformed,
     over_batched_gradients,
 )
-
-
-# ---------------------------------------------------------------------------------------- blocks
-@cached_constants
-def _acting(plan: Plan, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the gates that act and which of them are flipped."""
-    return torch.tensor(plan.gates, device=device), torch.tensor(plan.flipped, device=device)
-
-
-@cached_constants
-def _tables(plan: Plan, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """Return what spreads gates over the matrices of layers, and gathers gradients back.
-
-    A layer has as many slots as the fullest one has; a slot that is not there holds ones.
-
-    Returns:
-        The identity and ones ``(2, 16)``; the gate in each slot, or one of those behind the gates,
-        ``(layers * slots, blocks)``; the slot, counted through blocks, of each gate; which of a
-        gate's 16 numbers each entry of a block's matrix has as a factor, ``(layers * slots, 1,
-        size**2)``, and as zeros and ones ``(layers, slots, size**2, 16)``; where the qubits that no
-        slot of a layer touches agree, ``(layers, 1, size**2)``.
-    """
-    n, blocks = plan.width, len(plan.steps)
-    slots = max(len(layer) for layer in plan.layers)
-    missing = (0, (len(plan.gates) + 1,) * blocks)
-    padded = [slot for layer in plan.layers for slot in (*layer, *[missing] * slots)[:slots]]
-    index = torch.tensor([gates for _, gates in padded], device=device)
-    where = index.flatten().argsort(stable=True)[: len(plan.gates)]
-    row = torch.arange(2**n, device=device).unsqueeze(1)
-    column = row.T
-
-    def two_bits(k: Tensor, position: int) -> Tensor:
-        return k >> (n - 2 - position) & 3
-
-    spread = torch.stack([4 * two_bits(row, p) + two_bits(column, p) for p, _ in padded]).flatten(1)
-    agreeing = []
-    for layer in plan.layers:
-        touched = sum(3 << (n - 2 - position) for position, _ in layer)
-        agreeing.append(((row ^ column) & ~touched) == 0)
-    gather = torch.nn.functional.one_hot(spread, 16).to(dtype).unflatten(0, (-1, slots))
-    others = torch.stack([torch.eye(4), torch.ones(4, 4)]).flatten(1).to(device, dtype)
-    agree = torch.stack(agreeing).flatten(1).unsqueeze(1).to(dtype)
-    return others, index, where, spread.unsqueeze(1), gather, agree
-
-
-class _Blocks(torch.autograd.Function):
-    """Multiply gates into blocks, layer by layer, all blocks at once."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(plan: Plan, gates: Tensor) -> Tensor:
-        return _product_of_layers(*_factors(plan, gates)[1:])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.plan, gates = inputs
-        ctx.save_for_backward(gates)
-
-    @staticmethod
-    @over_batched_gradients
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        if is_forward_mode():
-            (gates,) = ctx.saved_tensors
-            return None, _pull_to_gates(ctx.plan, None, grad, *_factors(ctx.plan, gates))
-        return None, _BlocksBackward.apply(ctx.plan, None, grad, *ctx.saved_tensors)
-
-
-class _BlocksBackward(torch.autograd.Function):
-    """The map from the gradient of blocks to that of gates, for ``torch.func`` as for the sweep.
-
-    With ``samples``, there is a gradient of the blocks for each: ``(blocks, size, size, samples)``,
-    and the result is ``(gates, 4, 4, samples)``.
-    """
-
-    @staticmethod
-    def forward(plan: Plan, samples: int | None, grad: Tensor, gates: Tensor) -> Tensor:
-        return _pull_to_gates(plan, samples, grad, *_factors(plan, gates))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.plan, ctx.samples, *tensors = inputs
-        ctx.save_for_backward(*tensors)
-
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: Any, plan: Plan, samples: int | None, grad: Tensor, gates: Tensor
-    ) -> tuple[Tensor, int]:
-        *_, grad_dim, gates_dim = in_dims
-        size = info.batch_size
-        if gates_dim is None:
-            grad = grad.movedim(grad_dim, -1).flatten(3)  # samples of a map around this one first
-            result = _BlocksBackward.apply(plan, size * (samples or 1), grad, gates)
-            return (result if samples is None else result.unflatten(3, (samples, size))), -1
-        each = [
-            _BlocksBackward.apply(
-                plan,
-                samples,
-                grad if grad_dim is None else grad.select(grad_dim, k),
-                gates.select(gates_dim, k),
-            )
-            for k in range(size)
-        ]
-        return torch.stack(each), 0
-
-    @staticmethod
-    @over_batched_gradients
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        def plainly(grad: Tensor, gates: Tensor) -> Tensor:
-            return _pull_to_gates(ctx.plan, ctx.samples, grad, *_factors(ctx.plan, gates))
-
-        return None, None, *torch.func.vjp(plainly, *ctx.saved_tensors)[1](grad)
-
-
-def _pull_to_gates(
-    plan: Plan,
-    samples: int | None,
-    grad: Tensor,
-    spread: Tensor,
-    layers: tuple[Tensor, ...],
-    products: list[Tensor],
-) -> Tensor:
-    num_blocks, size = grad.shape[:2]
-    # Conjugated gradients, as in the sweep. Products from the left see columns and samples as one
-    # long row, those from the right samples and rows as one long column.
-    grad = grad.conj().resolve_conj().reshape(num_blocks, size, -1)
-    _, _, where, _, gather, agree = _tables(plan, spread.device, spread.dtype)
-    of_layers = []
-    for k in reversed(range(len(layers))):
-        of_layer = grad.unflatten(2, (size, -1)).movedim(3, 1)
-        if k > 0:
-            of_layer = of_layer.reshape(num_blocks, -1, size) @ products[k - 1].mT
-            grad = layers[k].mT @ grad
-        of_layers.append(of_layer.reshape(num_blocks, -1, size**2))
-    # For each slot, the product of what its gates' numbers are multiplied with.
-    others = agree.unsqueeze(1).expand(-1, spread.shape[1], -1, -1)
-    for shift in range(1, spread.shape[1]):
-        others = others * spread.roll(shift, 1)
-    stacked = torch.stack(of_layers[::-1]).unsqueeze(1)
-    of_layers.clear()  # deep circuits have large ones
-    of_slots = stacked * others.unsqueeze(3)
-    of_slots = of_slots.flatten(2, 3) @ gather  # (layers, slots, blocks * samples, 16)
-    of_gates = of_slots.reshape(-1, samples or 1, 16)[where].conj()
-    if samples is None:
-        return of_gates.reshape(-1, 4, 4)
-    return of_gates.movedim(1, 2).unflatten(1, (4, 4))
-
-
-def _factors(plan: Plan, gates: Tensor) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]]:
-    """Return the slots' factors, each layer's matrices, and the products before each.
-
-    The factors of each entry of each block's matrix, ``(layers, slots, blocks, size**2)``; a layer
-    is their product, the Kronecker product of gates and identities. The products are those of
-    layers 0..k, for all layers but the last.
-    """
-    others, index, _, factors, gather, agree = _tables(plan, gates.device, gates.dtype)
-    table = torch.cat([gates.flatten(1), others])[index]
-    spread = table.gather(2, factors.expand(-1, index.shape[1], -1))
-    spread = spread.unflatten(0, gather.shape[:2])
-    size = 2**plan.width
-    layers = math.prod(spread.unbind(1), start=agree).unflatten(2, (size, size)).unbind()
-    products = list(itertools.accumulate(layers[:-1], lambda before, layer: layer @ before))
-    return spread, layers, products
-
-
-def _product_of_layers(layers: tuple[Tensor, ...], products: list[Tensor]) -> Tensor:
-    return layers[-1] @ products[-1] if products else layers[0]
-
-
-def _flipped(plan: Plan, gates: Tensor) -> Tensor:
-    """Exchange the qubits of those gates whose first qubit comes second in the window."""
-    if not any(plan.flipped):
-        return gates
-    swap = [0, 2, 1, 3]
-    flipped = _acting(plan, gates.device)[1]
-    return torch.where(flipped[:, None, None], gates[:, swap][:, :, swap], gates)
-
-
-def block_matrices(plan: Plan, weights: Tensor, dtype: torch.dtype) -> Tensor:
-    """Multiply the gates of each block into one matrix.
-
-    Args:
-        plan: The plan.
-        weights: Angles ``(num_gates, 15)`` of the whole ansatz, radians, or its gates
-            ``(num_gates, 4, 4)``, complex.
-        dtype: Complex dtype of the result.
-
-    Returns:
-        ``(blocks, 2**width, 2**width)``.
-    """
-    acting = weights[_acting(plan, weights.device)[0]]
-    gates = acting if weights.is_complex() else gate_matrices(acting)
-    gates = _flipped(plan, gates.to(dtype))
-    if is_forward_mode():
-        return _product_of_layers(*_factors(plan, gates)[1:])
-    return _Blocks.apply(plan, gates)
 
 
 # ----------------------------------------------------------------------------------------- sweep
@@ -428,7 +228,7 @@ def _pull_back(
     return grad.conj().resolve_conj(), grad_blocks.mT if plan.transposed else grad_blocks
 
 
-def _in_words(plan: Plan, weights: Tensor, states: Tensor | int) -> Tensor:
+def in_words(plan: Plan, weights: Tensor, states: Tensor | int) -> Tensor:
     """Do what ``sweep`` says in functions that ``torch.func`` and higher derivatives can take."""
     dtype, amplitudes = weights.dtype.to_complex(), 2**plan.num_qubits
     if isinstance(states, int):
@@ -448,47 +248,21 @@ def _in_words(plan: Plan, weights: Tensor, states: Tensor | int) -> Tensor:
 
 
 # ------------------------------------------------------------------------------- in one function
-@dataclass(frozen=True)
-class _Kept:
-    """What a backward pass needs beside weights and states."""
-
-    lease: Lease
-    spectrum: tuple[Tensor, ...]  # eigenvalues and eigenvectors, where there are angles
-    factors: tuple[Tensor, tuple[Tensor, ...], list[Tensor]]
-
-
-def _contract(
-    plan: Plan, weights: Tensor, states: Tensor | None, count: int, grad: bool
-) -> tuple[Tensor, _Kept]:
-    dtype, acting = weights.dtype.to_complex(), weights
-    if len(plan.gates) < len(weights):
-        acting = weights[_acting(plan, weights.device)[0]]
-    gates, *spectrum = (acting,) if weights.is_complex() else exponentials(acting)
-    factors = _factors(plan, _flipped(plan, gates.to(dtype)))
-    lease = Lease(plan, count, basis=states is None, grad=grad, dtype=dtype, device=weights.device)
-    final = lease.program.run(_product_of_layers(*factors[1:]), states)
-    return final, _Kept(lease, tuple(spectrum), factors)
-
-
 class _Contraction(torch.autograd.Function):
-    """Gates, blocks and sweep in one function, with the arithmetic of those above: for training.
+    """Gates, blocks and sweep in one function, by a program: for training.
 
-    When a second derivative is asked for, or one by a transform, those above take over.
+    When a second derivative is asked for, or one by a transform, the functions above take over.
     """
 
     @staticmethod
     def forward(ctx: Any, plan: Plan, weights: Tensor, states: Tensor | None, count: int) -> Tensor:
         grad = any(ctx.needs_input_grad)
-        final, kept = _contract(plan, weights, states, count, grad)
+        lease = lease_for(plan, weights, states, count, grad=grad)
+        final = lease.program.run(weights, states)
         if grad:
             ctx.plan, ctx.count = plan, count
-            # Autograd lets go of what is saved after the backward pass, but of the context's
-            # attributes only with the graph, which a loss that is kept keeps. So a program in use
-            # hangs on a tensor that is saved.
-            holder: Any = weights.new_empty(0)
-            holder.kept = kept
-            ctx.save_for_backward(weights, states, holder)
-        return final
+            ctx.save_for_backward(weights, states, holding(weights, lease))
+        return final.clone()
 
     @staticmethod
     @over_batched_gradients
@@ -498,25 +272,51 @@ class _Contraction(torch.autograd.Function):
         if torch.is_grad_enabled() or is_transformed(grad) or is_forward_mode():
             given = [] if states is None else [states]
             pull_back = torch.func.vjp(
-                lambda weights, *given: _in_words(plan, weights, *given or [count]), weights, *given
+                lambda weights, *given: in_words(plan, weights, *given or [count]), weights, *given
             )[1]
             return None, *pull_back(grad), *([None] if given else [None, None])
-        # What saves tensors elsewhere (checkpoints, offloading) brings back their numbers only.
-        kept = getattr(holder, "kept", None) or _contract(plan, weights, states, count, True)[1]
-        grad_blocks, grad_start = kept.lease.program.pull_back(
-            grad, states, to_start=ctx.needs_input_grad[2]
-        )
-        grad_weights = _flipped(plan, _pull_to_gates(plan, None, grad_blocks, *kept.factors))
-        if kept.spectrum:
-            grad_gates = grad_weights.to(kept.spectrum[1].dtype)
-            grad_weights = pull_to_angles(grad_gates, *kept.spectrum).to(weights.dtype)
-        if len(plan.gates) < len(weights):
-            acting = _acting(plan, weights.device)[0]
-            grad_weights = torch.zeros_like(weights).index_copy_(0, acting, grad_weights)
-        if grad_start is not None:
-            grad_start = grad_start[: len(states)]
-            grad_start = grad_start if states.is_complex() else grad_start.real
-        return None, grad_weights, grad_start, None
+        lease = held(holder)
+        if lease is None:
+            lease = lease_for(plan, weights, states, count, grad=True)
+            lease.program.run(weights, states)
+        torch.conj_physical(grad, out=lease.program.final_grad)
+        grad_weights = lease.program.pull_back(states, of=weights)
+        grad_states = None
+        if ctx.needs_input_grad[2]:
+            grad_states = lease.program.start_grad()[: len(states)]
+            grad_states = grad_states if states.is_complex() else grad_states.real
+        return None, grad_weights, grad_states, None
+
+
+def lease_for(
+    plan: Plan, weights: Tensor, states: Tensor | None, count: int, *, grad: bool
+) -> Lease:
+    """Return a program for so many vectors, which are ``states`` or, if None, basis states."""
+    return Lease(
+        plan,
+        count,
+        angles=not weights.is_complex(),
+        basis=states is None,
+        grad=grad,
+        dtype=weights.dtype.to_complex(),
+        device=weights.device,
+    )
+
+
+def holding(like: Tensor, kept: object) -> Tensor:
+    """Return a tensor to be saved, with what a backward pass needs hanging on it.
+
+    Autograd lets go of what is saved after the backward pass, but of the context's attributes only
+    with the graph, which a loss that is kept keeps.
+    """
+    holder: Any = like.new_empty(0)
+    holder.kept = kept
+    return holder
+
+
+def held(holder: Tensor) -> Any:
+    """Return what hangs on it, or None: what saves tensors elsewhere brings back numbers only."""
+    return getattr(holder, "kept", None)
 
 
 def sweep(plan: Plan, weights: Tensor, states: Tensor | int) -> Tensor:
@@ -534,7 +334,7 @@ def sweep(plan: Plan, weights: Tensor, states: Tensor | int) -> Tensor:
         ``Plan.observed``).
     """
     if not plan.gates or are_transforms_active() or is_forward_mode():
-        return _in_words(plan, weights, states)
+        return in_words(plan, weights, states)
     if isinstance(states, int):
         return _Contraction.apply(plan, weights, None, states)
     return _Contraction.apply(plan, weights, states, states.shape[1])

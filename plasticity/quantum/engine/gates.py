@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from plasticity.quantum.circuits import pauli_words
 from plasticity.quantum.engine.constants import cached_constants
+from plasticity.quantum.engine.memory import Call, Memory
 from plasticity.quantum.engine.transforms import is_forward_mode, over_batched_gradients
 
 
@@ -129,3 +131,102 @@ def gate_matrices(angles: Tensor) -> Tensor:
     if is_forward_mode():
         return torch.linalg.matrix_exp(-1j * _hamiltonian(angles))
     return _GateExponential.apply(angles)[0]
+
+
+# --------------------------------------------------------------------------------- for a program
+@cached_constants
+def _laid_out_constants(device: torch.device) -> tuple[Tensor, ...]:
+    """Return what maps angles to -H, and levels to gaps; which gap is of a pair; gradients' map."""
+    (basis,) = _pauli_basis(device)
+    real, imaginary = basis.unflatten(1, (16, 2)).unbind(2)
+    first, second = torch.triu_indices(4, 4, 1, device=device)
+    level = torch.eye(4, dtype=torch.float64, device=device)
+    gaps = (level[:, first] - level[:, second]) / (2 * math.pi)  # torch's sinc has a factor pi
+    of_pair = torch.full((4, 4), len(first), device=device)  # behind the gaps: of equal levels
+    of_pair[first, second] = of_pair[second, first] = torch.arange(len(first), device=device)
+    along_paulis = torch.stack([imaginary, real], 2).flatten(1).T.contiguous()
+    return -basis, gaps.contiguous(), of_pair.flatten(), along_paulis
+
+
+class ExponentialCalls:
+    """Gates and their derivatives as calls on memory that is made once.
+
+    The same as ``exponentials`` and ``pull_to_angles``, with the eigenvalues m of -H = V diag(m) V*
+    and the conjugated gradient C of the gates. With A = V diag(exp(i m/2)) and B = conj(V)
+    diag(exp(i m/2)), the gate is A B^T. The gradient of angle k is
+    Re tr(P_k^T (-i) B (S o (V^T C conj(V))) A^T), S_ij = sinc((m_i - m_j)/2).
+
+    Args:
+        gates: Where ``forward`` writes the gates, ``(gates, 4, 4)``, complex.
+        grad_gates: Where ``backward`` finds their conjugated gradient; None where there is none.
+        memory: Where tensors are made.
+
+    Attributes:
+        angles: To be filled in before ``forward``, ``(gates, 15)`` float64.
+        grad_angles: What ``backward`` makes.
+        forward: Calls.
+        backward: Calls.
+    """
+
+    def __init__(self, gates: Tensor, grad_gates: Tensor | None, memory: Memory) -> None:
+        basis, level_gaps, of_pair, along_paulis = _laid_out_constants(memory.device)
+        count = len(gates)
+
+        def real(*shape: int) -> Tensor:
+            return memory.new(count, *shape, dtype=torch.float64)
+
+        def matrices() -> Tensor:
+            return memory.new(count, 4, 4, dtype=torch.complex128)
+
+        def reals(tensor: Tensor) -> Tensor:
+            return torch.view_as_real(tensor).view(count, 32)
+
+        self.angles, levels, half = real(15), real(4), real(4)
+        self._hamiltonian = matrices()
+        vectors = matrices().mT  # as LAPACK leaves them
+        conjugate, left, right = matrices().mT, matrices().mT, matrices().mT
+        self._spectrum = levels, vectors
+        phases = memory.new(count, 1, 4, dtype=torch.complex128)
+        ones = torch.ones_like(levels)
+        exact = gates if gates.dtype == torch.complex128 else matrices()
+        self.forward: list[Call] = [
+            partial(torch.mm, self.angles, basis, out=reals(self._hamiltonian)),
+            self._diagonalise,
+            partial(torch.mul, levels, 0.5, out=half),
+            partial(torch.polar, ones, half, out=phases.squeeze(1)),
+            partial(torch.conj_physical, vectors, out=conjugate),
+            partial(torch.mul, vectors, phases, out=left),
+            partial(torch.mul, conjugate, phases, out=right),
+            partial(torch.bmm, left, right.mT, out=exact),
+        ]
+        if exact is not gates:
+            self.forward.append(partial(gates.copy_, exact))
+        self.backward: list[Call] = []
+        if grad_gates is None:
+            return
+        self.grad_angles = real(15)
+        exact_grad = grad_gates
+        if grad_gates.dtype != torch.complex128:
+            exact_grad = matrices()
+            self.backward.append(partial(exact_grad.copy_, grad_gates))
+        gaps, slopes, of_pairs = real(6), real(7), real(4, 4)
+        slopes.fill_(1)
+        inner, other = matrices(), matrices()
+        self.backward += [
+            partial(torch.mm, levels, level_gaps, out=gaps),
+            partial(torch.sinc, gaps, out=slopes[:, :6]),
+            partial(torch.index_select, slopes, 1, of_pair, out=of_pairs.view(count, 16)),
+            partial(torch.bmm, vectors.mT, exact_grad, out=other),
+            partial(torch.bmm, other, conjugate, out=inner),
+            partial(torch.mul, inner, of_pairs, out=inner),
+            partial(torch.bmm, right, inner, out=other),
+            partial(torch.bmm, other, left.mT, out=inner),
+            partial(torch.mm, reals(inner), along_paulis, out=self.grad_angles),
+        ]
+
+    def _diagonalise(self) -> None:
+        try:
+            torch.linalg.eigh(self._hamiltonian, out=self._spectrum)
+        except torch.linalg.LinAlgError:  # angles that are not finite give NaN, as any layer would
+            for part in self._spectrum:
+                part.fill_(math.nan)

@@ -12,8 +12,12 @@ from torch import Tensor
 from plasticity.quantum.circuits import Ansatz, light_cone
 
 BLOCK_QUBITS = 4
-"""Qubits of a block. A brickwork's 2x2 diamond of four gates fills a 16x16 matrix exactly: as many
-multiplications as gate by gate (4 x 4 per amplitude), in one well-shaped product, not four."""
+"""Qubits of a block, where nothing else is said. A brickwork's 2x2 diamond of four gates fills a
+16x16 matrix exactly: as many multiplications as gate by gate (4 x 4 per amplitude), in one
+well-shaped product, not four."""
+
+WIDTHS = (2, 3, 4, 5)
+"""Qubits of a block that ``cheapest`` chooses from. Of more, making the blocks takes too long."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ class Step:
     block: int  # which block
 
 
-Slot = tuple[int, tuple[int, ...]]
+Slot = tuple[int, int]
+"""A gate, counted in ``Plan.gates``, and the place in the window where it begins."""
 
 
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity: there is one of each
@@ -67,9 +72,8 @@ class Plan:
         width: Qubits of a block.
         gates: Which of the ansatz's gates act, in order.
         flipped: Those of them whose first qubit comes second in the window.
-        layers: Slots side by side in a block, layer by layer, in order. A slot is ``(position in
-            the window, gate of each block)``; a block that has no gate in a slot has ``len(gates)``
-            there, the identity.
+        blocks: The gates of each block, layer by layer, in order; those of a layer stand side by
+            side.
         steps: One a block.
         transposed: Multiply by the blocks' transposes.
         after: Transposition of the qubit axes after the last step.
@@ -83,7 +87,7 @@ class Plan:
     width: int
     gates: tuple[int, ...]
     flipped: tuple[bool, ...]
-    layers: tuple[tuple[Slot, ...], ...]
+    blocks: tuple[tuple[tuple[Slot, ...], ...], ...]
     steps: tuple[Step, ...]
     after: Transposition | None
     observed: int | None = None
@@ -122,7 +126,7 @@ def make_plan(
     for window, content in blocks:
         for gate, position in content:
             flipped[gate] = window[position] != pairs[gate][0]
-    layers = _layers(blocks, len(gates))
+    layers = tuple(_layers(content) for _, content in blocks)
     return Plan(n, width, gates, tuple(flipped), layers, steps, after, observed, unitary=unitary)
 
 
@@ -159,27 +163,16 @@ def _absorb(
     return content
 
 
-def _layers(
-    blocks: list[tuple[tuple[int, ...], list[tuple[int, int]]]], identity: int
-) -> tuple[tuple[Slot, ...], ...]:
-    """Align the gates of all blocks, so that one batched product serves a layer of all blocks.
-
-    A gate's layer is its depth inside its block, even at even positions and odd at odd ones, so
-    that the gates of a layer stand side by side and blocks may start on either kind of brick.
-    """
-    table: dict[int, dict[int, list[int]]] = {}
-    for block, (window, content) in enumerate(blocks):
-        depths = [-1] * len(window)
-        for gate, position in content:
-            depth = max(depths[position], depths[position + 1]) + 1
-            depth += (depth + position) % 2
-            depths[position] = depths[position + 1] = depth
-            slots = table.setdefault(depth, {})
-            slots.setdefault(position, [identity] * len(blocks))[block] = gate
-    return tuple(
-        tuple((position, tuple(gates)) for position, gates in sorted(table[depth].items()))
-        for depth in sorted(table)
-    )
+def _layers(content: list[Slot]) -> tuple[tuple[Slot, ...], ...]:
+    """Sort a block's gates into layers: each gate right after those that it depends on."""
+    depths: dict[int, int] = {}
+    layers: list[list[Slot]] = []
+    for gate, position in content:
+        depth = max(depths.get(position, 0), depths.get(position + 1, 0))
+        depths[position] = depths[position + 1] = depth + 1
+        layers += [[] for _ in range(depth + 1 - len(layers))]
+        layers[depth].append((gate, position))
+    return tuple(map(tuple, layers))
 
 
 def _steps(n: int, windows: list[tuple[int, ...]]) -> tuple[tuple[Step, ...], tuple[int, ...]]:
@@ -315,27 +308,52 @@ Carry = Literal["rows", "columns", "states"]
 REUSE = 10
 """How many batches one contracted matrix is expected to serve while no gradient is asked for."""
 
+PIECE = 8_000
+"""What each of a batch of small products costs before it computes anything."""
 
-def floating_point_operations(
-    carry: Carry, plan: Plan, *, batch: int, features: int, outcomes: int | None, grad: bool
-) -> float:
-    """Estimate the work of one evaluation, with its backward pass if ``grad``.
+CALL = 250_000
+"""What a call of torch costs before it computes anything, in floating point operations.
+
+Like ``TRAFFIC`` it is measured, once, on one processor (2.3 microseconds at 110 GFLOP/s in single
+precision), and then a constant: what is chosen, and with it the last bits of results, must be the
+same on every machine.
+"""
+TRAFFIC = 21
+"""What it costs to read a complex amplitude and to write one, in floating point operations."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a batch is evaluated: what is carried through which blocks."""
+
+    carry: Carry
+    plan: Plan
+
+
+def cost(way: Way, *, batch: int, features: int, outcomes: int | None, grad: bool) -> float:
+    """Estimate the time of one evaluation, with its backward pass if ``grad``.
 
     A sweep multiplies a 2**width square matrix onto every window: 8 real operations for each of
     2**width x 2**n x vectors complex products a block (fewer at both ends: ``products``), where the
-    vectors are the outcomes (rows), the features (columns) or the batch (states); backward does it
-    twice more. Rows and columns are then multiplied with the batch of real inputs: 4 operations for
-    each of batch x features x (outcomes or amplitudes), and once more backward. Where weights stand
-    still, a matrix serves ``REUSE`` batches.
+    vectors are the outcomes (rows), the features (columns) or the batch (states). Each product is a
+    call, too, and reads and writes the states. Backward does it twice more. The blocks themselves
+    are products of their layers: one for each layer after the first, and twice more backward.
+
+    Rows and columns are then multiplied with the batch of real inputs: 4 operations for each of
+    batch x features x (outcomes or amplitudes), and once more backward. Where weights stand still,
+    a matrix serves ``REUSE`` batches.
 
     Args:
-        carry: What is carried through the gates.
-        plan: The gates that act.
+        way: What is carried through the gates, and the plan, in the order of the gates.
         batch: Samples.
         features: Leading basis states that the inputs touch.
         outcomes: Leading basis states that are read, or None for an expectation value.
         grad: Whether a backward pass follows.
+
+    Returns:
+        Floating point operations that take as long.
     """
+    carry, plan = way.carry, way.plan
     if carry == "rows":
         if outcomes is None:
             return float("inf")  # an expectation value has no few rows
@@ -346,20 +364,54 @@ def floating_point_operations(
     else:
         vectors, width = batch, 0
     parts = products(plan, None if carry == "states" else vectors)
-    sweep = 8 * vectors * sum(part.left * part.right * part.rows * part.columns for part in parts)
-    sweep *= 3 if grad else 1
+    work = sum(
+        part.left * part.right * vectors * (8 * part.rows * part.columns + TRAFFIC * part.columns)
+        + PIECE * part.left
+        for part in parts
+    )
+    moves = sum(step.before is not None for step in plan.steps) + (plan.after is not None)
+    work += moves * 2 * TRAFFIC * 2**plan.num_qubits * vectors  # across memory: twice as slow
+    layers = max((len(block) for block in plan.blocks), default=1)
+    work += 8 * len(plan.blocks) * (layers - 1) * 2 ** (3 * plan.width)
+    work += CALL * (len(parts) + moves + layers - 1)
+    work *= 3 if grad else 1
     if carry == "states":
-        return sweep
-    return sweep / (1 if grad else REUSE) + 4 * batch * features * width * (2 if grad else 1)
+        return float(work)
+    return work / (1 if grad else REUSE) + 4 * batch * features * width * (2 if grad else 1)
 
 
 @lru_cache(maxsize=1024)
-def cheapest(plan: Plan, *, batch: int, features: int, outcomes: int | None, grad: bool) -> Carry:
-    """Choose what to carry through the gates (arguments: ``floating_point_operations``)."""
-    choices: tuple[Carry, ...] = ("rows", "columns", "states")
+def cheapest(
+    ansatz: Ansatz,
+    qubit: int | None,
+    *,
+    batch: int,
+    features: int,
+    outcomes: int | None,
+    grad: bool,
+    unitary: bool = True,
+    carry: Carry | None = None,
+) -> Way:
+    """Choose what to carry through the gates, and the width of blocks.
+
+    Args:
+        ansatz: The gates.
+        qubit: Where an expectation value is read, or None.
+        batch: Samples.
+        features: Leading basis states that the inputs touch.
+        outcomes: Leading basis states that are read, or None for an expectation value.
+        grad: Whether a backward pass follows.
+        unitary: Whether the gates are known to be unitary.
+        carry: Choose the width only.
+    """
+    carries: tuple[Carry, ...] = (carry,) if carry else ("rows", "columns", "states")
+    plans = [
+        make_plan(ansatz, qubit, width, unitary)
+        for width in WIDTHS
+        if width <= ansatz.num_qubits
+    ]
+    ways = [Way(carry, plan) for carry in carries for plan in plans]
     return min(
-        choices,
-        key=lambda carry: floating_point_operations(
-            carry, plan, batch=batch, features=features, outcomes=outcomes, grad=grad
-        ),
+        ways,
+        key=lambda way: cost(way, batch=batch, features=features, outcomes=outcomes, grad=grad),
     )

@@ -8,13 +8,15 @@ its backward pass, and then the next.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from plasticity.quantum.engine.blocks import BlockCalls, acting
+from plasticity.quantum.engine.gates import ExponentialCalls
+from plasticity.quantum.engine.memory import Call, Memory
 from plasticity.quantum.engine.planning import Plan, Transposition, products
 
 HISTORY_BYTES = 17 * 2**20
@@ -25,11 +27,9 @@ are kept."""
 POOL_BYTES = 256 * 2**20
 """Bytes that programs which wait for their next use may hold, all together."""
 
-Call = Callable[[], Any]
-
 
 class Program:
-    """Multiply a plan's blocks onto states, and pull gradients back.
+    """Make gates and blocks of weights, multiply them onto states, and pull gradients back.
 
     The gradient is carried conjugated: then neither the products that carry it (by transposes of
     the blocks) nor those with the states (its transpose) need a conjugated copy of a large array.
@@ -37,11 +37,16 @@ class Program:
     Args:
         plan: The gates, fused.
         vectors: How many vectors are carried.
-        basis: Whether they are the leading basis states. Then qubits enter when a block first acts
-            on them, and the products until then are smaller.
+        angles: Whether weights are angles, or the gates themselves.
+        basis: Whether the vectors are the leading basis states. Then qubits enter when a block
+            first acts on them, and the products until then are smaller.
         grad: Whether ``pull_back`` will be called.
         dtype: Complex dtype.
         device: Where.
+
+    Attributes:
+        final: The final states after ``run``, ``(amplitudes, vectors)``, valid until the next.
+        final_grad: To be filled in before ``pull_back`` with the conjugated gradient of these.
     """
 
     def __init__(
@@ -49,16 +54,26 @@ class Program:
         plan: Plan,
         vectors: int,
         *,
+        angles: bool,
         basis: bool,
         grad: bool,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self.num_bytes = 0
+        self._memory = memory = Memory(dtype, device)
         self._rewound = False
         self._plan, self._vectors = plan, vectors
-        self._dtype, self._device = dtype, device
-        total, size = len(plan.steps), 2**plan.width
+        self._blocks = BlockCalls(plan, memory, grad=grad)
+        self._exponentials = None
+        self._making = self._blocks.forward
+        self._pulling = self._blocks.backward
+        if angles:
+            gates, grad_gates = self._blocks.gates, self._blocks.grad_gates if grad else None
+            self._exponentials = ExponentialCalls(gates, grad_gates, memory)
+            self._making = self._exponentials.forward + self._making
+            self._pulling = self._pulling + self._exponentials.backward
+
+        total = len(plan.steps)
         whole = 2**plan.num_qubits * vectors
         kept = HISTORY_BYTES // max(1, whole * dtype.itemsize) if grad else 0
         kept = min(total, max(2, kept)) if plan.unitary or not grad else total
@@ -66,21 +81,22 @@ class Program:
         # To recompute a state takes a block that has an inverse, so whole blocks.
         self._products = products(plan, vectors if basis and not (grad and self._oldest) else None)
 
-        self._blocks = self._new(total, size, size)
-        self._matrices = self._blocks.mT if plan.transposed else self._blocks
+        blocks = self._blocks.blocks
+        self._matrices = blocks.mT if plan.transposed else blocks
         moves = plan.after is not None or any(step.before for step in plan.steps)
-        self._spare = self._new(whole if moves else 0)
+        self._spare = memory.new(whole if moves else 0)
         # Step k's operand takes the place of step k - kept's. Backward, it gives the place back.
         counts = [p.left * p.columns * p.right * vectors for p in self._products]
-        rows = [self._new(max(counts[k::kept])) for k in range(kept)]
+        rows = [memory.new(max(counts[k::kept])) for k in range(kept)]
         self._operands = [rows[k % kept][:count] for k, count in enumerate(counts)]
-        first, move = self._products[0], plan.steps[0].before
+        first, last, move = self._products[0], self._products[-1], plan.steps[0].before
         start = self._spare if move else self._operands[0]
         self._start = start.view(first.left * first.columns * first.right, vectors)
-        self._identity = torch.eye(*self._start.shape, dtype=dtype, device=device)
+        self._basis = torch.eye(*self._start.shape, dtype=dtype, device=device) if basis else None
 
-        self._forward: list[Call] = []
+        self._parts_made: list[Call] = []
         self._parts = [self._part(k) for k in range(total)]
+        self._forward: list[Call] = []
         if move is not None:
             self._forward.append(_transposing(move, self._spare, self._operands[0]))
         for k in range(1, total):
@@ -88,25 +104,33 @@ class Program:
             self._forward.append(self._step(k - 1, self._spare if move else self._operands[k]))
             if move is not None:
                 self._forward.append(_transposing(move, self._spare, self._operands[k]))
+        self.final = memory.new(last.left * last.rows * last.right, vectors)
+        self._ending: list[Call] = [self._step(total - 1, self._spare if plan.after else self.final)]
         if plan.after is not None:
-            self._forward.append(self._step(total - 1, self._spare))
+            self._ending.append(_transposing(plan.after, self._spare, self.final))
         if grad:
             self._lay_out_backward(whole)
 
-    def _new(self, *shape: int) -> Tensor:
-        memory = torch.empty(shape, dtype=self._dtype, device=self._device)
-        self.num_bytes += memory.nbytes
-        return memory
+    @property
+    def num_bytes(self) -> int:
+        """Return how much memory the program owns."""
+        return self._memory.num_bytes
 
     def _part(self, k: int) -> Tensor:
-        """Return the part of a step's matrix that is multiplied, filled anew in each run."""
+        """Return the part of a step's matrix that is multiplied."""
         product = self._products[k]
         matrix = self._matrices[self._plan.steps[k].block]
         if product.is_whole:
             return matrix
         source = product.select(matrix)
-        part = self._new(product.rows, product.columns)
-        self._forward.append(partial(part.view(source.shape).copy_, source))
+        try:
+            part = source.view(product.rows, product.columns)
+            if 1 in part.stride():  # neighbouring rows or columns: a product takes it as it is
+                return part
+        except RuntimeError:  # not a matrix with strides
+            pass
+        part = self._memory.new(product.rows, product.columns)
+        self._parts_made.append(partial(part.view(source.shape).copy_, source))
         return part
 
     def _step(self, k: int, out: Tensor) -> Call:
@@ -115,16 +139,19 @@ class Program:
         return _multiplication(self._parts[k], self._operands[k], out, product.left, right)
 
     def _lay_out_backward(self, whole: int) -> None:
-        plan, total = self._plan, len(self._plan.steps)
-        in_turn = [self._new(whole) for _ in range(2)]
-        self._grads = self._new(*self._blocks.shape).zero_()  # zero outside the parts
-        self._windows = self._new(max(p.left * p.rows * p.columns for p in self._products))
-        self._final_grad = in_turn[total % 2]
-        self._inverses = self._new(*(self._blocks.shape if self._oldest else (0, 1, 1)))
-        inverses = self._inverses if plan.transposed else self._inverses.mT
+        plan, memory, total = self._plan, self._memory, len(self._plan.steps)
+        in_turn = [memory.new(whole) for _ in range(2)]
+        self._windows = memory.new(max(p.left * p.rows * p.columns for p in self._products))
+        last = in_turn[total % 2][: self.final.numel()]
         self._backward: list[Call] = []
+        self.final_grad = last.view(self.final.shape)
+        if plan.after is not None:
+            self.final_grad = memory.new(*self.final.shape)
+            self._backward.append(_transposing(plan.after.inverse, self.final_grad, last))
+        inverses = memory.new(*(self._matrices.shape if self._oldest else (0, 1, 1)))
         if self._oldest:
-            self._backward.append(partial(torch.conj_physical, self._blocks, out=self._inverses))
+            self._backward.append(partial(torch.conj_physical, self._blocks.blocks, out=inverses))
+        inverses = inverses if plan.transposed else inverses.mT
         for k in reversed(range(total)):
             step, product = plan.steps[k], self._products[k]
             left, right = product.left, product.right * self._vectors
@@ -147,97 +174,107 @@ class Program:
             if k > 0:
                 self._backward += carrying
             else:
-                self._to_start, self._start_grad = carrying, operand
+                self._to_start, self._start_grad = carrying, operand.view(self._start.shape)
 
     def _gradient_of_matrix(self, k: int, grad: Tensor) -> list[Call]:
-        product = self._products[k]
+        product, of_block = self._products[k], self._blocks.grad_blocks[self._plan.steps[k].block]
         left, right = product.left, product.right * self._vectors
-        grad = grad.view(left, product.rows, right)
-        operand = self._operands[k].view(left, product.columns, right).mT
-        target = self._grads[self._plan.steps[k].block]
-        part = target if product.is_whole else self._new(product.rows, product.columns)
+        factors = grad.view(left, product.rows, right), self._operands[k].view(left, product.columns, right)
+        if self._plan.transposed:
+            factors = factors[::-1]
+        rows, columns = (factor.shape[1] for factor in factors)
+        part = of_block if product.is_whole else self._memory.new(rows, columns)
         if left == 1:
-            calls: list[Call] = [partial(torch.mm, grad[0], operand[0], out=part)]
+            calls: list[Call] = [
+                partial(torch.bmm, factors[0], factors[1].mT, out=part.unsqueeze(0))
+            ]
         else:
-            count = left * product.rows * product.columns
-            each = self._windows[:count].view(left, product.rows, product.columns)
+            each = self._windows[: left * rows * columns].view(left, rows, columns)
             calls = [
-                partial(torch.bmm, grad, operand, out=each),
+                partial(torch.bmm, factors[0], factors[1].mT, out=each),
                 partial(torch.sum, each, 0, out=part),
             ]
         if not product.is_whole:
-            target = product.select(target)
+            if self._plan.transposed:
+                of_block, part = of_block.mT, part.mT
+            target = product.select(of_block)
             calls.append(partial(target.copy_, part.view(target.shape)))
         return calls
 
-    def run(self, blocks: Tensor, states: Tensor | None) -> Tensor:
+    def run(self, weights: Tensor, states: Tensor | None) -> Tensor:
         """Return the final states, ``(amplitudes, vectors)``.
 
         Args:
-            blocks: ``(blocks, 2**width, 2**width)``.
+            weights: Angles ``(num_gates, 15)`` of the whole ansatz, or its gates
+                ``(num_gates, 4, 4)``, complex.
             states: ``(features, vectors)``, real or complex, the leading amplitudes of the initial
                 states; the others are zero. None for basis states.
         """
-        self._blocks.copy_(blocks)
+        if len(self._plan.gates) < len(weights):
+            weights = weights.index_select(0, acting(self._plan, weights.device)[0])
+        inputs = self._exponentials.angles if self._exponentials else self._blocks.gates
+        inputs.copy_(weights)
+        for call in self._making:
+            call()
+        for call in self._parts_made:
+            call()
         self._sweep(states)
-        last = self._products[-1]
-        count = last.left * last.rows * last.right
-        final = torch.empty(count, self._vectors, dtype=self._dtype, device=self._device)
-        if self._plan.after is None:
-            self._step(len(self._products) - 1, final)()
-        else:
-            _transposing(self._plan.after, self._spare, final)()
-        return final
+        for call in self._ending:
+            call()
+        return self.final
 
     def _sweep(self, states: Tensor | None) -> None:
         """Make each step's operand, from the initial states on."""
         if states is None:
-            self._start.copy_(self._identity)
+            self._start.copy_(self._basis)
         else:
-            self._start[: len(states)].copy_(states)
-            self._start[len(states) :].zero_()
+            # In two steps where numbers are transposed and become complex: together it takes thrice
+            # as long.
+            self._start[: len(states)].copy_(states if states.is_complex() else states.contiguous())
+            if len(states) < len(self._start):
+                self._start[len(states) :].zero_()
         self._rewound = False
         for call in self._forward:
             call()
 
-    def pull_back(
-        self, grad: Tensor, states: Tensor | None, *, to_start: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the gradients of blocks and initial states, from that of the final states.
+    def pull_back(self, states: Tensor | None, *, of: Tensor) -> Tensor:
+        """Return the gradient of the weights, from that of the final states, in ``final_grad``.
 
         May be called any number of times after ``run``. Where older states are recomputed, they
         take the places of newer ones; the next call then has to make the newer ones again.
 
         Args:
-            grad: As the final states, ``(amplitudes, vectors)``.
             states: What ``run`` was given.
-            to_start: Whether the initial states' gradient is asked for.
-
-        Returns:
-            The gradients of blocks, valid until the next use, and of initial states or None.
+            of: The weights.
         """
         if self._rewound:
             self._sweep(states)
         self._rewound = self._oldest > 0  # said first: an interruption leaves it half done
-        if self._plan.after is not None:
-            grad = self._plan.after.inverse.view(grad.contiguous())
-        torch.conj_physical(grad, out=self._final_grad[: grad.numel()].view(grad.shape))
         for call in self._backward:
             call()
-        start = None
-        if to_start:
-            for call in self._to_start:
-                call()
-            start = self._start_grad.view(self._start.shape).conj().resolve_conj()
-        grads = self._grads.mT if self._plan.transposed else self._grads
-        return grads.conj(), start  # not in memory: what comes next needs it conjugated again
+        for call in self._pulling:
+            call()
+        if self._exponentials:
+            found = self._exponentials.grad_angles.to(of.dtype, copy=True)
+        else:
+            found = self._blocks.grad_gates.conj_physical()
+        if len(self._plan.gates) == len(of):
+            return found
+        return torch.zeros_like(of).index_copy_(0, acting(self._plan, of.device)[0], found)
+
+    def start_grad(self) -> Tensor:
+        """Return the gradient of the initial states, ``(amplitudes, vectors)``: after the other."""
+        for call in self._to_start:
+            call()
+        return self._start_grad.conj_physical()
 
 
 def _multiplication(matrix: Tensor, source: Tensor, out: Tensor, left: int, right: int) -> Call:
-    """Multiply a matrix onto the middle axis of ``(left, columns, right)``."""
+    """Multiply a matrix onto the middle axis of ``(left, columns, right)``.
+
+    One product is a batch, too: ``bmm`` looks at its operands less than ``mm``, so it is faster.
+    """
     rows, columns = matrix.shape
-    if left == 1:
-        return partial(torch.mm, matrix, source.view(columns, right), out=out.view(rows, right))
     return partial(
         torch.bmm,
         matrix.expand(left, -1, -1),
@@ -265,12 +302,13 @@ class Lease:
         plan: Plan,
         vectors: int,
         *,
+        angles: bool,
         basis: bool,
         grad: bool,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self._key = plan, vectors, basis, grad, dtype, device, HISTORY_BYTES
+        self._key = plan, vectors, angles, basis, grad, dtype, device, HISTORY_BYTES
         for entry in reversed(self._waiting.copy()):
             if entry[0] == self._key:
                 try:
@@ -281,7 +319,7 @@ class Lease:
                 return
         with torch.inference_mode(False):
             self.program = Program(
-                plan, vectors, basis=basis, grad=grad, dtype=dtype, device=device
+                plan, vectors, angles=angles, basis=basis, grad=grad, dtype=dtype, device=device
             )
 
     @classmethod
@@ -295,7 +333,7 @@ class Lease:
         cls._waiting.clear()
 
     def __del__(self) -> None:
-        if not hasattr(self, "program") or self._key[5].type != "cpu":
+        if not hasattr(self, "program") or self._key[6].type != "cpu":
             return
         self._waiting.append((self._key, self.program))
         while self.waiting_bytes() > POOL_BYTES:

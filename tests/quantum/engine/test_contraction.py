@@ -15,9 +15,13 @@ from plasticity.quantum.engine import contraction, program
 from plasticity.quantum.engine.contraction import sweep
 from plasticity.quantum.engine.gates import gate_matrices
 from plasticity.quantum.engine.planning import (
+    CALL,
+    TRAFFIC,
+    Way,
     cheapest,
-    floating_point_operations,
+    cost,
     make_plan,
+    products,
     reversed_plan,
 )
 from plasticity.quantum.layer import QNN
@@ -78,14 +82,21 @@ def test_gate_derivatives_match_finite_differences_even_at_equal_eigenvalues(sca
 @given(ansaetze(), st.integers(2, 5))
 def test_a_plan_holds_each_gate_of_the_light_cone_once_and_in_order(ansatz, width) -> None:
     plan = make_plan(ansatz, None, width)
-    slots = [slot for layer in plan.layers for slot in layer]
-    placed = [g for _, gates in slots for g in gates if g < len(plan.gates)]
+    block_of = {
+        gate: (b, k)
+        for b, block in enumerate(plan.blocks)
+        for k, layer in enumerate(block)
+        for gate, _ in layer
+    }
+    placed = [gate for block in plan.blocks for layer in block for gate, _ in layer]
     assert sorted(placed) == list(range(ansatz.num_gates))
-    block_of = {g: b for _, gates in slots for b, g in enumerate(gates)}
+    for layer in (layer for block in plan.blocks for layer in block):
+        qubits = [position + k for _, position in layer for k in (0, 1)]
+        assert len(set(qubits)) == len(qubits)
     for later in range(ansatz.num_gates):
         for earlier in range(later):
             if set(ansatz.pairs[later]) & set(ansatz.pairs[earlier]):
-                assert block_of[earlier] <= block_of[later]
+                assert block_of[earlier] < block_of[later]
 
 
 def test_blocks_of_four_qubits_hold_four_gates_of_a_deep_brickwork() -> None:
@@ -299,33 +310,56 @@ def test_training_goes_on_after_a_first_use_in_inference_mode() -> None:
 
 # -------------------------------------------------------------------------------------- cost model
 def test_cost_model_chooses_as_the_shapes_of_the_paper_suggest() -> None:
-    mnist, cifar = make_plan(Brickwork(10, 4)), make_plan(Brickwork(10, 10), 9)
-    xxz, ant = make_plan(Staircase(10, 6), 0), make_plan(Ring(9, 12))
-    all_features = dict(features=1024, grad=True)
-    assert cheapest(mnist, batch=128, outcomes=10, **all_features) == "rows"
-    assert cheapest(mnist, batch=2, outcomes=10, **all_features) == "states"
-    assert cheapest(cifar, batch=128, outcomes=None, **all_features) == "states"
-    assert cheapest(xxz, batch=64, outcomes=None, **all_features) == "states"
-    assert cheapest(ant, batch=128, features=27, outcomes=512, grad=True) == "columns"
-    assert cheapest(ant, batch=16, features=27, outcomes=512, grad=True) == "states"
-    assert cheapest(ant, batch=16, features=27, outcomes=512, grad=False) == "columns"
+    def chosen(ansatz: Ansatz, qubit: int | None, **size) -> tuple[str, int]:
+        way = cheapest(ansatz, qubit, **({"features": 1024, "grad": True} | size))
+        return way.carry, way.plan.width
+
+    mnist, cifar, ring = Brickwork(10, 4), Brickwork(10, 10), Ring(9, 12)
+    assert chosen(mnist, None, batch=128, outcomes=10) == ("rows", 4)
+    assert chosen(mnist, None, batch=2, outcomes=10)[0] == "states"
+    assert chosen(cifar, 9, batch=128, outcomes=None) == ("states", 4)
+    assert chosen(Staircase(10, 6), 0, batch=64, outcomes=None)[0] == "states"
+    of_ring = {"features": 27, "outcomes": 512}
+    # A ring's gates are one after the other: a block of three qubits holds two of them.
+    assert chosen(ring, None, batch=128, **of_ring) == ("columns", 3)
+    assert chosen(ring, None, batch=16, **of_ring)[0] == "states"
+    assert chosen(ring, None, batch=16, **of_ring, grad=False)[0] == "columns"
 
 
 def test_cost_model_counts_the_operations_of_a_small_case() -> None:
-    plan = make_plan(Brickwork(4, 1))  # one block of 16 x 16
-    size = dict(batch=3, features=5, outcomes=2)
-    product = 16 * 16  # complex multiplications of a block on one vector, 8 operations each
-    count = floating_point_operations
-    assert count("states", plan, **size, grad=False) == 8 * product * 3
-    assert count("states", plan, **size, grad=True) == 3 * 8 * product * 3
+    def count(carry: str, qubit: int | None = None, outcomes: int | None = 2, grad=True) -> float:
+        plan = make_plan(Brickwork(4, 1), qubit)  # one block of 16 x 16, of two layers
+        size = dict(batch=3, features=5, outcomes=outcomes)
+        return cost(Way(carry, plan), **size, grad=grad)
+
+    making = CALL + 8 * 16**3  # the product of the two layers
+
+    def product(vectors: int, rows: int = 16, columns: int = 16) -> int:
+        return CALL + vectors * (8 * rows * columns + TRAFFIC * columns)
+
+    assert count("states", grad=False) == making + product(3)
+    assert count("states") == 3 * (making + product(3))
     # Two basis states differ in the last qubit only, five in the last three: 2 and 8 columns.
-    assert count("rows", plan, **size, grad=True) == 3 * 8 * 16 * 2 * 2 + 2 * 4 * 3 * 5 * 2
-    assert count("columns", plan, **size, grad=True) == 3 * 8 * 16 * 8 * 5 + 2 * 4 * 3 * 5 * 2
+    assert count("rows") == 3 * (making + product(2, columns=2)) + 2 * 4 * 3 * 5 * 2
+    assert count("columns") == 3 * (making + product(5, columns=8)) + 2 * 4 * 3 * 5 * 2
+    assert count("columns", grad=False) == (making + product(5, columns=8)) / 10 + 4 * 3 * 5 * 2
     # An observed qubit: half of the block's rows.
-    plan, size = make_plan(Brickwork(4, 1), 0), size | {"outcomes": None}
-    assert count("states", plan, **size, grad=False) == 8 * 8 * 16 * 3
-    assert count("columns", plan, **size, grad=True) == 3 * 8 * 8 * 8 * 5 + 2 * 4 * 3 * 5 * 8
-    assert count("rows", plan, **(size | {"outcomes": None}), grad=True) == math.inf
+    making = 0  # of one layer: the other gate is outside the light cone
+    assert count("states", 0, None, grad=False) == making + product(3, rows=8)
+    assert count("columns", 0, None) == 3 * (making + product(5, 8, 8)) + 2 * 4 * 3 * 5 * 8
+    assert count("rows", 0, None) == math.inf
+
+
+def test_cost_model_counts_qubits_that_are_moved() -> None:
+    plan = make_plan(Ring(6, 2), None, 3)
+    moves = sum(step.before is not None for step in plan.steps) + (plan.after is not None)
+    assert moves
+    layers = max(len(block) for block in plan.blocks)
+    expected = moves * (CALL + 2 * TRAFFIC * 2**6 * 7)
+    expected += (layers - 1) * (CALL + 8 * len(plan.blocks) * 8**3)
+    expected += sum(CALL + 2**6 * 7 * (8 * 8 + TRAFFIC) for _ in products(plan))
+    found = cost(Way("states", plan), batch=7, features=64, outcomes=64, grad=False)
+    assert found == pytest.approx(expected)
 
 
 # ------------------------------------------------------------------------- weights that stand still

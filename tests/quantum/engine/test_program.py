@@ -115,6 +115,7 @@ def lease(vectors: int) -> Lease:
     return Lease(
         make_plan(Ring(4, 2)),
         vectors,
+        angles=True,
         basis=True,
         grad=True,
         dtype=torch.complex64,
@@ -149,7 +150,13 @@ def test_memory_counts_what_is_allocated() -> None:
     plan = make_plan(Brickwork(6, 4))
     shallow, deep = (
         Program(
-            plan, 8, basis=False, grad=grad, dtype=torch.complex128, device=torch.device("cpu")
+            plan,
+            8,
+            angles=True,
+            basis=False,
+            grad=grad,
+            dtype=torch.complex128,
+            device=torch.device("cpu"),
         ).num_bytes
         for grad in (False, True)
     )
