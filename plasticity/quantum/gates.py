@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from plasticity.quantum.circuits import Ansatz
 from plasticity.quantum.engine.contraction import sweep
-from plasticity.quantum.engine.planning import make_plan
+from plasticity.quantum.engine.planning import cheapest
 from plasticity.quantum.layer import _checked, _Evaluate, _precision, initial_state
 from plasticity.quantum.readouts import Readout
 
@@ -83,7 +83,16 @@ class FreeCircuit(nn.Module):
         num_qubits, qubit = self.ansatz.num_qubits, self.readout.qubit
         x, norm = _checked(x, num_qubits, _precision(gates))
         scale = torch.linalg.matrix_norm(gates.detach(), keepdim=True) / 2  # 1 if it is unitary
-        plan = make_plan(self.ansatz, unitary=False)
+        plan = cheapest(
+            self.ansatz,
+            None,
+            batch=len(x),
+            features=x.shape[1],
+            outcomes=None,
+            grad=True,
+            unitary=False,
+            carry="states",
+        ).plan
         states = sweep(plan, gates / scale, (x / norm).T)
         # Along rows that are long in memory, squares and their sums are fast.
         parts = torch.view_as_real(states).flatten(1)

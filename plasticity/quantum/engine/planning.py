@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import random
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -15,6 +16,12 @@ BLOCK_QUBITS = 4
 """Qubits of a block, where nothing else is said. A brickwork's 2x2 diamond of four gates fills a
 16x16 matrix exactly: as many multiplications as gate by gate (4 x 4 per amplitude), in one
 well-shaped product, not four."""
+
+ATTEMPTED_GATES = 2000
+"""How many gates are put into plans, all together, in search of the cheapest: milliseconds."""
+
+NOISE = 1.5
+"""Gates by which a window may be worse than the best and still be taken in that search."""
 
 WIDTHS = (2, 3, 4, 5)
 """Qubits of a block that ``cheapest`` chooses from. Of more, making the blocks takes too long."""
@@ -97,29 +104,61 @@ class Plan:
 
 @lru_cache
 def make_plan(
-    ansatz: Ansatz, qubit: int | None = None, width: int = BLOCK_QUBITS, unitary: bool = True
+    ansatz: Ansatz,
+    qubit: int | None = None,
+    width: int = BLOCK_QUBITS,
+    unitary: bool = True,
+    behind: int = 0,
 ) -> Plan:
     """Fuse the gates in the light cone of ``qubit`` into blocks of ``width`` qubits.
 
     Greedy: of all windows of neighbouring qubits (around the ring, if some gate goes around), take
     the one that can absorb most of the gates that are due, until none is left.
+
+    Args:
+        ansatz: The gates.
+        qubit: Where an expectation value is read, or None.
+        width: Qubits of a block.
+        unitary: Whether the gates are known to be unitary.
+        behind: How many qubits must be behind a window, where qubits have to be moved anyway: with
+            few vectors, a window at the very end is many narrow products.
     """
+    return _attempted_plan(ansatz, qubit, width, unitary, behind, 0)
+
+
+@lru_cache(maxsize=None)
+def searched_plan(
+    ansatz: Ansatz,
+    qubit: int | None,
+    carry: Carry,
+    vectors: int,
+    width: int,
+    unitary: bool = True,
+    behind: int = 0,
+) -> Plan:
+    """Return the cheapest of several plans that differ in the order in which windows are taken.
+
+    The arguments are those of ``make_plan`` and ``cost``, with as many vectors as are carried.
+    """
+    size: dict[str, Any] = {"batch": vectors, "features": vectors, "grad": True}
+    size["outcomes"] = vectors if qubit is None else None
+    attempts = min(32, max(8, ATTEMPTED_GATES // ansatz.num_gates))
+    plans = (
+        _attempted_plan(ansatz, qubit, width, unitary, behind, attempt)
+        for attempt in range(attempts)
+    )
+    return min(plans, key=lambda plan: cost(Way(carry, plan), **size))
+
+
+def _attempted_plan(
+    ansatz: Ansatz, qubit: int | None, width: int, unitary: bool, behind: int, attempt: int
+) -> Plan:
     n = ansatz.num_qubits
     width = min(width, n)
     gates = light_cone(ansatz, qubit)
     pairs = [ansatz.pairs[g] for g in gates]
-    queues: list[list[int]] = [[k for k, pair in enumerate(pairs) if q in pair] for q in range(n)]
-    heads = [0] * n
-    windows = _windows(n, width, pairs)
-    blocks: list[tuple[tuple[int, ...], list[tuple[int, int]]]] = []
-    while any(head < len(queue) for head, queue in zip(heads, queues, strict=True)):
-        candidates = [(_absorb(window, queues, heads), window) for window in windows]
-        content, window = max(candidates, key=lambda candidate: len(candidate[0]))
-        for gate, _ in content:
-            for q in pairs[gate]:
-                heads[q] += 1
-        blocks.append((window, content))
-    steps, order = _steps(n, [window for window, _ in blocks])
+    blocks = _fused(n, width, pairs, attempt)
+    steps, order = _steps(n, [window for window, _ in blocks], behind)
     after = Transposition.between(order, tuple(range(n))) if qubit is None else None
     observed = None if qubit is None else order.index(qubit)
     flipped = [False] * len(gates)
@@ -128,6 +167,34 @@ def make_plan(
             flipped[gate] = window[position] != pairs[gate][0]
     layers = tuple(_layers(content) for _, content in blocks)
     return Plan(n, width, gates, tuple(flipped), layers, steps, after, observed, unitary=unitary)
+
+
+def _fused(
+    n: int, width: int, pairs: list[tuple[int, int]], attempt: int
+) -> list[tuple[tuple[int, ...], list[Slot]]]:
+    """Return the windows and what each holds, in order.
+
+    Above 0, an attempt is less greedy, by pseudo-random numbers. An odd one begins at the end.
+    """
+    backwards, last = attempt % 2 == 1, len(pairs) - 1
+    pairs = pairs[::-1] if backwards else pairs
+    queues = [[k for k, pair in enumerate(pairs) if q in pair] for q in range(n)]
+    heads = [0] * n
+    windows = _windows(n, width, pairs)
+    noise = random.Random(attempt)  # its sequence is the same on every machine
+    blocks = []
+    while any(head < len(queue) for head, queue in zip(heads, queues, strict=True)):
+        candidates = [(_absorb(window, queues, heads), window) for window in windows]
+        content, window = max(
+            candidates, key=lambda c: len(c[0]) + (NOISE * noise.random() if attempt else 0)
+        )
+        for gate, _ in content:
+            for q in pairs[gate]:
+                heads[q] += 1
+        blocks.append((window, content))
+    if not backwards:
+        return blocks
+    return [(window, [(last - g, p) for g, p in content[::-1]]) for window, content in blocks[::-1]]
 
 
 def _windows(n: int, width: int, pairs: list[tuple[int, int]]) -> list[tuple[int, ...]]:
@@ -141,12 +208,15 @@ def _windows(n: int, width: int, pairs: list[tuple[int, int]]) -> list[tuple[int
     return windows
 
 
-def _absorb(
-    window: tuple[int, ...], queues: list[list[int]], heads: list[int]
-) -> list[tuple[int, int]]:
-    """List (gate, position) of the gates that are due, one after the other, inside the window."""
+def _absorb(window: tuple[int, ...], queues: list[list[int]], heads: list[int]) -> list[Slot]:
+    """List the gates that are due, one after the other, inside the window.
+
+    They make at most as many layers as the window has qubits: all blocks are multiplied together,
+    so one with more layers would cost all of them.
+    """
     heads = heads.copy()
-    content: list[tuple[int, int]] = []
+    depths = [0] * len(window)
+    content: list[Slot] = []
     progress = True
     while progress:
         progress = False
@@ -155,8 +225,10 @@ def _absorb(
                 heads[a] < len(queues[a])
                 and heads[b] < len(queues[b])
                 and queues[a][heads[a]] == queues[b][heads[b]]
+                and (depth := max(depths[position : position + 2])) < max(2, len(window))
             ):
                 content.append((queues[a][heads[a]], position))
+                depths[position : position + 2] = depth + 1, depth + 1
                 heads[a] += 1
                 heads[b] += 1
                 progress = True
@@ -175,31 +247,41 @@ def _layers(content: list[Slot]) -> tuple[tuple[Slot, ...], ...]:
     return tuple(map(tuple, layers))
 
 
-def _steps(n: int, windows: list[tuple[int, ...]]) -> tuple[tuple[Step, ...], tuple[int, ...]]:
+def _steps(
+    n: int, windows: list[tuple[int, ...]], behind: int
+) -> tuple[tuple[Step, ...], tuple[int, ...]]:
     """Lay the qubits so that each window is contiguous, and as rarely as possible anew.
 
     Returns:
         The steps, and the order of the qubits after the last.
     """
+    order = natural = tuple(range(n))
 
     def place(order: tuple[int, ...], window: tuple[int, ...]) -> int | None:
         start = order.index(window[0])
         return start if order[start : start + len(window)] == window else None
 
-    def fits(order: tuple[int, ...], first: int) -> int:
+    if all(place(natural, window) is not None for window in windows):
+        behind = 0
+
+    def fits(order: tuple[int, ...], window: tuple[int, ...]) -> bool:
+        start = place(order, window)
+        return start is not None and start <= max(0, n - len(window) - behind)
+
+    def lasts(order: tuple[int, ...], first: int) -> int:
         count = 0
-        while first + count < len(windows) and place(order, windows[first + count]) is not None:
+        while first + count < len(windows) and fits(order, windows[first + count]):
             count += 1
         return count
 
-    order = natural = tuple(range(n))
     rotations = [natural[k:] + natural[:k] for k in range(n)]
     steps = []
     for k, window in enumerate(windows):
         before = None
-        if place(order, window) is None:
+        if not fits(order, window):
             moved = window + tuple(q for q in natural if q not in window)
-            new = max([*rotations, moved], key=lambda candidate: fits(candidate, k))
+            # Of orders that last as long, the one with the window in front: its product is largest.
+            new = max([*rotations, moved], key=lambda new: (lasts(new, k), -new.index(window[0])))
             before, order = Transposition.between(order, new), new
         start = place(order, window)
         assert start is not None
@@ -392,7 +474,7 @@ def cheapest(
     unitary: bool = True,
     carry: Carry | None = None,
 ) -> Way:
-    """Choose what to carry through the gates, and the width of blocks.
+    """Choose what to carry through the gates, and a plan.
 
     Args:
         ansatz: The gates.
@@ -402,16 +484,25 @@ def cheapest(
         outcomes: Leading basis states that are read, or None for an expectation value.
         grad: Whether a backward pass follows.
         unitary: Whether the gates are known to be unitary.
-        carry: Choose the width only.
+        carry: Choose the plan only.
     """
+
+    def estimate(way: Way) -> float:
+        return cost(way, batch=batch, features=features, outcomes=outcomes, grad=grad)
+
     carries: tuple[Carry, ...] = (carry,) if carry else ("rows", "columns", "states")
-    plans = [
-        make_plan(ansatz, qubit, width, unitary)
+    kinds = [
+        (carry, width, behind)
+        for carry in carries
         for width in WIDTHS
+        for behind in (0, 2)
         if width <= ansatz.num_qubits
     ]
-    ways = [Way(carry, plan) for carry in carries for plan in plans]
-    return min(
-        ways,
-        key=lambda way: cost(way, batch=batch, features=features, outcomes=outcomes, grad=grad),
-    )
+    plans = [make_plan(ansatz, qubit, width, unitary, behind) for _, width, behind in kinds]
+    ways = [Way(carry, plan) for (carry, *_), plan in zip(kinds, plans, strict=True)]
+    carry, width, behind = kinds[ways.index(min(ways, key=estimate))]
+    # Of states any number, so that batches of all sizes have the same plan.
+    vectors = {"rows": outcomes or 0, "columns": features, "states": 128}[carry]
+    if not vectors:
+        return min(ways, key=estimate)
+    return Way(carry, searched_plan(ansatz, qubit, carry, vectors, width, unitary, behind))

@@ -8,6 +8,7 @@ its backward pass, and then the next.
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from typing import Any, ClassVar
 
@@ -23,6 +24,9 @@ HISTORY_BYTES = 17 * 2**20
 """Bytes of intermediate states that a backward pass may keep. Older ones are recomputed from newer
 ones by the inverse blocks, so memory stops growing with depth. Where blocks are not unitary, all
 are kept."""
+
+SUMMED_BYTES = 2**18
+"""Bytes of gradients that are summed in one call, at most."""
 
 POOL_BYTES = 256 * 2**20
 """Bytes that programs which wait for their next use may hold, all together."""
@@ -141,7 +145,6 @@ class Program:
     def _lay_out_backward(self, whole: int) -> None:
         plan, memory, total = self._plan, self._memory, len(self._plan.steps)
         in_turn = [memory.new(whole) for _ in range(2)]
-        self._windows = memory.new(max(p.left * p.rows * p.columns for p in self._products))
         last = in_turn[total % 2][: self.final.numel()]
         self._backward: list[Call] = []
         self.final_grad = last.view(self.final.shape)
@@ -152,6 +155,12 @@ class Program:
         if self._oldest:
             self._backward.append(partial(torch.conj_physical, self._blocks.blocks, out=inverses))
         inverses = inverses if plan.transposed else inverses.mT
+        summed = {
+            step.block: product.left
+            for step, product in zip(plan.steps, self._products, strict=True)
+            if product.is_whole and product.left > 1
+        }
+        sums = _Sums(memory, self._blocks.grad_blocks, summed)
         for k in reversed(range(total)):
             step, product = plan.steps[k], self._products[k]
             left, right = product.left, product.right * self._vectors
@@ -164,7 +173,7 @@ class Program:
                     _multiplication(inverses[step.block], after, self._operands[k], left, right)
                 )
             grad = in_turn[(k + 1) % 2][: left * product.rows * right]
-            self._backward += self._gradient_of_matrix(k, grad)
+            self._backward += self._gradient_of_matrix(k, grad, sums)
             operand = in_turn[k % 2][: left * product.columns * right]
             move = step.before
             out = self._spare if move else operand
@@ -176,29 +185,24 @@ class Program:
             else:
                 self._to_start, self._start_grad = carrying, operand.view(self._start.shape)
 
-    def _gradient_of_matrix(self, k: int, grad: Tensor) -> list[Call]:
+    def _gradient_of_matrix(self, k: int, grad: Tensor, sums: _Sums) -> list[Call]:
         product, of_block = self._products[k], self._blocks.grad_blocks[self._plan.steps[k].block]
         left, right = product.left, product.right * self._vectors
-        factors = grad.view(left, product.rows, right), self._operands[k].view(left, product.columns, right)
+        operand = self._operands[k].view(left, product.columns, right)
+        factors = grad.view(left, product.rows, right), operand
         if self._plan.transposed:
             factors = factors[::-1]
         rows, columns = (factor.shape[1] for factor in factors)
-        part = of_block if product.is_whole else self._memory.new(rows, columns)
-        if left == 1:
-            calls: list[Call] = [
-                partial(torch.bmm, factors[0], factors[1].mT, out=part.unsqueeze(0))
-            ]
-        else:
-            each = self._windows[: left * rows * columns].view(left, rows, columns)
-            calls = [
-                partial(torch.bmm, factors[0], factors[1].mT, out=each),
-                partial(torch.sum, each, 0, out=part),
-            ]
+        if product.is_whole and left > 1:
+            each, adding = sums.of(self._plan.steps[k].block, left)
+            return [partial(torch.bmm, factors[0], factors[1].mT, out=each), *adding]
+        each = of_block.unsqueeze(0) if product.is_whole else self._memory.new(left, rows, columns)
+        calls: list[Call] = [partial(torch.bmm, factors[0], factors[1].mT, out=each)]
         if not product.is_whole:
             if self._plan.transposed:
-                of_block, part = of_block.mT, part.mT
+                of_block, each = of_block.mT, each.mT
             target = product.select(of_block)
-            calls.append(partial(target.copy_, part.view(target.shape)))
+            calls.append(partial(torch.sum, each.view(left, *target.shape), 0, out=target))
         return calls
 
     def run(self, weights: Tensor, states: Tensor | None) -> Tensor:
@@ -267,6 +271,48 @@ class Program:
         for call in self._to_start:
             call()
         return self._start_grad.conj_physical()
+
+
+class _Sums:
+    """Sums over windows: of a block's gradients, one of each window that it is multiplied onto.
+
+    Small ones lie side by side in memory, so that many blocks are summed in one call. Blocks with
+    as many windows share the memory.
+
+    Args:
+        memory: Where tensors are made.
+        grad_blocks: Where the sums are to be, ``(blocks, size, size)``.
+        num_windows: Of each block that is to be summed.
+    """
+
+    def __init__(self, memory: Memory, grad_blocks: Tensor, num_windows: dict[int, int]) -> None:
+        self._grad_blocks = grad_blocks
+        self._rooms: dict[int, tuple[Tensor, Tensor]] = {}
+        self._waiting: dict[int, list[int]] = {}
+        self._to_come = Counter(num_windows.values())
+        size = grad_blocks.shape[1:]
+        for left, blocks in self._to_come.items():
+            most = max(1, SUMMED_BYTES // (left * grad_blocks[0].nbytes))
+            room = memory.new(min(blocks, most), left, *size), memory.new(min(blocks, most), *size)
+            self._rooms[left], self._waiting[left] = room, []
+
+    def of(self, block: int, left: int) -> tuple[Tensor, list[Call]]:
+        """Return where a block's gradients go, ``(left, size, size)``, and what to call then."""
+        waiting, (windows, sums) = self._waiting[left], self._rooms[left]
+        waiting.append(block)
+        here = windows[len(waiting) - 1]
+        self._to_come[left] -= 1
+        if len(waiting) < len(windows) and self._to_come[left]:
+            return here, []
+        self._waiting[left] = []
+        if len(waiting) == 1:
+            return here, [partial(torch.sum, here, 0, out=self._grad_blocks[block])]
+        windows, sums = windows[: len(waiting)], sums[: len(waiting)]
+        index = torch.tensor(waiting, device=sums.device)
+        return here, [
+            partial(torch.sum, windows, 1, out=sums),
+            partial(self._grad_blocks.index_copy_, 0, index, sums),
+        ]
 
 
 def _multiplication(matrix: Tensor, source: Tensor, out: Tensor, left: int, right: int) -> Call:

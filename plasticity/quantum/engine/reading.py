@@ -201,40 +201,38 @@ class _Rows(_Reading):
     """
 
     def run(self) -> Tensor:
-        plan, x = reversed_plan(self.plan), self.x
-        final = self._contract(plan, None, self.outcomes or 0)
-        self._rows = final[: x.shape[1]]
+        final = self._contract(reversed_plan(self.plan), None, self.outcomes or 0)
+        x, self._rows = self.x, final[: self.x.shape[1]]
         if x.is_complex():
             amplitudes = torch.view_as_real(torch.mm(self._rows.T, x.T)).movedim(2, 1)
         else:
-            amplitudes = torch.mm(self._reals().T, x.T).unflatten(0, (-1, 2))
-        self._amplitudes = amplitudes.mul_(self._scale.T)
+            amplitudes = torch.mm(self._reals().T, x.T).view(-1, 2, len(x))
+        self._amplitudes = amplitudes.mul_(self._scale.view(-1))
         return amplitudes.square().sum(1).T.contiguous()
 
     def _reals(self) -> Tensor:
-        return torch.view_as_real(self._rows).flatten(1)
+        return torch.view_as_real(self._rows).view(len(self._rows), -1)
 
     def pull_back(self, grad: Tensor, of_x: bool) -> tuple[Tensor | None, Tensor | None, Tensor]:
         x = self.x
-        conjugate = self._amplitudes * (grad * self._scale).T.unsqueeze(1)
-        conjugate.mul_(_conjugating(grad.dtype, grad.device)[0].unsqueeze(1))
+        # Half of the amplitudes' gradient; the other half comes with the signs.
+        half = self._amplitudes * (grad * self._scale).T.unsqueeze(1)
+        conjugate = half * _conjugating(grad.dtype, grad.device)[0].view(2, 1)
         target = self._grad_of_final(x.shape[1])
         if x.is_complex():
             of_product = torch.view_as_complex(conjugate.movedim(1, 2).contiguous())
             torch.mm(x.T, of_product.T, out=target)
         else:  # faster than the product the other way around, which is the gradient itself
-            of_product = conjugate.flatten(0, 1)
-            turned = torch.mm(of_product, x, out=x.new_empty(len(of_product), x.shape[1]))
-            torch.view_as_real(target).flatten(1).copy_(turned.T)
+            turned = torch.mm(conjugate.view(-1, len(x)), x)
+            torch.view_as_real(target).view(x.shape[1], -1).copy_(turned.T)
         of_weights = self._lease.program.pull_back(None, of=self.weights)
         if not of_x:
             return None, None, of_weights
-        of_amplitudes = conjugate * _conjugating(grad.dtype, grad.device)[0].unsqueeze(1) / 2
-        of_norm = -(of_amplitudes * self._amplitudes).sum((0, 1)).unsqueeze(1)
+        of_norm = -2 * (half * self._amplitudes).sum((0, 1)).unsqueeze(1)
         if x.is_complex():
-            of_product = torch.view_as_complex(of_amplitudes.movedim(1, 2).contiguous())
-            return of_product.T @ self._rows.mH, of_norm, of_weights
-        return of_amplitudes.flatten(0, 1).T @ self._reals().T, of_norm, of_weights
+            of_product = torch.view_as_complex(half.movedim(1, 2).contiguous()).T
+            return 2 * of_product @ self._rows.mH, of_norm, of_weights
+        return 2 * half.view(-1, len(x)).T @ self._reals().T, of_norm, of_weights
 
 
 class _Columns(_Reading):

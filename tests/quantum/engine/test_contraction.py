@@ -16,6 +16,7 @@ from plasticity.quantum.engine.contraction import sweep
 from plasticity.quantum.engine.gates import gate_matrices
 from plasticity.quantum.engine.planning import (
     CALL,
+    PIECE,
     TRAFFIC,
     Way,
     cheapest,
@@ -335,7 +336,7 @@ def test_cost_model_counts_the_operations_of_a_small_case() -> None:
     making = CALL + 8 * 16**3  # the product of the two layers
 
     def product(vectors: int, rows: int = 16, columns: int = 16) -> int:
-        return CALL + vectors * (8 * rows * columns + TRAFFIC * columns)
+        return CALL + PIECE + vectors * (8 * rows * columns + TRAFFIC * columns)
 
     assert count("states", grad=False) == making + product(3)
     assert count("states") == 3 * (making + product(3))
@@ -357,7 +358,8 @@ def test_cost_model_counts_qubits_that_are_moved() -> None:
     layers = max(len(block) for block in plan.blocks)
     expected = moves * (CALL + 2 * TRAFFIC * 2**6 * 7)
     expected += (layers - 1) * (CALL + 8 * len(plan.blocks) * 8**3)
-    expected += sum(CALL + 2**6 * 7 * (8 * 8 + TRAFFIC) for _ in products(plan))
+    of_a_step = CALL + 2**6 * 7 * (8 * 8 + TRAFFIC)
+    expected += sum(of_a_step + PIECE * part.left for part in products(plan))
     found = cost(Way("states", plan), batch=7, features=64, outcomes=64, grad=False)
     assert found == pytest.approx(expected)
 
