@@ -81,9 +81,10 @@ class _PermutedImages:
         return len(self.labels)
 
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        # Permuting rows copies whole runs of memory, permuting columns byte by byte: transpose
-        # first. The result's columns are contiguous, which matrix products take as it is.
-        x = self.pixels[index].T.contiguous().index_select(0, self.permutation).T * self.scale
+        # Bytes are permuted one by one, numbers several at a time: so the images are scaled first.
+        is_run = isinstance(index, slice)
+        chosen = self.pixels[index] if is_run else self.pixels.index_select(0, index)
+        x = (chosen * self.scale).index_select(1, self.permutation)
         if self.unit_norm:
             x = x / torch.linalg.vector_norm(x, dim=1, keepdim=True)
         return x, self.labels[index]
