@@ -51,6 +51,7 @@ class _Evaluate:
         if readout.qubit is not None and not unitary:
             raise ValueError(f"{readout} needs probabilities: gates that are not unitary give none")
         self.ansatz, self.readout, self.carry, self.unitary = ansatz, readout, carry, unitary
+        self._ways: dict[tuple[int, int, bool, Carry | None], Way] = {}
         self._kept: tuple[Way, Tensor, Tensor] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:  # copies and pickles begin without a kept matrix
@@ -68,16 +69,7 @@ class _Evaluate:
         num_qubits, readout = self.ansatz.num_qubits, self.readout
         x, norm = _checked(x, num_qubits, _precision(weights))
         outcomes = readout.num_outcomes(num_qubits)
-        way = cheapest(
-            self.ansatz,
-            readout.qubit,
-            batch=len(x),
-            features=x.shape[1],
-            outcomes=outcomes,
-            grad=torch.is_grad_enabled() and weights.requires_grad,
-            unitary=self.unitary,
-            carry=self.carry,
-        )
+        way = self._way(x, torch.is_grad_enabled() and weights.requires_grad)
         has_derivatives = torch.is_grad_enabled() or is_forward_mode()
         if way.carry == "states" or has_derivatives or is_transformed(weights):
             read = probabilities(way, x, norm, weights, outcomes, multiply)
@@ -87,6 +79,22 @@ class _Evaluate:
         if readout.qubit is None:
             return readout(read)
         return readout(2 * read - 1)  # the probability of 0 less that of 1
+
+    def _way(self, x: Tensor, grad: bool) -> Way:
+        """Return what is cheapest; asked only once, since to compare ansaetze takes a while."""
+        kind = (*x.shape, grad, self.carry)
+        if kind not in self._ways:
+            self._ways[kind] = cheapest(
+                self.ansatz,
+                self.readout.qubit,
+                batch=len(x),
+                features=x.shape[1],
+                outcomes=self.readout.num_outcomes(self.ansatz.num_qubits),
+                grad=grad,
+                unitary=self.unitary,
+                carry=self.carry,
+            )
+        return self._ways[kind]
 
     def _matrix(self, way: Way, weights: Tensor, count: int) -> Tensor:
         """Return the matrix of ``count`` rows or columns, or the kept one that has them."""
@@ -125,7 +133,8 @@ def _checked(x: Tensor, num_qubits: int, dtype: torch.dtype) -> tuple[Tensor, Te
             f"{x.shape[1]} features do not fit: {num_qubits} qubits have 1 to {2**num_qubits} "
             "amplitudes"
         )
-    x = x.to(dtype.to_complex() if x.is_complex() else dtype)
+    if x.dtype != dtype:
+        x = x.to(dtype.to_complex() if x.is_complex() else dtype)
     norm = _norms(x)
     if x.device.type != "cpu" or is_transformed(norm) or is_forward_mode():
         x = _within_range(x, norm.detach())

@@ -136,25 +136,25 @@ def gate_matrices(angles: Tensor) -> Tensor:
 # --------------------------------------------------------------------------------- for a program
 @cached_constants
 def _laid_out_constants(device: torch.device) -> tuple[Tensor, ...]:
-    """Return what maps angles to -H, and levels to gaps; which gap is of a pair; gradients' map."""
+    """Return what maps angles to -H/2, and levels to gaps; a pair's gap; what maps gradients."""
     (basis,) = _pauli_basis(device)
     real, imaginary = basis.unflatten(1, (16, 2)).unbind(2)
     first, second = torch.triu_indices(4, 4, 1, device=device)
     level = torch.eye(4, dtype=torch.float64, device=device)
-    gaps = (level[:, first] - level[:, second]) / (2 * math.pi)  # torch's sinc has a factor pi
+    gaps = (level[:, first] - level[:, second]) / math.pi  # torch's sinc has a factor pi
     of_pair = torch.full((4, 4), len(first), device=device)  # behind the gaps: of equal levels
     of_pair[first, second] = of_pair[second, first] = torch.arange(len(first), device=device)
     along_paulis = torch.stack([imaginary, real], 2).flatten(1).T.contiguous()
-    return -basis, gaps.contiguous(), of_pair.flatten(), along_paulis
+    return -basis / 2, gaps.contiguous(), of_pair.flatten(), along_paulis
 
 
 class ExponentialCalls:
     """Gates and their derivatives as calls on memory that is made once.
 
-    The same as ``exponentials`` and ``pull_to_angles``, with the eigenvalues m of -H = V diag(m) V*
-    and the conjugated gradient C of the gates. With A = V diag(exp(i m/2)) and B = conj(V)
-    diag(exp(i m/2)), the gate is A B^T. The gradient of angle k is
-    Re tr(P_k^T (-i) B (S o (V^T C conj(V))) A^T), S_ij = sinc((m_i - m_j)/2).
+    The same as ``exponentials`` and ``pull_to_angles``, with -H/2 = V diag(m) V* and the conjugated
+    gradient C of the gates. With A = V diag(exp(i m)) and B = conj(V) diag(exp(i m)), the gate is
+    A B^T. The gradient of angle k is Re tr(P_k^T (-i) B (S o (V^T C conj(V))) A^T), where
+    S_ij = sinc(m_i - m_j).
 
     Args:
         gates: Where ``forward`` writes the gates, ``(gates, 4, 4)``, complex.
@@ -181,8 +181,7 @@ class ExponentialCalls:
         def reals(tensor: Tensor) -> Tensor:
             return torch.view_as_real(tensor).view(count, 32)
 
-        self.angles, levels, half = real(15), real(4), real(4)
-        self._hamiltonian = matrices()
+        self.angles, levels, self._halved = real(15), real(4), matrices()
         vectors = matrices().mT  # as LAPACK leaves them
         conjugate, left, right = matrices().mT, matrices().mT, matrices().mT
         self._spectrum = levels, vectors
@@ -190,10 +189,9 @@ class ExponentialCalls:
         ones = torch.ones_like(levels)
         exact = gates if gates.dtype == torch.complex128 else matrices()
         self.forward: list[Call] = [
-            partial(torch.mm, self.angles, basis, out=reals(self._hamiltonian)),
+            partial(torch.mm, self.angles, basis, out=reals(self._halved)),
             self._diagonalise,
-            partial(torch.mul, levels, 0.5, out=half),
-            partial(torch.polar, ones, half, out=phases.squeeze(1)),
+            partial(torch.polar, ones, levels, out=phases.squeeze(1)),
             partial(torch.conj_physical, vectors, out=conjugate),
             partial(torch.mul, vectors, phases, out=left),
             partial(torch.mul, conjugate, phases, out=right),
@@ -226,7 +224,7 @@ class ExponentialCalls:
 
     def _diagonalise(self) -> None:
         try:
-            torch.linalg.eigh(self._hamiltonian, out=self._spectrum)
+            torch.linalg.eigh(self._halved, out=self._spectrum)
         except torch.linalg.LinAlgError:  # angles that are not finite give NaN, as any layer would
             for part in self._spectrum:
                 part.fill_(math.nan)

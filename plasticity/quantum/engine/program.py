@@ -259,7 +259,7 @@ class Program:
         for call in self._pulling:
             call()
         if self._exponentials:
-            found = self._exponentials.grad_angles.to(of.dtype, copy=True)
+            found = torch.empty_like(of[: len(self._plan.gates)]).copy_(self._exponentials.grad_angles)
         else:
             found = self._blocks.grad_gates.conj_physical()
         if len(self._plan.gates) == len(of):

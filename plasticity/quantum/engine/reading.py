@@ -189,8 +189,9 @@ class _Reading:
     def _grad_of_final(self, count: int) -> Tensor:
         """Return where the conjugated gradient of the first ``count`` amplitudes is to be put."""
         whole = self._lease.program.final_grad
-        if count < len(whole):
-            whole[count:].zero_()
+        if count == len(whole):
+            return whole
+        whole[count:].zero_()
         return whole[:count]
 
 
@@ -216,7 +217,7 @@ class _Rows(_Reading):
     def pull_back(self, grad: Tensor, of_x: bool) -> tuple[Tensor | None, Tensor | None, Tensor]:
         x = self.x
         # Half of the amplitudes' gradient; the other half comes with the signs.
-        half = self._amplitudes * (grad * self._scale).T.unsqueeze(1)
+        half = self._amplitudes * (grad * self._scale).T.contiguous().unsqueeze(1)
         conjugate = half * _conjugating(grad.dtype, grad.device)[0].view(2, 1)
         target = self._grad_of_final(x.shape[1])
         if x.is_complex():
