@@ -110,14 +110,16 @@ class QuantumFeatures(BaseFeaturesExtractor):
         x, is_zero = _over_largest(
             observations.reshape(len(observations), self._size), angles.dtype
         )
-        x = torch.where(is_zero, 1.0, x)  # any direction: its probabilities are replaced below
+        if is_zero is not None:
+            x = torch.where(is_zero, 1.0, x)  # any direction: its probabilities are replaced below
         learning = torch.is_grad_enabled() and (angles.requires_grad or x.requires_grad)
         if learning:
             probabilities = self.qnn(x)
         else:
             with torch.no_grad():
                 probabilities = self._still(x, angles)
-        probabilities = torch.where(is_zero, 1 / self.features_dim, probabilities)
+        if is_zero is not None:
+            probabilities = torch.where(is_zero, 1 / self.features_dim, probabilities)
         return torch.tanh(self.scale * probabilities)
 
 
@@ -174,15 +176,20 @@ class NormalisedTanh(torch.nn.Module):
         return torch.nn.functional.layer_norm(z, z.shape[-1:]).tanh()
 
 
-def _over_largest(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Divide each row by its largest absolute value; also tell which rows are zero.
+def _over_largest(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """Divide each row by its largest absolute value; also tell which rows are zero, if any are.
 
     Beside the largest number no square is lost to underflow or overflow.
     """
     x = x.to(dtype)
     largest = x.abs().amax(1, keepdim=True)
-    _check_finite(x, largest)
-    return x / largest.clamp(min=torch.finfo(dtype).tiny), largest == 0
+    tiny = torch.finfo(dtype).tiny
+    if x.device.type == "cpu" and not is_transformed(x) and len(x):
+        low, high = (bound.item() for bound in largest.detach().aminmax())
+        if tiny <= low and high < math.inf:  # NaN is neither
+            return x / largest, None
+        _check_finite(x, largest)
+    return x / largest.clamp(min=tiny), largest == 0
 
 
 def _num_observations(space: spaces.Space, accepting: str) -> int:
@@ -202,7 +209,7 @@ def _num_observations(space: spaces.Space, accepting: str) -> int:
 
 def _check_finite(x: Tensor, largest: Tensor) -> None:
     """Raise if a row is not finite; ``largest``, each row's largest absolute value, tells."""
-    if x.device.type != "cpu" or is_transformed(x) or bool(largest.isfinite().all()):
+    if bool(largest.isfinite().all()):
         return
     row, column = (~x.isfinite()).nonzero()[0].tolist()
     raise ValueError(

@@ -18,7 +18,8 @@ from stable_baselines3.common.env_util import make_vec_env
 
 import plasticity.quantum.layer
 from plasticity.quantum.circuits import Ring
-from plasticity.quantum.engine.planning import cheapest, make_plan
+from plasticity.quantum.engine import program
+from plasticity.quantum.engine.planning import cheapest
 from plasticity.quantum.readouts import Probabilities
 from plasticity.rl.features import MlpFeatures, QuantumFeatures
 from tests.oracle import DATA, dense_probabilities
@@ -38,13 +39,13 @@ def features() -> QuantumFeatures:
 def sweeps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Grows by one whenever gates are contracted: "learn" with a gradient, else "still"."""
     calls: list[str] = []
-    sweep = plasticity.quantum.layer.sweep
+    init = program.Lease.__init__
 
-    def counted(*args: Any) -> torch.Tensor:
-        calls.append("learn" if torch.is_grad_enabled() else "still")
-        return sweep(*args)
+    def counted(self: program.Lease, *args: Any, grad: bool, **options: Any) -> None:
+        calls.append("learn" if grad else "still")
+        init(self, *args, grad=grad, **options)
 
-    monkeypatch.setattr(plasticity.quantum.layer, "sweep", counted)
+    monkeypatch.setattr(program.Lease, "__init__", counted)
     return calls
 
 
@@ -229,8 +230,8 @@ def test_frozen_circuit_is_contracted_once(features: QuantumFeatures, sweeps) ->
 
 
 def test_update_on_ant_carries_the_columns_of_its_observations() -> None:
-    plan = make_plan(Ring(9, 12), Probabilities.qubit)
-    assert cheapest(plan, batch=128, features=27, outcomes=512, grad=True) == "columns"
+    size = dict(batch=128, features=27, outcomes=512, grad=True)
+    assert cheapest(Ring(9, 12), Probabilities.qubit, **size).carry == "columns"
 
 
 # ----------------------------------------------------------------------------------- in policies

@@ -335,6 +335,9 @@ def sweep(plan: Plan, weights: Tensor, states: Tensor | int) -> Tensor:
     """
     if not plan.gates or are_transforms_active() or is_forward_mode():
         return in_words(plan, weights, states)
+    if not torch.is_grad_enabled():  # else the function is told that gradients are wanted
+        weights = weights.detach()
+        states = states if isinstance(states, int) else states.detach()
     if isinstance(states, int):
         return _Contraction.apply(plan, weights, None, states)
     return _Contraction.apply(plan, weights, states, states.shape[1])

@@ -45,6 +45,8 @@ def probabilities(
     """
     if not way.plan.gates or are_transforms_active() or is_forward_mode():
         return _in_words(way, x, norm, weights, outcomes, multiply)
+    if not torch.is_grad_enabled():  # else the function is told that gradients are wanted
+        x, norm, weights = x.detach(), norm.detach(), weights.detach()
     return _Probabilities.apply(way, x, norm, weights, outcomes)
 
 
