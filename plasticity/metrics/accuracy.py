@@ -14,7 +14,7 @@ from plasticity.metrics.kept import Kept, numbers_of
 from plasticity.tasks.streams import Samples, Task
 
 EVALUATION_BATCH = 500
-"""Samples evaluated at once; it decides nothing else. With 2,000 images, arrays leave the cache, and
+"""Samples evaluated at once; it decides nothing else. With 2,000 images arrays leave the cache, and
 an evaluation takes four times as long."""
 
 

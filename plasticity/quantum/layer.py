@@ -74,7 +74,9 @@ class _Evaluate:
         if way.carry == "states" or has_derivatives or is_transformed(weights):
             read = probabilities(way, x, norm, weights, outcomes, multiply)
         else:
-            matrix = self._matrix(way, weights, outcomes if way.carry == "rows" and outcomes else x.shape[1])
+            matrix = self._matrix(
+                way, weights, outcomes if way.carry == "rows" and outcomes else x.shape[1]
+            )
             read = by_matrix(way, x, norm, matrix, outcomes, multiply)
         if readout.qubit is None:
             return readout(read)

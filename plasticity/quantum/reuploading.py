@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import tensorcircuit as tc
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from plasticity.quantum.circuits import Ansatz, in_backend
 from plasticity.quantum.engine.constants import cached_constants
 from plasticity.quantum.engine.contraction import sweep
-from plasticity.quantum.engine.planning import Plan, make_plan, reversed_plan
+from plasticity.quantum.engine.planning import Carry, Plan, cheapest, reversed_plan
 from plasticity.quantum.layer import QNN, _checked, _precision, initial_state
 from plasticity.quantum.readouts import Readout
 
@@ -60,8 +61,9 @@ class ReuploadingQNN(QNN):
         self._spans = tuple(itertools.pairwise((0, *bounds[1:])))
         self._parts = tuple(  # without gates, the first is None
             Ansatz(ansatz.num_qubits, ansatz.pairs[start:end]) if end else None
-            for start, end in self._spans
+            for start, end in self._spans[:-1]
         )
+        self._last = Ansatz(ansatz.num_qubits, ansatz.pairs[self._spans[-1][0] :])
         shape = len(places), ansatz.num_qubits, features
         self.uploads = nn.Parameter(initial_uploads(shape).to(self.angles.dtype))
 
@@ -80,24 +82,23 @@ class ReuploadingQNN(QNN):
         x, rotations = self._rotations(x)
         amplitudes = 2**self.ansatz.num_qubits
         states = torch.nn.functional.pad(x.T, (0, 0, 0, amplitudes - x.shape[1]))
-        *parts, (last, angles) = [
-            (part, self.angles[start:end])
-            for part, (start, end) in zip(self._parts, self._spans, strict=True)
-        ]
-        for (part, of_part), phi in zip(parts, rotations, strict=True):
+        for part, (start, end), phi in zip(self._parts, self._spans[:-1], rotations, strict=True):
             if part is not None:
-                states = sweep(make_plan(part), of_part, states)
+                states = sweep(_plan(part, states), self.angles[start:end], states)
             states = _rotated(states, phi.T)
-        return self._read(make_plan(last, self.readout.qubit), angles, states)
+        return self._read(states)
 
-    def _read(self, plan: Plan, angles: Tensor, states: Tensor) -> Tensor:
-        """Read the states, ``(2**num_qubits, batch)``, after the last gates."""
+    def _read(self, states: Tensor) -> Tensor:
+        """Apply the gates after the last rotation to ``(2**num_qubits, batch)``, and read."""
+        last, angles = self._last, self.angles[self._spans[-1][0] :]
         outcomes = self.readout.num_outcomes(self.ansatz.num_qubits)
+        few = outcomes if outcomes is not None and outcomes < states.shape[1] else None
+        plan = _plan(last, states, self.readout.qubit, few)
         if outcomes is None:
             squares = torch.view_as_real(sweep(plan, angles, states)).square().sum(0)
             return self.readout(2 * squares.sum(1) - 1)  # the probability of 0 less that of 1
-        if outcomes < states.shape[1]:  # the fewer vectors are carried
-            states = sweep(reversed_plan(plan), angles, outcomes).T @ states
+        if few:  # the fewer vectors are carried
+            states = sweep(reversed_plan(plan), angles, few).T @ states
         else:
             states = sweep(plan, angles, states)[:outcomes]
         squares = torch.view_as_real(states).square()
@@ -119,13 +120,24 @@ class ReuploadingQNN(QNN):
         state = initial_state(x, num_qubits, self.angles.dtype)
         _, rotations = self._rotations(x.unsqueeze(0))
         circuit = tc.Circuit(num_qubits, inputs=in_backend(state))
-        for k, (part, (start, end)) in enumerate(zip(self._parts, self._spans, strict=True)):
+        for k, (part, (start, end)) in enumerate(
+            zip((*self._parts, self._last), self._spans, strict=True)
+        ):
             if k > 0:
                 for qubit, phi in enumerate(rotations[k - 1, 0]):
                     circuit.rz(qubit, theta=in_backend(2 * phi))  # exp(-i theta Z / 2)
             if part is not None:
                 part.extend(circuit, self.angles[start:end])
         return circuit
+
+
+def _plan(
+    ansatz: Ansatz, states: Tensor, qubit: int | None = None, rows: int | None = None
+) -> Plan:
+    """Return what is cheapest for states, ``(2**num_qubits, batch)``, or for a number of rows."""
+    size: dict[str, Any] = {"batch": states.shape[1], "features": len(states), "grad": True}
+    carry: Carry = "rows" if rows else "states"
+    return cheapest(ansatz, qubit, **size, outcomes=rows, carry=carry).plan
 
 
 def _rotated(states: Tensor, phi: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ from stable_baselines3 import A2C, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 
-import plasticity.quantum.layer
 from plasticity.quantum.circuits import Ring
 from plasticity.quantum.engine import program
 from plasticity.quantum.engine.planning import cheapest

@@ -9,8 +9,7 @@ are selections, too. What is selected depends on the plan alone.
 from __future__ import annotations
 
 import itertools
-import math
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -162,7 +161,8 @@ class _BlocksBackward(torch.autograd.Function):
 def _layers(plan: Plan, gates: Tensor) -> tuple[Tensor, ...]:
     """Return each layer's matrices, ``(blocks, size, size)``."""
     factors, _, _ = _tables(plan, gates.device)
-    return math.prod(_numbers(gates)[factors].unbind()[1:], start=_numbers(gates)[factors[0]]).unbind()
+    numbers = _numbers(gates)
+    return reduce(torch.mul, [numbers[factor] for factor in factors]).unbind()
 
 
 def _products(layers: tuple[Tensor, ...]) -> list[Tensor]:
@@ -194,7 +194,7 @@ def _pull_to_gates(plan: Plan, samples: int | None, grad: Tensor, gates: Tensor)
     layer = places[:, 0, 0] // size**2
     entries = (places % size**2).flatten(1).unsqueeze(1).expand(-1, stacked.shape[1], -1)
     selected = stacked[layer].gather(2, entries).unflatten(2, (16, -1))
-    weights = math.prod(_numbers(gates)[others].unbind())
+    weights = reduce(torch.mul, _numbers(gates)[others].unbind())
     of_gates = (selected @ weights[:, None, :, None]).squeeze(3).conj()
     if samples is None:
         return of_gates.reshape(-1, 4, 4)
@@ -241,9 +241,10 @@ class BlockCalls:
 
     def __init__(self, plan: Plan, memory: Memory, *, grad: bool) -> None:
         factors, places, others = _tables(plan, memory.device)
-        num_gates, size = len(plan.gates), 2**plan.width
+        num_gates = len(plan.gates)
         numbers = memory.new(16 * num_gates + 2)
-        numbers[-2:] = torch.tensor([0, 1])
+        numbers[-2].fill_(0)
+        numbers[-1].fill_(1)
         self.gates = numbers[:-2].view(num_gates, 4, 4)
         selected = memory.new(*factors.shape)
         layers = selected[0]  # the product of the factors takes the place of the first

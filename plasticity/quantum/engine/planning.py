@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Any, Literal
 
 from torch import Tensor
@@ -126,7 +126,7 @@ def make_plan(
     return _attempted_plan(ansatz, qubit, width, unitary, behind, 0)
 
 
-@lru_cache(maxsize=None)
+@cache
 def searched_plan(
     ansatz: Ansatz,
     qubit: int | None,

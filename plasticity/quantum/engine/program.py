@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from plasticity.quantum.engine.blocks import BlockCalls, acting
+from plasticity.quantum.engine.constants import cached_constants
 from plasticity.quantum.engine.gates import ExponentialCalls
 from plasticity.quantum.engine.memory import Call, Memory
 from plasticity.quantum.engine.planning import Plan, Transposition, products
@@ -96,7 +97,7 @@ class Program:
         first, last, move = self._products[0], self._products[-1], plan.steps[0].before
         start = self._spare if move else self._operands[0]
         self._start = start.view(first.left * first.columns * first.right, vectors)
-        self._basis = torch.eye(*self._start.shape, dtype=dtype, device=device) if basis else None
+        self._basis = torch.eye(*self._start.shape, dtype=dtype, device=device) if basis else start
 
         self._parts_made: list[Call] = []
         self._parts = [self._part(k) for k in range(total)]
@@ -109,7 +110,9 @@ class Program:
             if move is not None:
                 self._forward.append(_transposing(move, self._spare, self._operands[k]))
         self.final = memory.new(last.left * last.rows * last.right, vectors)
-        self._ending: list[Call] = [self._step(total - 1, self._spare if plan.after else self.final)]
+        self._ending: list[Call] = [
+            self._step(total - 1, self._spare if plan.after else self.final)
+        ]
         if plan.after is not None:
             self._ending.append(_transposing(plan.after, self._spare, self.final))
         if grad:
@@ -259,7 +262,9 @@ class Program:
         for call in self._pulling:
             call()
         if self._exponentials:
-            found = torch.empty_like(of[: len(self._plan.gates)]).copy_(self._exponentials.grad_angles)
+            found = torch.empty_like(of[: len(self._plan.gates)]).copy_(
+                self._exponentials.grad_angles
+            )
         else:
             found = self._blocks.grad_gates.conj_physical()
         if len(self._plan.gates) == len(of):
@@ -308,11 +313,16 @@ class _Sums:
         if len(waiting) == 1:
             return here, [partial(torch.sum, here, 0, out=self._grad_blocks[block])]
         windows, sums = windows[: len(waiting)], sums[: len(waiting)]
-        index = torch.tensor(waiting, device=sums.device)
+        (index,) = _index(tuple(waiting), sums.device)
         return here, [
             partial(torch.sum, windows, 1, out=sums),
             partial(self._grad_blocks.index_copy_, 0, index, sums),
         ]
+
+
+@cached_constants
+def _index(numbers: tuple[int, ...], device: torch.device) -> tuple[Tensor]:
+    return (torch.tensor(numbers, device=device),)
 
 
 def _multiplication(matrix: Tensor, source: Tensor, out: Tensor, left: int, right: int) -> Call:

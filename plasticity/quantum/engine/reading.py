@@ -142,19 +142,29 @@ class _Probabilities(torch.autograd.Function):
     @staticmethod
     @over_batched_gradients
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        device = grad.device.type
+        if not torch.is_autocast_enabled(device):
+            return _Probabilities._pull_back(ctx, grad)
+        with torch.autocast(device, enabled=False):
+            return _Probabilities._pull_back(ctx, grad)
+
+    @staticmethod
+    def _pull_back(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         x, norm, weights, holder = ctx.saved_tensors
         way, outcomes = ctx.way, ctx.outcomes
         if torch.is_grad_enabled() or is_transformed(grad) or is_forward_mode():
-            pull_back = torch.func.vjp(lambda *a: _in_words(way, *a, outcomes), x, norm, weights)[1]
+            pull_back = torch.func.vjp(
+                lambda x, norm, weights: _in_words(way, x, norm, weights, outcomes),
+                x,
+                norm,
+                weights,
+            )[1]
             return None, *pull_back(grad), None
         reading = held(holder)
         if reading is None:
             reading = KINDS[way.carry](way, x, norm, weights, outcomes, True)
             reading.run()
-        if not torch.is_autocast_enabled(grad.device.type):
-            return None, *reading.pull_back(grad, ctx.needs_input_grad[1]), None
-        with torch.autocast(grad.device.type, enabled=False):
-            return None, *reading.pull_back(grad, ctx.needs_input_grad[1]), None
+        return None, *reading.pull_back(grad, ctx.needs_input_grad[1]), None
 
 
 class _Reading:

@@ -327,6 +327,41 @@ def test_cost_model_chooses_as_the_shapes_of_the_paper_suggest() -> None:
     assert chosen(ring, None, batch=16, **of_ring, grad=False)[0] == "columns"
 
 
+def test_the_choice_is_the_same_on_every_machine() -> None:
+    """Last bits depend on it: these plans may change with the code, but not with the machine."""
+    size = dict(batch=128, features=1024, grad=True)
+    mnist = cheapest(Brickwork(10, 4), None, outcomes=10, **size)
+    assert [step.left for step in mnist.plan.steps] == [4, 64, 16, 1, 4, 1, 64, 8, 32]
+    cifar = cheapest(Brickwork(10, 10), 9, outcomes=None, **size)
+    assert [step.left for step in cifar.plan.steps] == [
+        4,
+        64,
+        16,
+        1,
+        4,
+        64,
+        16,
+        1,
+        4,
+        64,
+        16,
+        1,
+        4,
+        64,
+        16,
+        64,
+    ]
+    assert cifar == cheapest(Brickwork(10, 10), 9, outcomes=None, **(size | {"batch": 100}))
+
+
+def test_a_search_finds_plans_with_fewer_blocks() -> None:
+    size = dict(batch=128, features=1024, outcomes=None, grad=True)
+    greedy = Way("states", make_plan(Brickwork(10, 10), 9))
+    found = cheapest(Brickwork(10, 10), 9, **size)
+    assert len(found.plan.steps) < len(greedy.plan.steps)
+    assert cost(found, **size) < 0.95 * cost(greedy, **size)
+
+
 def test_cost_model_counts_the_operations_of_a_small_case() -> None:
     def count(carry: str, qubit: int | None = None, outcomes: int | None = 2, grad=True) -> float:
         plan = make_plan(Brickwork(4, 1), qubit)  # one block of 16 x 16, of two layers
