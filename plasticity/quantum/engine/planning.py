@@ -17,7 +17,7 @@ BLOCK_QUBITS = 4
 16x16 matrix exactly: as many multiplications as gate by gate (4 x 4 per amplitude), in one
 well-shaped product, not four."""
 
-ATTEMPTED_GATES = 2000
+ATTEMPTED_GATES = 1000
 """How many gates are put into plans, all together, in search of the cheapest: milliseconds."""
 
 NOISE = 1.5
