@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from plasticity.quantum.circuits import Ansatz
 from plasticity.quantum.engine.contraction import sweep
-from plasticity.quantum.engine.planning import cheapest
+from plasticity.quantum.engine.costs import cheapest
 from plasticity.quantum.layer import _checked, _Evaluate, _precision, initial_state
 from plasticity.quantum.readouts import Readout
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from plasticity.quantum.circuits import Ansatz
 from plasticity.quantum.engine.contraction import sweep
+from plasticity.quantum.engine.costs import Carry, Way, cheapest
 from plasticity.quantum.engine.gates import gate_matrices
-from plasticity.quantum.engine.planning import Carry, Way, cheapest
 from plasticity.quantum.engine.program import Lease
 from plasticity.quantum.engine.reading import by_matrix, matrix_of, probabilities
 from plasticity.quantum.engine.transforms import is_forward_mode, is_transformed

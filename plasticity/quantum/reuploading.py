@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from plasticity.quantum.circuits import Ansatz, in_backend
 from plasticity.quantum.engine.constants import cached_constants
 from plasticity.quantum.engine.contraction import sweep
-from plasticity.quantum.engine.planning import Carry, Plan, cheapest, reversed_plan
+from plasticity.quantum.engine.costs import Carry, cheapest
+from plasticity.quantum.engine.planning import Plan, reversed_plan
 from plasticity.quantum.layer import QNN, _checked, _precision, initial_state
 from plasticity.quantum.readouts import Readout
 

@@ -18,7 +18,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from plasticity.quantum.circuits import Ring
 from plasticity.quantum.engine import program
-from plasticity.quantum.engine.planning import cheapest
+from plasticity.quantum.engine.costs import cheapest
 from plasticity.quantum.readouts import Probabilities
 from plasticity.rl.features import MlpFeatures, QuantumFeatures
 from tests.oracle import DATA, dense_probabilities

@@ -1,12 +1,11 @@
-"""How the gates of an ansatz are fused into blocks, and what is cheapest to carry through them."""
+"""How the gates of an ansatz are fused into blocks, and the blocks laid over the qubits."""
 
 from __future__ import annotations
 
 import itertools
 import random
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, lru_cache
-from typing import Any, Literal
+from functools import cached_property, lru_cache
 
 from torch import Tensor
 
@@ -17,15 +16,8 @@ BLOCK_QUBITS = 4
 16x16 matrix exactly: as many multiplications as gate by gate (4 x 4 per amplitude), in one
 well-shaped product, not four."""
 
-ATTEMPTED_GATES = 1000
-"""How many gates are put into plans, all together, in search of the cheapest: milliseconds."""
-
 NOISE = 1.5
 """Gates by which a window may be worse than the best and still be taken in that search."""
-
-WIDTHS = (3, 4, 5)
-"""Qubits of a block that ``cheapest`` chooses from. Of more, making the blocks takes too long; torch
-multiplies narrow batches of 4x4 matrices ten times as slowly."""
 
 
 @dataclass(frozen=True)
@@ -124,36 +116,13 @@ def make_plan(
         behind: How many qubits must be behind a window, where qubits have to be moved anyway: with
             few vectors, a window at the very end is many narrow products.
     """
-    return _attempted_plan(ansatz, qubit, width, unitary, behind, 0)
+    return attempted_plan(ansatz, qubit, width, unitary, behind, 0)
 
 
-@cache
-def searched_plan(
-    ansatz: Ansatz,
-    qubit: int | None,
-    carry: Carry,
-    vectors: int,
-    width: int,
-    unitary: bool = True,
-    behind: int = 0,
-) -> Plan:
-    """Return the cheapest of several plans that differ in the order in which windows are taken.
-
-    The arguments are those of ``make_plan`` and ``cost``, with as many vectors as are carried.
-    """
-    size: dict[str, Any] = {"batch": vectors, "features": vectors, "grad": True}
-    size["outcomes"] = vectors if qubit is None else None
-    attempts = min(32, max(8, ATTEMPTED_GATES // ansatz.num_gates))
-    plans = (
-        _attempted_plan(ansatz, qubit, width, unitary, behind, attempt)
-        for attempt in range(attempts)
-    )
-    return min(plans, key=lambda plan: cost(Way(carry, plan), **size))
-
-
-def _attempted_plan(
+def attempted_plan(
     ansatz: Ansatz, qubit: int | None, width: int, unitary: bool, behind: int, attempt: int
 ) -> Plan:
+    """Make one of several plans: attempt 0 is that of ``make_plan``; others are less greedy."""
     n = ansatz.num_qubits
     width = min(width, n)
     gates = light_cone(ansatz, qubit)
@@ -187,7 +156,8 @@ def _fused(
     while any(head < len(queue) for head, queue in zip(heads, queues, strict=True)):
         candidates = [(_absorb(window, queues, heads), window) for window in windows]
         content, window = max(
-            candidates, key=lambda c: len(c[0]) + (NOISE * noise.random() if attempt else 0)
+            (c for c in candidates if c[0]),
+            key=lambda c: len(c[0]) + (NOISE * noise.random() if attempt else 0),
         )
         for gate, _ in content:
             for q in pairs[gate]:
@@ -383,126 +353,3 @@ def _all_enter(plan: Plan, present: list[bool]) -> bool:
         start = step.left.bit_length() - 1
         entered |= set(range(start, start + plan.width))
     return len(entered) == plan.num_qubits
-
-
-# ------------------------------------------------------------------------------------ cost model
-Carry = Literal["rows", "columns", "states"]
-
-REUSE = 10
-"""How many batches one contracted matrix is expected to serve while no gradient is asked for."""
-
-PIECE = 8_000
-"""What each of a batch of small products costs before it computes anything."""
-
-CALL = 250_000
-"""What a call of torch costs before it computes anything, in floating point operations.
-
-Like ``TRAFFIC`` it is measured, once, on one processor (2.3 microseconds at 110 GFLOP/s in single
-precision), and then a constant: what is chosen, and with it the last bits of results, must be the
-same on every machine.
-"""
-TRAFFIC = 21
-"""What it costs to read a complex amplitude and to write one, in floating point operations."""
-
-
-@dataclass(frozen=True)
-class Way:
-    """How a batch is evaluated: what is carried through which blocks."""
-
-    carry: Carry
-    plan: Plan
-
-
-def cost(way: Way, *, batch: int, features: int, outcomes: int | None, grad: bool) -> float:
-    """Estimate the time of one evaluation, with its backward pass if ``grad``.
-
-    A sweep multiplies a 2**width square matrix onto every window: 8 real operations for each of
-    2**width x 2**n x vectors complex products a block (fewer at both ends: ``products``), where the
-    vectors are the outcomes (rows), the features (columns) or the batch (states). Each product is a
-    call, too, and reads and writes the states. Backward does it twice more. The blocks themselves
-    are products of their layers: one for each layer after the first, and twice more backward.
-
-    Rows and columns are then multiplied with the batch of real inputs: 4 operations for each of
-    batch x features x (outcomes or amplitudes), and once more backward. Where weights stand still,
-    a matrix serves ``REUSE`` batches.
-
-    Args:
-        way: What is carried through the gates, and the plan, in the order of the gates.
-        batch: Samples.
-        features: Leading basis states that the inputs touch.
-        outcomes: Leading basis states that are read, or None for an expectation value.
-        grad: Whether a backward pass follows.
-
-    Returns:
-        Floating point operations that take as long.
-    """
-    carry, plan = way.carry, way.plan
-    if carry == "rows":
-        if outcomes is None:
-            return float("inf")  # an expectation value has no few rows
-        plan, vectors, width = reversed_plan(plan), outcomes, outcomes
-    elif carry == "columns":
-        amplitudes = 2**plan.num_qubits // (1 if plan.observed is None else 2)
-        vectors, width = features, outcomes or amplitudes
-    else:
-        vectors, width = batch, 0
-    parts = products(plan, None if carry == "states" else vectors)
-    work = sum(
-        part.left * part.right * vectors * (8 * part.rows * part.columns + TRAFFIC * part.columns)
-        + PIECE * part.left
-        for part in parts
-    )
-    moves = sum(step.before is not None for step in plan.steps) + (plan.after is not None)
-    work += moves * 2 * TRAFFIC * 2**plan.num_qubits * vectors  # across memory: twice as slow
-    layers = max((len(block) for block in plan.blocks), default=1)
-    work += 8 * len(plan.blocks) * (layers - 1) * 2 ** (3 * plan.width)
-    work += CALL * (len(parts) + moves + layers - 1)
-    work *= 3 if grad else 1
-    if carry == "states":
-        return float(work)
-    return work / (1 if grad else REUSE) + 4 * batch * features * width * (2 if grad else 1)
-
-
-@lru_cache(maxsize=1024)
-def cheapest(
-    ansatz: Ansatz,
-    qubit: int | None,
-    *,
-    batch: int,
-    features: int,
-    outcomes: int | None,
-    grad: bool,
-    unitary: bool = True,
-    carry: Carry | None = None,
-) -> Way:
-    """Choose what to carry through the gates, and a plan.
-
-    Args:
-        ansatz: The gates.
-        qubit: Where an expectation value is read, or None.
-        batch: Samples.
-        features: Leading basis states that the inputs touch.
-        outcomes: Leading basis states that are read, or None for an expectation value.
-        grad: Whether a backward pass follows.
-        unitary: Whether the gates are known to be unitary.
-        carry: Choose the plan only.
-    """
-
-    def estimate(way: Way) -> float:
-        return cost(way, batch=batch, features=features, outcomes=outcomes, grad=grad)
-
-    carries: tuple[Carry, ...] = (carry,) if carry else ("rows", "columns", "states")
-    kinds = [
-        (carry, width, behind)
-        for carry in carries
-        for width in sorted({min(width, ansatz.num_qubits) for width in WIDTHS})
-        for behind in (0, 2)
-    ]
-    plans = [make_plan(ansatz, qubit, width, unitary, behind) for _, width, behind in kinds]
-    ways = [Way(carry, plan) for (carry, *_), plan in zip(kinds, plans, strict=True)]
-    carry, width, behind = kinds[ways.index(min(ways, key=estimate))]
-    # Of states any number, so that batches of all sizes have the same plan.
-    vectors = {"rows": outcomes or 0, "columns": features, "states": 128}[carry]
-    if not vectors:
-        return min(ways, key=estimate)
-    return Way(carry, searched_plan(ansatz, qubit, carry, vectors, width, unitary, behind))

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from plasticity.quantum.engine.constants import cached_constants
 from plasticity.quantum.engine.contraction import held, holding, in_words, lease_for
-from plasticity.quantum.engine.planning import Plan, Way, reversed_plan
+from plasticity.quantum.engine.costs import Way
+from plasticity.quantum.engine.planning import Plan, reversed_plan
 from plasticity.quantum.engine.transforms import (
     are_transforms_active,
     is_forward_mode,

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from plasticity.quantum.circuits import Brickwork, Ring, Staircase
 from plasticity.quantum.engine import planning, program, reading
-from plasticity.quantum.engine.planning import Way, make_plan
+from plasticity.quantum.engine.costs import Way
+from plasticity.quantum.engine.planning import make_plan
 from plasticity.quantum.engine.reading import probabilities
 from tests.oracle import dense_unitary
 from tests.quantum.engine.test_contraction import CARRIES, ansaetze, random_angles
@@ -40,7 +41,7 @@ def test_values_and_all_gradients_are_those_in_words_of_torch(
     n, generator = ansatz.num_qubits, torch.Generator().manual_seed(seed)
     qubit = seed % n if observes and carry != "rows" else None
     outcomes = None if qubit is not None else 1 + seed % 2**n
-    plan = planning._attempted_plan(ansatz, qubit, width, kind == "angles", behind, attempt)
+    plan = planning.attempted_plan(ansatz, qubit, width, kind == "angles", behind, attempt)
     way = Way(carry, plan)
     weights = random_angles(ansatz, seed) if kind == "angles" else gates_of(ansatz.num_gates, seed)
     dtype = torch.complex128 if complex_inputs else torch.float64
@@ -72,7 +73,7 @@ def test_searched_plans_give_the_dense_circuit(ansatz, carry, attempt) -> None:
     angles = random_angles(ansatz, 0)
     x = torch.randn(3, 100, dtype=torch.float64)
     norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    plan = planning._attempted_plan(ansatz, None, 3, True, 2, attempt)
+    plan = planning.attempted_plan(ansatz, None, 3, True, 2, attempt)
     found = probabilities(Way(carry, plan), x, norm, angles, 128)
     unitary = dense_unitary(ansatz, angles)[:, :100]
     expected = np.abs(unitary @ (x / norm).numpy().T).T ** 2
