@@ -143,11 +143,11 @@ def holm(p_values: Sequence[float]) -> Array:
 def power(n: int, sd: float, margin: float, alpha: float = 0.05) -> float:
     """Return the probability that n seeds show a loss below the margin where the true loss is 0.
 
-    The verdict is then ``keeps``, or, in a twentieth of all cases, ``loses less than the margin``.
-    The probability is P(T > t), t being the 1 - alpha quantile with n - 1 degrees of freedom, and T following
-    the noncentral t distribution with noncentrality margin sqrt(n) / sd. It is the power of one
-    test of one arm. Two one-sided tests (``tost``) have less. So has each of several arms, since
-    Holm divides alpha.
+    The verdict is then ``keeps`` or, in a twentieth of all cases at most, ``loses less than the
+    margin``. The probability is P(T > t), t being the 1 - alpha quantile with n - 1 degrees of
+    freedom, and T following the noncentral t distribution with noncentrality margin sqrt(n) / sd.
+    It is the power of one test of one arm. Two one-sided tests (``tost``) have less. So has each of
+    several arms, since Holm divides alpha.
 
     Args:
         n: Number of seeds, at least 2.
