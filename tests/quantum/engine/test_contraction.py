@@ -423,6 +423,14 @@ def test_evaluations_with_equal_angles_share_one_contraction(carry, counted_swee
     torch.testing.assert_close(outputs[2], net(x[:, :5]))
 
 
+def test_a_kept_matrix_of_rows_is_not_taken_for_one_of_columns() -> None:
+    net, x = forced(QNN(Ring(4, 2), LogOdds(3)), "rows"), torch.rand(3, 9)
+    with torch.no_grad():
+        by_rows = net(x)
+        torch.testing.assert_close(forced(net, "columns")(x), by_rows)
+        torch.testing.assert_close(forced(net, "rows")(x), by_rows)
+
+
 def _train(net: QNN) -> None:
     adam = torch.optim.Adam(net.parameters(), lr=0.1, fused=True)
     net(torch.rand(2, 9)).square().sum().backward()
