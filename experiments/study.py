@@ -28,7 +28,6 @@ from experiments.parts.experiment import Failure, UsageError
 from experiments.parts.study import Study, cells, is_complete
 
 STUDIES = Path(__file__).parent / "studies"
-FLAG = tyro.conf.FlagCreatePairsOff
 
 
 @dataclass(frozen=True)
@@ -51,11 +50,11 @@ class Command:
     """Address of a Dask scheduler, such as tcp://node1:8786, to train on its workers."""
     results: Path = Path("results")
     """Folder of the run folders, and of studies/ with the reports."""
-    list: FLAG[bool] = False
+    list: tyro.conf.FlagCreatePairsOff[bool] = False
     """Train nothing: print the commands of the cells that are not complete, a line each."""
-    report: FLAG[bool] = False
+    report: tyro.conf.FlagCreatePairsOff[bool] = False
     """Train nothing: write the report of what there is."""
-    tune: FLAG[bool] = False
+    tune: tyro.conf.FlagCreatePairsOff[bool] = False
     """Try the study's learning rates on its tuning seeds, instead of the study itself."""
 
     def __post_init__(self) -> None:
