@@ -12,6 +12,7 @@ import collections
 import contextlib
 import importlib.metadata
 import logging
+import multiprocessing.resource_tracker
 import os
 import platform
 import signal
@@ -33,6 +34,8 @@ LAST_LINES = 12
 """Of what a cell printed, kept to say why it failed."""
 AGAIN_AFTER = 10.0
 """Seconds until cells are tried again that other processes had in use."""
+CONNECT_WITHIN = 10.0
+"""Seconds in which a cluster must answer."""
 IN_USE = 75
 MISSING = "{}: pip install 'quantum-plasticity[study]'"
 
@@ -261,7 +264,6 @@ def own_cluster(workers: int) -> Iterator[Any]:
         "distributed.scheduler.worker-saturation": 1.0,
         # Workers that die are started again; by default a cell is given up after three.
         "distributed.scheduler.allowed-failures": 100,
-        "distributed.admin.tick.limit": "1h",  # a busy machine is no reason to complain
     }
     quiet = logging.CRITICAL
     logging.getLogger("distributed").setLevel(quiet)
@@ -274,7 +276,8 @@ def own_cluster(workers: int) -> Iterator[Any]:
                     threads_per_worker=1,
                     processes=True,
                     memory_limit=0,
-                    dashboard_address=None,
+                    # Else it takes port 8787, of all addresses of this machine.
+                    scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
                     silence_logs=quiet,
                     resources={"GPU": 1},
                 )
@@ -293,6 +296,8 @@ def without_control_c() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    # Where it is not there yet, the first process that is started lets Ctrl-C through again.
+    multiprocessing.resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -312,7 +317,7 @@ def foreign_cluster(address: str, results: Path) -> Iterator[Any]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")  # versions of Dask that do not fit
-                client = opened.enter_context(distributed.Client(address, timeout=10))
+                client = opened.enter_context(distributed.Client(address, timeout=CONNECT_WITHIN))
                 client.get_versions(check=True)
         except (OSError, ValueError, Warning) as error:
             line = (str(error).splitlines() or [""])[0]
