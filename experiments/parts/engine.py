@@ -56,11 +56,11 @@ class Outcome:
     output: str
 
 
-RUNNING: set[subprocess.Popen[str]] = set()
-"""Commands of this process."""
+RUNNING: dict[subprocess.Popen[str], str] = {}
+"""Commands of this process, and for whom they run."""
 
 
-def run_command(words: Sequence[str], folder: str) -> Outcome:
+def run_command(words: Sequence[str], folder: str, owner: str) -> Outcome:
     """Run Python with some words, in a folder, until it ends or this process does."""
     process = subprocess.Popen(
         [sys.executable, *words],
@@ -73,22 +73,23 @@ def run_command(words: Sequence[str], folder: str) -> Outcome:
         errors="replace",
         start_new_session=True,  # Ctrl-C in the terminal is for the command that starts cells
     )
-    RUNNING.add(process)
+    RUNNING[process] = owner
     try:
         assert process.stdout is not None
         lines = (line for line in process.stdout if line.strip())
         last = collections.deque(lines, maxlen=LAST_LINES)
         return Outcome(process.wait(), "".join(last))
     finally:
-        RUNNING.discard(process)
+        del RUNNING[process]
         process.kill()
         process.communicate()
 
 
-def stop_commands() -> None:
-    """Kill the commands of this process; what they have recorded is kept."""
-    for process in [*RUNNING]:
-        process.kill()
+def stop_commands(owner: str) -> None:
+    """Kill the commands of this process that run for somebody; what they have recorded is kept."""
+    for process, whose in [*RUNNING.items()]:
+        if whose == owner:
+            process.kill()
 
 
 def versions() -> dict[str, str]:
@@ -127,7 +128,8 @@ def train(
     Args:
         cells: All of a study's; the progress bar counts the complete ones, too.
         results: Folder of the run folders, absolute.
-        workers: Cells at a time on this machine; None: as many as it has physical cores.
+        workers: Cells at a time on this machine; None: as many as it has physical cores, or one
+            where they train on a GPU.
         address: Of a cluster's scheduler, to train there instead.
 
     Returns:
@@ -142,21 +144,23 @@ def train(
     if not waiting:
         return []
     failed: list[tuple[Cell, str]] = []
-    limit = min(workers or physical_cores(), len(waiting))
+    default = 1 if any(map(on_gpu, waiting)) else physical_cores()
+    limit = min(workers or default, len(waiting))
     with (
         own_cluster(limit) if address is None else foreign_cluster(address, results) as client,
         progress_bar(total=len(cells), initial=len(cells) - len(waiting), unit="cell") as bar,
     ):
         while waiting:
             in_use: list[Cell] = []
-            for cell, status, why in outcomes(client, waiting, results):
-                if status == IN_USE:
-                    in_use.append(cell)
-                    continue
-                if status:
-                    failed.append((cell, why))
-                    bar.set_postfix({"failed": len(failed)}, refresh=False)
-                bar.update()
+            with contextlib.closing(outcomes(client, waiting, results)) as ended:
+                for cell, status, why in ended:
+                    if status == IN_USE:
+                        in_use.append(cell)
+                        continue
+                    if status:
+                        failed.append((cell, why))
+                        bar.set_postfix({"failed": len(failed)}, refresh=False)
+                    bar.update()
             waiting = in_use
             if waiting:  # who trains them may be another study, or a job on another machine
                 bar.set_postfix({"in use elsewhere": len(waiting)})
@@ -169,7 +173,9 @@ def train(
     return failed
 
 
-def outcomes(client: Any, cells: Sequence[Cell], results: Path) -> Iterator[tuple[Cell, int, str]]:
+def outcomes(
+    client: Any, cells: Sequence[Cell], results: Path
+) -> Generator[tuple[Cell, int, str], None, None]:
     """Run cells on a cluster and yield each as it ends: the cell, its status, why it failed.
 
     However this is left, no command of it runs on.
@@ -186,6 +192,7 @@ def outcomes(client: Any, cells: Sequence[Cell], results: Path) -> Iterator[tupl
                     run_command,
                     cell.command(results)[1:],
                     os.getcwd(),
+                    attempt,
                     key=f"{folder.parent.name}/{folder.name}-{attempt}",
                     pure=False,
                     priority=cost(cell, results),
@@ -209,7 +216,7 @@ def outcomes(client: Any, cells: Sequence[Cell], results: Path) -> Iterator[tupl
         if left:
             with contextlib.suppress(Exception):  # there may be no cluster any more
                 client.cancel(left)
-                client.run(stop_commands)
+                client.run(stop_commands, attempt)
 
 
 def told(outcome: Outcome) -> str:
@@ -316,7 +323,8 @@ def foreign_cluster(address: str, results: Path) -> Iterator[Any]:
     with contextlib.ExitStack() as opened:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("error")  # versions of Dask that do not fit
+                mismatch = distributed.versions.VersionMismatchWarning
+                warnings.simplefilter("error", mismatch)
                 client = opened.enter_context(distributed.Client(address, timeout=CONNECT_WITHIN))
                 client.get_versions(check=True)
         except (OSError, ValueError, Warning) as error:
@@ -333,13 +341,13 @@ def check_workers(client: Any, address: str) -> None:
     Raises:
         Failure: With the first worker that differs.
     """
-    ours = versions()
-    for worker, theirs in asked(client, versions).items():
+    ours, of_workers = versions(), asked(client, versions)
+    if not of_workers:
+        raise Failure(f"--cluster {address}: it has no workers yet; start some and try again")
+    for worker, theirs in of_workers.items():
         for name, version in ours.items():
             if theirs[name] != version:
                 raise Failure(f"{worker} has {name} {theirs[name]}; here it is {version}")
-    if not client.scheduler_info(n_workers=-1)["workers"]:
-        raise Failure(f"--cluster {address}: it has no workers yet; start some and try again")
 
 
 def check_folder(client: Any, results: Path) -> None:
