@@ -1,5 +1,6 @@
 """The command for studies: what it lists, what it refuses, and what its workers do."""
 
+import dataclasses
 import os
 import re
 import runpy
@@ -158,6 +159,22 @@ def test_what_a_command_printed_last_is_kept(tmp_path: Path) -> None:
     killed = engine.run_command(["-c", "import os; os.kill(os.getpid(), 9)"], str(tmp_path), "me")
     assert engine.told(killed) == "killed by signal 9"
     assert not engine.RUNNING
+
+
+def test_commands_of_others_are_not_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Process:
+        name: str
+
+        def kill(self) -> None:
+            killed.append(self.name)
+
+    running = {Process("a"): "me", Process("b"): "you", Process("c"): "me"}
+    monkeypatch.setattr(engine, "RUNNING", running)
+    engine.stop_commands("me")
+    assert killed == ["a", "c"]
 
 
 class Workers:
