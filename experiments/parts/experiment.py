@@ -291,6 +291,10 @@ class Experiment(Generic[Config]):
         shared.pop(self.progress.length, None)
         return {"experiment": self.name} | shared | self.identify(config, data)
 
+    def run_prefix(self, preset: str, config: Config) -> str:
+        """Return how the name of a run's folder begins; the hash of its identity follows."""
+        return f"{self.name}-{preset}-seed{config.seed}"
+
 
 class Digested(Protocol):
     """Data that knows the hash of its content."""

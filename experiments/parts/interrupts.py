@@ -13,15 +13,24 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from types import FrameType
+
+ENDS_WITH_INPUT = "PLASTICITY_ENDS_WITH_INPUT"
+"""Set in the environment of a command that is to end when its standard input does."""
 
 
 def guard() -> None:
     """Make Ctrl-C end this process at once, with a line and status 130.
 
     For programs, before all other imports: the signal handlers of those who import are theirs.
+    Where a study started the command, the end of its standard input ends it, too.
     """
+    # Whoever started it holds the other end, and the system closes that however he dies. Programs
+    # that this one starts are not meant.
+    if os.environ.pop(ENDS_WITH_INPUT, None):
+        threading.Thread(target=_wait_for_end_of_input, daemon=True).start()
     # Where a shell starts a command in the background, Ctrl-C is ignored, and stays so.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
@@ -47,6 +56,14 @@ def drop_output() -> int:
     for stream in (sys.stdout, sys.stderr):
         os.dup2(nowhere, stream.fileno())
     return 141  # as of a program that SIGPIPE ends
+
+
+def _wait_for_end_of_input() -> None:
+    # Not sys.stdin: a thread that waits in its buffer makes Python abort when it exits.
+    with contextlib.suppress(OSError):
+        while os.read(0, 1):
+            pass
+    os._exit(130)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

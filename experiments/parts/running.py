@@ -78,7 +78,7 @@ def run(
             raise UsageError(f"--arms {name}: {error}") from error
     folder = open_run(
         options.results.expanduser(),
-        f"{experiment.name}-{preset}-seed{config.seed}",
+        experiment.run_prefix(preset, config),
         experiment.identity(config, data),
     )
     print(f"run folder: {folder.path}")

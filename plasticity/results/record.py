@@ -58,12 +58,21 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMAT", "MAX_ROWS_BYTES", "ArmRecord", "RecordError", "RecordInUse", "RunFolder",
-    "config_hash", "folder_name", "open_run", "read_config", "read_rows", "read_run",
+    "config_hash", "folder_name", "open_run", "read_config", "read_rows", "read_run", "run_path",
 ]  # fmt: skip
 
 
 class RecordInUse(RecordError):
     """Another process is writing there: wait for it."""
+
+
+def run_path(results: str | Path, prefix: str, config: Mapping[str, Any]) -> Path:
+    """Return where the run folder of a config is, or would be; nothing is made, locked or read.
+
+    Raises:
+        ValueError, TypeError: JSON cannot hold the config, or the prefix is not part of a name.
+    """
+    return Path(results).absolute() / folder_name(prefix, config)
 
 
 def open_run(results: str | Path, prefix: str, config: Mapping[str, Any]) -> "RunFolder":
@@ -73,7 +82,7 @@ def open_run(results: str | Path, prefix: str, config: Mapping[str, Any]) -> "Ru
         RecordError: config.json is not this config, or the folder cannot be written.
         ValueError, TypeError: JSON cannot hold the config, or the prefix is not part of a name.
     """
-    path = Path(results).absolute() / folder_name(prefix, config)
+    path = run_path(results, prefix, config)
     with disk_errors(path):
         make_folder(path)
         run = RunFolder(path, config)

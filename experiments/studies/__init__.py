@@ -1,0 +1,1 @@
+"""Studies by name: a file each, whose ``STUDY`` says what is trained and asked."""
