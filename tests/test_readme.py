@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from experiments import study
 from experiments.parts import cli, running, stopwatch
 from plasticity.results.record import folder_name
 from plasticity.tasks.images import MNIST_DIGEST
@@ -124,6 +125,7 @@ def test_commands_of_the_pages_are_right_use(
     monkeypatch.setattr(stopwatch, "run", asked.append)
     monkeypatch.setattr(stopwatch, "table", lambda report: "")
     monkeypatch.setattr(stopwatch, "save", lambda report, folder: "")
+    monkeypatch.setattr(study, "carry_out", asked.append)
     if module == "experiments.bench_ppo":
         monkeypatch.setattr(importlib.import_module(module), "run", asked.append)
     try:
@@ -146,7 +148,7 @@ def help_of(module: str, *arguments: str) -> str:
 
 def test_options_that_the_pages_name_are_there() -> None:
     pytest.importorskip("stable_baselines3")
-    commands = (*EXPERIMENTS, "bench", "bench_ppo", "measure", "watch", "figures")
+    commands = (*EXPERIMENTS, "bench", "bench_ppo", "measure", "watch", "figures", "study")
     helps = [help_of(name) for name in commands]
     of_others = {"--logdir"}  # of the program tensorboard
     of_own = {"--linear.scale"}  # of the network that a page makes; its program is run above

@@ -1,0 +1,376 @@
+"""Cells of a study, trained by Dask: on the cores of this machine, or on any cluster.
+
+A Dask task starts a cell's command as a process of its own. Whoever started it holds the other end
+of its standard input: where a worker dies, the command reads the end of its input and ends too.
+Dask then starts the cell again elsewhere, which goes on from its record. The record's lock keeps
+two processes from one cell, and the records are the only state.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import importlib.metadata
+import logging
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.parts import interrupts
+from experiments.parts.experiment import Failure
+from experiments.parts.study import Cell, folder_of, is_complete, parts_of, tasks_left
+
+LAST_LINES = 12
+"""Of what a cell printed, kept to say why it failed."""
+AGAIN_AFTER = 10.0
+"""Seconds until cells are tried again that other processes had in use."""
+IN_USE = 75
+MISSING = "{}: pip install 'quantum-plasticity[study]'"
+
+
+# --- on the workers
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a cell's command ended.
+
+    Attributes:
+        status: Of its exit; negative: the signal that ended it.
+        output: The last lines of what it printed.
+    """
+
+    status: int
+    output: str
+
+
+RUNNING: set[subprocess.Popen[str]] = set()
+"""Commands of this process."""
+
+
+def run_command(words: Sequence[str], folder: str) -> Outcome:
+    """Run Python with some words, in a folder, until it ends or this process does."""
+    process = subprocess.Popen(
+        [sys.executable, *words],
+        cwd=folder,
+        env=os.environ | {interrupts.ENDS_WITH_INPUT: "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,  # Ctrl-C in the terminal is for the command that starts cells
+    )
+    RUNNING.add(process)
+    try:
+        assert process.stdout is not None
+        lines = (line for line in process.stdout if line.strip())
+        last = collections.deque(lines, maxlen=LAST_LINES)
+        return Outcome(process.wait(), "".join(last))
+    finally:
+        RUNNING.discard(process)
+        process.kill()
+        process.communicate()
+
+
+def stop_commands() -> None:
+    """Kill the commands of this process; what they have recorded is kept."""
+    for process in [*RUNNING]:
+        process.kill()
+
+
+def versions() -> dict[str, str]:
+    """Return what of this process may decide numbers."""
+    import plasticity
+    from plasticity.results.provenance import git_commit
+
+    return {
+        "quantum-plasticity": plasticity.__version__,
+        "commit": str(git_commit()),
+        "torch": importlib.metadata.version("torch"),
+    }
+
+
+def probe(path: str) -> str:
+    """Return what is wrong with a file that another process has locked; nothing if all is right."""
+    import filelock
+
+    if not Path(path).exists():
+        return f"{platform.node()} does not see files of {Path(path).parent}"
+    try:
+        with filelock.FileLock(path, timeout=0):
+            return f"{platform.node()} can lock a file that another host has locked"
+    except filelock.Timeout:
+        return ""
+
+
+# --- where the command is
+
+
+def train(
+    cells: Sequence[Cell], results: Path, *, workers: int | None = None, address: str | None = None
+) -> list[tuple[Cell, str]]:
+    """Train the cells that are not complete, the longest first, and return those that failed.
+
+    Args:
+        cells: All of a study's; the progress bar counts the complete ones, too.
+        results: Folder of the run folders, absolute.
+        workers: Cells at a time on this machine; None: as many as it has physical cores.
+        address: Of a cluster's scheduler, to train there instead.
+
+    Returns:
+        Cells, and why each failed, with the last lines that it printed.
+
+    Raises:
+        Failure: There are no workers that could train them.
+    """
+    from experiments.parts.running import progress_bar
+
+    waiting = [cell for cell in cells if not is_complete(cell, results)]
+    if not waiting:
+        return []
+    failed: list[tuple[Cell, str]] = []
+    limit = min(workers or physical_cores(), len(waiting))
+    with (
+        own_cluster(limit) if address is None else foreign_cluster(address, results) as client,
+        progress_bar(total=len(cells), initial=len(cells) - len(waiting), unit="cell") as bar,
+    ):
+        while waiting:
+            in_use: list[Cell] = []
+            for cell, status, why in outcomes(client, waiting, results):
+                if status == IN_USE:
+                    in_use.append(cell)
+                    continue
+                if status:
+                    failed.append((cell, why))
+                    bar.set_postfix({"failed": len(failed)}, refresh=False)
+                bar.update()
+            waiting = in_use
+            if waiting:  # who trains them may be another study, or a job on another machine
+                bar.set_postfix({"in use elsewhere": len(waiting)})
+                time.sleep(AGAIN_AFTER)
+    failed += [
+        (cell, f"it has ended well, but {folder_of(cell, results)} is not complete")
+        for cell in cells
+        if not is_complete(cell, results) and cell not in dict(failed)
+    ]
+    return failed
+
+
+def outcomes(client: Any, cells: Sequence[Cell], results: Path) -> Iterator[tuple[Cell, int, str]]:
+    """Run cells on a cluster and yield each as it ends: the cell, its status, why it failed.
+
+    However this is left, no command of it runs on.
+    """
+    from distributed import as_completed
+
+    futures = {}
+    attempt = uuid.uuid4().hex[:8]  # a key that is used twice would bring back the first result
+    try:
+        for cell in cells:
+            folder = folder_of(cell, results)
+            futures[
+                client.submit(
+                    run_command,
+                    cell.command(results)[1:],
+                    os.getcwd(),
+                    key=f"{folder.parent.name}/{folder.name}-{attempt}",
+                    pure=False,
+                    priority=cost(cell, results),
+                    resources={"GPU": 1} if on_gpu(cell) else None,
+                )
+            ] = cell
+        for future in as_completed(futures):
+            cell = futures[future]
+            try:
+                outcome = future.result()
+            except Exception as error:  # whatever befell the worker, the other cells go on
+                yield (
+                    cell,
+                    1,
+                    f"lost: {(str(error).splitlines() or [''])[0] or type(error).__name__}",
+                )
+            else:
+                yield cell, outcome.status, told(outcome)
+    finally:
+        left = [future for future in futures if not future.done()]
+        if left:
+            with contextlib.suppress(Exception):  # there may be no cluster any more
+                client.cancel(left)
+                client.run(stop_commands)
+
+
+def told(outcome: Outcome) -> str:
+    """Return how a command ended, and below it what it printed last."""
+    how = f"status {outcome.status}"
+    if outcome.status < 0:
+        how = f"killed by signal {-outcome.status}"
+    return "\n".join([how, *(f"  {line}" for line in outcome.output.splitlines())])
+
+
+def cost(cell: Cell, results: Path) -> int:
+    """Return an estimate of how long a cell takes, which only orders them.
+
+    Tasks that are left, times epochs; circuits take some ten times as long as the small networks.
+    """
+    *_, arm = parts_of(cell)
+    factor = 10 if hasattr(arm.network, "depth") else 1
+    return tasks_left(cell, results) * arm.epochs * factor
+
+
+def on_gpu(cell: Cell) -> bool:
+    """Return whether a cell asks for a GPU, of which a worker has only some."""
+    _, _, _, config, _ = parts_of(cell)
+    return bool(config.device.startswith("cuda"))
+
+
+def physical_cores() -> int:
+    """Return how many cores this process may use, without their second threads."""
+    psutil = optional("psutil")
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(psutil.cpu_count(logical=False) or 1, allowed or 1)
+
+
+def optional(name: str) -> Any:
+    """Import a package of the extra ``study``.
+
+    Raises:
+        Failure: It is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise Failure(MISSING.format(error)) from error
+
+
+@contextlib.contextmanager
+def own_cluster(workers: int) -> Iterator[Any]:
+    """Start so many workers here, each a process, and end them at the end."""
+    distributed, dask = optional("distributed"), optional("dask")
+    settings = {
+        # Else a second cell, which may take hours, waits behind a busy worker.
+        "distributed.scheduler.worker-saturation": 1.0,
+        # Workers that die are started again; by default a cell is given up after three.
+        "distributed.scheduler.allowed-failures": 100,
+        "distributed.admin.tick.limit": "1h",  # a busy machine is no reason to complain
+    }
+    quiet = logging.CRITICAL
+    logging.getLogger("distributed").setLevel(quiet)
+    with contextlib.ExitStack() as opened:
+        opened.enter_context(dask.config.set(settings))
+        with without_control_c():
+            cluster = opened.enter_context(
+                distributed.LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    memory_limit=0,
+                    dashboard_address=None,
+                    silence_logs=quiet,
+                    resources={"GPU": 1},
+                )
+            )
+            client = opened.enter_context(distributed.Client(cluster))
+        yield client
+
+
+@contextlib.contextmanager
+def without_control_c() -> Iterator[None]:
+    """Hold Ctrl-C back, and for good from the threads and processes that are started meanwhile.
+
+    The terminal sends it to the workers, too, and each would print where it was. Those that are
+    started later, in place of dead ones, come from such a thread.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def foreign_cluster(address: str, results: Path) -> Iterator[Any]:
+    """Connect to a cluster whose workers have the same program and share a folder with us.
+
+    Raises:
+        Failure: There is none, it has no workers, or theirs is another program or folder.
+    """
+    distributed = optional("distributed")
+    with contextlib.ExitStack() as opened:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # versions of Dask that do not fit
+                client = opened.enter_context(distributed.Client(address, timeout=10))
+                client.get_versions(check=True)
+        except (OSError, ValueError, Warning) as error:
+            line = (str(error).splitlines() or [""])[0]
+            raise Failure(f"--cluster {address}: {line or type(error).__name__}") from error
+        check_workers(client, address)
+        check_folder(client, results)
+        yield client
+
+
+def check_workers(client: Any, address: str) -> None:
+    """Refuse a cluster without workers, or whose workers have other versions than we.
+
+    Raises:
+        Failure: With the first worker that differs.
+    """
+    ours = versions()
+    for worker, theirs in asked(client, versions).items():
+        for name, version in ours.items():
+            if theirs[name] != version:
+                raise Failure(f"{worker} has {name} {theirs[name]}; here it is {version}")
+    if not client.scheduler_info(n_workers=-1)["workers"]:
+        raise Failure(f"--cluster {address}: it has no workers yet; start some and try again")
+
+
+def check_folder(client: Any, results: Path) -> None:
+    """Refuse workers that do not share the folder of results with us, locks included.
+
+    Raises:
+        Failure: With what the first such worker finds.
+    """
+    import filelock
+
+    results.mkdir(parents=True, exist_ok=True)
+    path = results / f".probe-{uuid.uuid4().hex}"
+    try:
+        with filelock.FileLock(path):
+            found = asked(client, probe, str(path))
+    finally:
+        path.unlink(missing_ok=True)
+    for worker, wrong in found.items():
+        if wrong:
+            raise Failure(
+                f"{worker}: {wrong}.\nName --results in a folder that all hosts share, with locks "
+                "that work there."
+            )
+
+
+def asked(client: Any, question: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """Return each worker's answer, by its address.
+
+    Raises:
+        Failure: A worker cannot answer; say, the package is not installed there.
+    """
+    try:
+        answers: dict[str, Any] = client.run(question, *arguments)
+    except Exception as error:  # whatever is raised there
+        line = (str(error).splitlines() or [""])[0]
+        raise Failure(
+            f"a worker cannot run this program: {type(error).__name__}: {line}"
+        ) from error
+    return answers

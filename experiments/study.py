@@ -1,0 +1,176 @@
+"""Train a study, arms with many seeds, on all cores or a cluster, and write its report.
+
+What is complete is never trained again: the same command goes on, and the command of a cell typed
+by hand, or run as a job by --list, counts as well. A report is written of what there is.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":
+    from experiments.parts import interrupts
+
+    interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
+
+import ast
+import importlib
+import runpy
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from experiments.parts import cli
+from experiments.parts.experiment import Failure, UsageError
+from experiments.parts.study import Study, cells, is_complete
+
+STUDIES = Path(__file__).parent / "studies"
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to do."""
+
+    study: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME|FILE.py")]
+    """A study from the list above, or a file of Python with a STUDY of your own."""
+    seeds: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: the study's)")] = None
+    """So many seeds: the first of the study; where it has fewer, also those that follow its
+    largest."""
+    workers: Annotated[
+        int | None, tyro.conf.arg(help_behavior_hint="(default: the physical cores)")
+    ] = None
+    """Cells at a time on this machine."""
+    cluster: Annotated[
+        str | None,
+        tyro.conf.arg(metavar="ADDRESS", help_behavior_hint="(default: this machine)"),
+    ] = None
+    """Address of a Dask scheduler, such as tcp://node1:8786, to train on its workers."""
+    results: Path = Path("results")
+    """Folder of the run folders, and of studies/ with the reports."""
+    list: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Train nothing: print the commands of the cells that are not complete, a line each."""
+    report: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Train nothing: write the report of what there is."""
+    tune: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Try the study's learning rates on its tuning seeds, instead of the study itself."""
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "workers"):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= 10_000:
+                raise UsageError(f"--{name} {value}: must be 1 to 10000")
+        if self.list and self.report:
+            raise UsageError("--list --report: say one of them")
+        if self.cluster is not None and self.workers is not None:
+            raise UsageError("--workers: the cluster says how many")
+
+
+def summaries() -> dict[str, str]:
+    """Return the studies that come with the program and a line on each; imports none of them."""
+    return {
+        path.stem.replace("_", "-"): (ast.get_docstring(ast.parse(path.read_bytes())) or "")
+        .partition("\n")[0]
+        for path in sorted(STUDIES.glob("[!_]*.py"))
+    }  # fmt: skip
+
+
+def find(name: str) -> Study:
+    """Return a study by its name, or from a file.
+
+    Raises:
+        UsageError: There is none.
+        Failure: The file cannot be run, or what it says is no study.
+    """
+    if not name.endswith(".py"):
+        if name not in summaries():
+            there = ", ".join(summaries())
+            raise UsageError(f"{name}: no such study; there are {there}, or name a FILE.py")
+        found = importlib.import_module(f"experiments.studies.{name.replace('-', '_')}").STUDY
+        assert isinstance(found, Study)
+        return found
+    if not Path(name).is_file():
+        raise UsageError(f"{name}: there is no such file")
+    try:
+        content = runpy.run_path(name)
+    except Exception as error:  # it is the user's own, and may do anything
+        line = (str(error).splitlines() or [""])[0]
+        raise Failure(f"{name}: {type(error).__name__}: {line}") from error
+    if not isinstance(content.get("STUDY"), Study):
+        raise Failure(f"{name}: it has no STUDY = Study(...)")
+    return content["STUDY"]
+
+
+def carry_out(command: Command) -> None:
+    """Do what the command line asks for.
+
+    Raises:
+        UsageError: There is no such study.
+        Failure: Cells have failed, or nothing can be trained.
+    """
+    study = find(command.study)
+    if command.seeds is not None:
+        study = study.with_seeds(command.seeds)
+    from experiments.parts.running import library_errors  # takes seconds
+
+    with library_errors():
+        results = command.results.expanduser().absolute()
+        if command.tune:
+            from experiments.parts.tuning import tuning_cells
+
+            todo = [cell for some in tuning_cells(study).values() for cell in some]
+        else:
+            todo = cells(study)
+        if command.list:
+            for cell in todo:
+                if not is_complete(cell, results):
+                    print(shlex.join(cell.command(results)))
+            return
+        failed = []
+        if not command.report:
+            from experiments.parts import engine
+
+            failed = engine.train(todo, results, workers=command.workers, address=command.cluster)
+        folder = results / "studies" / f"{study.name}-{study.digest()}"
+        if command.tune:
+            from experiments.parts.tuning import write_tuning
+
+            print(f"tuning: {write_tuning(study, results, folder)}")
+        else:
+            from experiments.parts.report import write_report
+
+            print(f"report: {write_report(study, results, folder)}")
+    for cell, why in failed:
+        print(f"{shlex.join(cell.command(results)[1:])}: {cli.printable(why)}", file=sys.stderr)
+    if failed:
+        names = ", ".join(f"{cell.arm} seed {cell.seed}" for cell, _ in failed[:5])
+        more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
+        raise Failure(f"{len(failed)} of {len(todo)} cells failed: {names}{more}")
+
+
+def about() -> str:
+    """Return what ``--help`` says first: what the command does, and the studies there are."""
+    assert __doc__ is not None
+    lines = [__doc__.strip(), "", "Studies:"]
+    return "\n".join([*lines, *(f"  {name}: {line}" for name, line in summaries().items())])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line asks for and return the exit status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+
+    def study() -> None:
+        carry_out(
+            cli.in_one_line(
+                tyro.cli, Command, prog="python -m experiments.study", description=about(),
+                args=arguments,
+            )
+        )  # fmt: skip
+
+    return cli.status_of(study, "stopped: what is finished is kept; the same command goes on.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

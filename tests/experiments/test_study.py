@@ -1,0 +1,484 @@
+"""A study as a value: its cells, where their records are, and what of it is refused."""
+
+import dataclasses
+import json
+import os
+import re
+import runpy
+import shlex
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from experiments import mnist, study
+from experiments.parts import cli, engine
+from experiments.parts.experiment import Failure, UsageError
+from experiments.parts.study import Cell, Study, cells, folder_of, is_complete, rows_of, tasks_left
+from experiments.parts.supervised import MECHANISMS
+from experiments.parts.tuning import at_rate, late_scores, tuning_cells, tuning_table
+from plasticity.remedies import REMEDIES
+from plasticity.results.record import read_rows
+from tests.experiments.runs import arm_folders, snapshot, start
+from tests.experiments.studying import ROOT, tiny_study, train_here, write_study
+from tests.experiments.test_commands import run
+
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
+STUDIES = {name: study.find(name) for name in study.summaries()}
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Study:
+    return tiny_study(tmp_path)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    return tmp_path / "results"
+
+
+# --- cells
+
+
+def test_cells_are_all_arms_with_all_seeds_each_once(tiny: Study) -> None:
+    found = [(cell.arm, cell.seed) for cell in cells(tiny)]
+    assert sorted(found) == [
+        ("linear+l2-init", 0), ("linear+l2-init", 1), ("mlp", 0), ("mlp", 1)
+    ]  # fmt: skip
+    assert len({*cells(tiny)}) == 4
+
+
+def test_a_cell_is_the_command_that_a_user_would_type(tmp_path: Path, results: Path) -> None:
+    tiny = tiny_study(
+        tmp_path, of_arms={"mlp": ("--mlp.hidden", "5")}, metrics=("fisher", "dormant")
+    )
+    words = Cell(tiny, "mlp", 7).command(results)
+    assert words[:3] == [sys.executable, "-m", "experiments.mnist"]
+    preset, options, config, arms = cli.parse(mnist.EXPERIMENT, words[3:])
+    assert (preset, options.arms, options.results) == ("quick", ("mlp",), results)
+    assert options.metrics == ("fisher", "dormant")
+    assert (config.seed, config.threads, config.num_tasks, config.batch_size) == (7, 1, 3, 16)
+    assert config.dataset == str(tmp_path / "tiny.npz")
+    assert arms["mlp"].network.hidden == (5,)
+    other = Cell(tiny, "linear+l2-init", 7).command(results)
+    assert "--mlp.hidden" not in other
+    assert [*cli.parse(mnist.EXPERIMENT, other[3:])[3]["linear+l2-init"].remedies] == ["l2-init"]
+
+
+def test_the_presets_metrics_are_taken_where_a_study_names_none() -> None:
+    why = dataclasses.replace(STUDIES["mnist-why"], metrics=(), arms=("mlp",), compared=())
+    words = cells(why)[0].command(Path("results"))
+    assert "--metrics" not in words
+    assert cli.parse(mnist.EXPERIMENT, words[3:])[1].metrics == MECHANISMS
+
+
+# --- records
+
+
+def test_a_cells_record_is_found_where_its_command_writes_it(tiny: Study, results: Path) -> None:
+    for cell in cells(tiny):
+        train_here(cell, results)
+        (run_folder,) = results.glob(f"mnist-quick-seed{cell.seed}-*")
+        path = arm_folders(run_folder)[cell.arm]
+        assert folder_of(cell, results) == path
+        assert rows_of(cell, results) == read_rows(path)
+        assert len(rows_of(cell, results)) == 3
+
+
+def test_a_fresh_arms_record_is_found_and_complete_after_its_last_task(
+    tmp_path: Path, results: Path
+) -> None:
+    options = (*tiny_study(tmp_path).options[:-1], "4")  # tasks 0, 1 and 2 of four
+    (cell,) = cells(tiny_study(tmp_path, arms=("fresh:mlp",), seeds=(0,), options=options))
+    assert tasks_left(cell, results) == 3
+    train_here(cell, results)
+    assert [row["task"] for row in rows_of(cell, results)] == [0, 1, 2]
+    assert is_complete(cell, results)
+
+
+def test_nothing_is_made_locked_or_changed_where_records_are_looked_for(
+    tiny: Study, results: Path
+) -> None:
+    first, *others = cells(tiny)
+    assert [rows_of(cell, results) for cell in cells(tiny)] == [[]] * 4
+    assert not results.exists()
+    train_here(first, results)
+    before = {path: path.stat() for path in results.rglob("*")}
+    results.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    assert is_complete(first, results)
+    assert not any(is_complete(cell, results) for cell in others)
+    results.chmod(stat.S_IRWXU)
+    after = {path: path.stat() for path in results.rglob("*")}
+    assert {p: s.st_mtime_ns for p, s in before.items()} == {
+        p: s.st_mtime_ns for p, s in after.items()
+    }
+
+
+def test_a_cell_is_complete_with_its_last_row_and_not_before(tiny: Study, results: Path) -> None:
+    cell = cells(tiny)[0]
+    left = []
+    for number in (1, 2, 3):
+        words = cell.command(results)[3:]
+        words[words.index("--num-tasks") + 1] = str(number)
+        assert start(*words) == 0
+        left.append((tasks_left(cell, results), is_complete(cell, results)))
+    assert left == [(2, False), (1, False), (0, True)]
+
+
+def test_a_cell_is_not_complete_while_its_record_cannot_be_read(tiny: Study, results: Path) -> None:
+    cell = cells(tiny)[0]
+    train_here(cell, results)
+    (folder_of(cell, results) / "rows.jsonl").write_text("no JSON\n")
+    assert not is_complete(cell, results)
+
+
+def test_studies_that_differ_in_what_is_asked_only_share_their_cells(
+    tiny: Study, tmp_path: Path, results: Path
+) -> None:
+    for cell in cells(tiny):
+        train_here(cell, results)
+    other = tiny_study(
+        tmp_path, name="other", arms=("linear+l2-init", "linear"), seeds=(1, 2), drop_margin=0.5
+    )
+    there = [(c.arm, c.seed) for c in cells(other) if is_complete(c, results)]
+    assert there == [("linear+l2-init", 1)]
+    longer = tiny_study(tmp_path, options=(*tiny.options[:-1], "4"))
+    assert [tasks_left(cell, results) for cell in cells(longer)] == [1] * 4
+
+
+# --- what is declared
+
+
+CHANGES = {
+    "name": "other",
+    "question": "Which?",
+    "preset": "matched",
+    "arms": ("mlp",),
+    "seeds": (0, 2),
+    "options": ("--num-tasks", "4"),
+    "of_arms": {"mlp": ("--mlp.hidden", "5")},
+    "metrics": ("fisher",),
+    "drop_margin": 0.02,
+    "slope_margin": 0.002,
+    "compared": (("mlp", "linear+l2-init"),),
+    "tuning_seeds": (9,),
+    "rates": (0.1,),
+}
+
+
+def test_the_digest_is_of_all_that_is_declared(tiny: Study) -> None:
+    fields = {field.name for field in dataclasses.fields(Study)} - {"experiment"}
+    assert fields == {*CHANGES}
+    others = [dataclasses.replace(tiny, **{name: value}) for name, value in CHANGES.items()]
+    digests = [tiny.digest(), *(other.digest() for other in others)]
+    assert len({*digests}) == len(digests)
+    assert all(re.fullmatch("[0-9a-f]{16}", digest) for digest in digests)
+    assert dataclasses.replace(tiny).digest() == tiny.digest()
+
+
+def test_the_digest_is_the_same_in_another_process(tiny: Study, tmp_path: Path) -> None:
+    file = write_study(tmp_path / "own.py", tiny)
+    code = f"import runpy; print(runpy.run_path({str(file)!r})['STUDY'].digest())"
+    done = run("-c", code)
+    assert done.stdout.strip() == tiny.digest()
+
+
+WRONG = {
+    "an unknown experiment": ({"experiment": "ant"}, "'ant': must be one of cifar, mnist, qdata"),
+    "an unknown preset": ({"preset": "slow"}, "--preset slow: must be one of released"),
+    "an unknown network": ({"arms": ("rnn",)}, "--arms rnn: no network"),
+    "an unknown remedy": ({"arms": ("mlp+hope",)}, "--arms mlp+hope: no remedy"),
+    "an unknown metric": ({"metrics": ("luck",)}, "--metrics luck: there are"),
+    "an unknown option": ({"options": ("--num-task", "3")}, "did you mean --num-tasks"),
+    "an option of an arm that is not there": (
+        {"options": ("--qnn.depth", "3")}, "the arm qnn is not among"),
+    "an option that is a cell's": ({"options": ("--seed=3",)}, "--seed=3: a study's options"),
+    "help": ({"of_arms": {"mlp": ("--help",)}}, "--help: a study's options"),
+    "words of an arm that is not there": (
+        {"of_arms": {"qnn": ("--qnn.depth", "3")}}, "qnn is not among its arms"),
+    "no arms": ({"arms": ()}, "arms: at least one"),
+    "no seeds": ({"seeds": ()}, "seeds: at least one"),
+    "an arm twice": ({"arms": ("mlp", "mlp")}, "arms: mlp is there twice"),
+    "a seed twice": ({"seeds": (1, 2, 1)}, "seeds: 1 is there twice"),
+    "a negative seed": ({"seeds": (-1,)}, "seed -1: must be 0 to"),
+    "a seed that is tuned with": ({"tuning_seeds": (1,)}, "tuning_seeds: 1 is among the seeds"),
+    "no margin": ({"drop_margin": 0.0}, "drop_margin 0.0: must be above 0"),
+    "a margin that is no number": ({"slope_margin": float("nan")}, "slope_margin nan"),
+    "a rate of zero": ({"rates": (0.1, 0.0)}, "rates: 0.0 must be above 0"),
+    "a comparison with nothing": ({"compared": (("mlp", "qnn"),)}, "qnn is not among its arms"),
+    "a name with a folder": ({"name": "../tiny"}, "study '../tiny': a name of"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_cannot_be_trained_or_claimed_is_refused_in_a_line(what: str, tiny: Study) -> None:
+    changes, said = WRONG[what]
+    if "arms" in changes:
+        changes = {"compared": ()} | changes
+    with pytest.raises(ValueError, match=re.escape(said)) as refused:
+        dataclasses.replace(tiny, **changes)
+    assert "\n" not in str(refused.value)
+
+
+def test_more_seeds_follow_the_largest_and_are_not_those_for_tuning(tmp_path: Path) -> None:
+    tiny = tiny_study(tmp_path, seeds=(3, 1), tuning_seeds=(4, 6))
+    assert [tiny.with_seeds(n).seeds for n in (1, 2, 5)] == [(3,), (3, 1), (3, 1, 5, 7, 8)]
+    with pytest.raises(ValueError, match="0 seeds: at least 1"):
+        tiny.with_seeds(0)
+
+
+# --- the studies that come with the program
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_is_found_by_its_name_and_can_be_tuned(name: str) -> None:
+    assert STUDIES[name].name == name
+    assert STUDIES[name].question.endswith("?")
+    assert study.summaries()[name].endswith((".", "?"))
+    assert STUDIES[name].rates
+    assert STUDIES[name].tuning_seeds
+
+
+def test_the_studies_of_why_have_all_arms_of_their_preset() -> None:
+    preset = (*mnist.WHY.arms,)
+    remedies = tuple(f"mlp+{name}" for name in REMEDIES if name != "start-afresh")
+    assert STUDIES["mnist-why"].arms == (*preset, *remedies)
+    assert STUDIES["qdata-why"].arms == preset
+    for name in ("mnist-why", "qdata-why"):
+        assert STUDIES[name].seeds == (*range(10),)
+        assert STUDIES[name].metrics == (*MECHANISMS, "fresh")
+
+
+# --- tuning
+
+
+def test_tuning_tries_each_rate_with_each_arm_and_seed_of_its_own(tmp_path: Path) -> None:
+    tiny = tiny_study(
+        tmp_path, tuning_seeds=(8, 9), rates=(0.1, 0.01),
+        of_arms={"mlp": ("--mlp.optimizer.learning-rate", "0.5")},
+    )  # fmt: skip
+    found = [
+        (cell.arm, cell.seed, arm.optimizer.learning_rate)
+        for some in tuning_cells(tiny).values()
+        for cell in some
+        for arm in cli.parse(mnist.EXPERIMENT, cell.command(tmp_path)[3:])[3].values()
+    ]
+    assert sorted(found) == sorted(
+        (arm, seed, rate) for arm in tiny.arms for seed in (8, 9) for rate in (0.1, 0.01)
+    )
+    with pytest.raises(UsageError, match="--tune: the study tiny has no rates"):
+        tuning_cells(tiny_study(tmp_path))
+
+
+def test_scores_are_means_of_the_last_tenth_and_the_best_rate_is_bold(
+    tmp_path: Path, results: Path
+) -> None:
+    tiny = tiny_study(tmp_path, arms=("mlp",), tuning_seeds=(8, 9), rates=(0.1, 0.01, 0.001))
+    rows = {(0.1, 8): [0.5] * 18 + [0.2, 0.4], (0.01, 8): [0.9], (0.01, 9): [0.6]}
+    for (rate, seed), scores in rows.items():
+        folder = folder_of(Cell(at_rate(tiny, rate), "mlp", seed), results)
+        folder.mkdir(parents=True)
+        lines = [json.dumps({"task": k, "test_accuracy": v}) + "\n" for k, v in enumerate(scores)]
+        (folder / "rows.jsonl").write_text("".join(lines))
+    scores = late_scores(tiny, results)
+    assert scores == {"mlp": {0.1: [pytest.approx(0.3)], 0.01: [0.9, 0.6], 0.001: []}}
+    text = tuning_table(tiny, scores)
+    assert "| arm | 0.1 | 0.01 | 0.001 | best |\n|---|---|---|---|---|\n" in text
+    assert text.endswith("| mlp | 0.3000 (1) | **0.7500** | none | 0.01 |\n")
+    of_one = tuning_table(tiny, {"mlp": {0.1: [0.9, 0.9], 0.01: [0.8, 0.8], 0.001: [0.1, 0.1]}})
+    assert of_one.endswith("| mlp | **0.9000** | 0.8000 | 0.1000 | 0.1, at the edge |\n")
+
+
+# --- the command
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the command in this process: status, and what it says on either stream."""
+
+    def ask(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = study.main(words)
+        return status, *capsys.readouterr()
+
+    return ask
+
+
+def test_help_lists_the_studies_with_a_line_each() -> None:
+    printed = run("-m", "experiments.study", "--help").stdout
+    listed = dict(re.findall(r"^  ([a-z][\w-]*): (\S.*)$", printed, re.MULTILINE))
+    assert listed == study.summaries()
+    assert {*listed} >= {"quick", "mnist-why", "qdata-why"}
+    assert listed["quick"] == runpy.run_path(str(study.STUDIES / "quick.py"))["__doc__"].strip()
+
+
+WRONG_USE = {
+    "quik": "error: quik: no such study; there are mnist-why, qdata-why, quick, or name a FILE.py",
+    "none.py": "none.py: there is no such file",
+    "quick --seeds 0": "--seeds 0: must be 1 to",
+    "quick --workers -2": "--workers -2: must be 1 to",
+    "quick --list --report": "--list --report: say one of them",
+    "quick --cluster tcp://x:1 --workers 2": "--workers: the cluster says how many",
+    "quick --sedes 3": "--sedes: python -m experiments.study has no such option",
+    "": "NAME|FILE.py",
+}
+
+
+@pytest.mark.parametrize("words", WRONG_USE)
+def test_wrong_use_is_one_line_and_status_2(words: str, said: Callable[..., tuple]) -> None:
+    status, printed, line = said(*words.split())
+    assert (status, printed) == (2, "")
+    assert WRONG_USE[words] in line
+    assert len(line.splitlines()) == 1
+    assert not Path("results").exists()
+
+
+OWN = {
+    "nothing": ("", "own.py: it has no STUDY = Study(...)"),
+    "another value": ("STUDY = 3", "own.py: it has no STUDY"),
+    "no Python": ("STUDY =", "own.py: SyntaxError"),
+    "an error": ("1 / 0", "own.py: ZeroDivisionError: division by zero"),
+    "a wrong study": (
+        "from experiments.parts.study import Study\n"
+        "STUDY = Study('own', '?', 'mnist', 'quick', ('rnn',), (0,))",
+        "own.py: ValueError: study own: --arms rnn",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", OWN)
+def test_a_file_that_is_no_study_is_one_line(what: str, said: Callable[..., tuple]) -> None:
+    code, part = OWN[what]
+    Path("own.py").write_text(code)
+    status, printed, line = said("own.py", "--list")
+    assert (status, printed) == (1, "")
+    assert part in line
+    assert len(line.splitlines()) == 1
+
+
+def test_the_list_has_the_commands_of_the_cells_that_are_not_complete(
+    tiny: Study, tmp_path: Path, results: Path, said: Callable[..., tuple]
+) -> None:
+    folder = tmp_path / "it's here"
+    file = write_study(tmp_path / "own.py", tiny)
+    train_here(cells(tiny)[1], folder)
+    before = snapshot(folder)
+    status, printed, _ = said(str(file), "--list", f"--results={folder}")
+    assert status == 0
+    expected = [cell.command(folder) for k, cell in enumerate(cells(tiny)) if k != 1]
+    assert [shlex.split(line) for line in printed.splitlines()] == expected
+    assert snapshot(folder) == before
+    one = said(str(file), "--list", "--seeds=1", f"--results={folder}")[1]
+    assert [shlex.split(line) for line in one.splitlines()] == expected[:1]
+    more = said(str(file), "--list", "--seeds=3", f"--results={folder}")[1]
+    assert len(more.splitlines()) == 5
+
+
+def test_commands_of_the_list_give_the_records_of_the_cells_in_a_shell(
+    tiny: Study, tmp_path: Path, results: Path, said: Callable[..., tuple]
+) -> None:
+    file = write_study(tmp_path / "own.py", tiny_study(tmp_path, seeds=(0,)))
+    _, printed, _ = said(str(file), "--list", f"--results={results}")
+    first, *_ = printed.splitlines()
+    done = subprocess.run(
+        first, shell=True, cwd="/", env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rest = said(str(file), "--list", f"--results={results}")[1]
+    assert rest.splitlines() == printed.splitlines()[1:]
+
+
+def test_without_distributed_a_line_says_what_to_install(tiny: Study, tmp_path: Path) -> None:
+    write_study(tmp_path / "own.py", tiny)
+    for package in ("distributed", "dask", "psutil"):
+        code = (
+            f"import sys; sys.modules[{package!r}] = None\n"
+            "from experiments import study\n"
+            f"sys.exit(study.main([{str(tmp_path / 'own.py')!r}]))"
+        )
+        done = run("-c", code)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.endswith("pip install 'quantum-plasticity[study]'\n")
+        assert len(done.stderr.splitlines()) == 1
+
+
+# --- the workers' side
+
+
+def test_what_a_command_printed_last_is_kept(tmp_path: Path) -> None:
+    code = "print(*range(100), sep='\\n'); print(); raise SystemExit(3)"
+    outcome = engine.run_command(["-c", code], str(tmp_path))
+    assert outcome.status == 3
+    assert outcome.output.splitlines() == [str(k) for k in range(88, 100)]
+    assert engine.told(outcome).startswith("status 3\n  88\n  89\n")
+    killed = engine.run_command(["-c", "import os; os.kill(os.getpid(), 9)"], str(tmp_path))
+    assert engine.told(killed) == "killed by signal 9"
+    assert not engine.RUNNING
+
+
+class Workers:
+    """A cluster of one worker, which is this process."""
+
+    def __init__(self, **others: object) -> None:
+        self.others = others
+
+    def run(self, question: Callable[..., object], *arguments: object) -> dict[str, object]:
+        answer = question(*arguments)
+        return {"tcp://a:1": answer, "tcp://b:2": answer | self.others if self.others else answer}
+
+    def scheduler_info(self, n_workers: int) -> dict[str, object]:
+        return {"workers": {"tcp://a:1": {}}}
+
+
+def test_workers_with_other_versions_are_refused_by_name() -> None:
+    engine.check_workers(Workers(), "tcp://s:1")
+    for name in ("quantum-plasticity", "commit", "torch"):
+        with pytest.raises(Failure, match=f"^tcp://b:2 has {name} 0.0; here it is ") as refused:
+            engine.check_workers(Workers(**{name: "0.0"}), "tcp://s:1")
+        assert "\n" not in str(refused.value)
+
+
+def test_a_cluster_without_workers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Workers, "run", lambda *arguments: {})
+    monkeypatch.setattr(Workers, "scheduler_info", lambda self, n_workers: {"workers": {}})
+    with pytest.raises(Failure, match="tcp://s:1: it has no workers yet"):
+        engine.check_workers(Workers(), "tcp://s:1")
+
+
+PROBE = """
+import sys
+from experiments.parts.engine import probe
+print(probe(sys.argv[1]))
+"""
+
+
+class Strangers:
+    """A cluster of one worker, which is another process and may see another folder."""
+
+    def __init__(self, elsewhere: Path | None = None, unlocked: bool = False) -> None:
+        self.elsewhere, self.unlocked = elsewhere, unlocked
+
+    def run(self, question: Callable[..., object], path: str) -> dict[str, object]:
+        assert question is engine.probe
+        if self.unlocked:
+            Path(path).unlink()
+            Path(path).touch()
+        if self.elsewhere:
+            path = str(self.elsewhere / Path(path).name)
+        return {"tcp://b:2": run("-c", PROBE, path).stdout.strip()}
+
+
+def test_workers_share_the_folder_of_results_and_its_locks_or_are_refused(results: Path) -> None:
+    engine.check_folder(Strangers(), results)
+    with pytest.raises(Failure, match=r"tcp://b:2: .* does not see files of "):
+        engine.check_folder(Strangers(elsewhere=results.parent), results)
+    with pytest.raises(Failure, match=r"can lock a file .*\nName --results in a folder") as refused:
+        engine.check_folder(Strangers(unlocked=True), results)
+    assert len(str(refused.value).splitlines()) == 2
+    assert [*results.iterdir()] == []

@@ -1,0 +1,248 @@
+"""Studies trained by Dask, and what befalls them: kills, Ctrl-C, failures, others at work."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+psutil = pytest.importorskip("psutil")
+pytest.importorskip("distributed")
+
+import filelock  # noqa: E402
+
+from experiments.parts.study import cells, folder_of, rows_of  # noqa: E402
+from tests.experiments.runs import provenance_of, snapshot  # noqa: E402
+from tests.experiments.studying import (  # noqa: E402
+    ROOT,
+    records,
+    run_study,
+    start_study,
+    tiny_study,
+    train_here,
+    write_study,
+)
+from tests.waiting import killed_on_failure, wait_until  # noqa: E402
+
+pytestmark = [pytest.mark.usefixtures("empty_folder"), pytest.mark.slow]
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """Return the processes that one has started, and those that these have."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).children(recursive=True)
+    return []
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def words(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
+
+
+def training(pid: int) -> list[psutil.Process]:
+    """Return the commands of cells that run below a process."""
+    return [p for p in family(pid) if "experiments.mnist" in words(p)]
+
+
+def test_a_study_is_trained_reported_and_goes_on_with_one_seed_more(tmp_path: Path) -> None:
+    tiny = tiny_study(tmp_path, seeds=(0,))
+    file = write_study(tmp_path / "own.py", tiny)
+    results = tmp_path / "results"
+    train_here(cells(tiny)[0], results)
+    before = snapshot(folder_of(cells(tiny)[0], results))
+    status, printed, said = run_study(tmp_path, str(file), "--workers=2")
+    assert status == 0, said
+    folder = results / "studies" / f"tiny-{tiny.digest()}"
+    assert printed == f"report: {folder / 'report.md'}\n"
+    assert (folder / "report.md").read_text() == "mlp 0 3\nlinear+l2-init 0 3\n"
+    assert " 2/2 " in said
+    assert snapshot(folder_of(cells(tiny)[0], results)) == before
+    (note,) = provenance_of(folder_of(cells(tiny)[1], results).parent, "linear+l2-init")
+    assert note["threads"] == 1
+
+    trained = {cell: snapshot(folder_of(cell, results)) for cell in cells(tiny)}
+    assert run_study(tmp_path, str(file), "--workers=2", "--seeds=2")[0] == 0
+    assert {cell: snapshot(folder_of(cell, results)) for cell in cells(tiny)} == trained
+    assert [len(rows_of(cell, results)) for cell in cells(tiny.with_seeds(2))] == [3] * 4
+
+
+def test_a_failing_cell_is_named_with_what_it_said_and_the_others_end(tmp_path: Path) -> None:
+    tiny = tiny_study(
+        tmp_path, arms=("qnn", "mlp"), seeds=(0,), of_arms={"qnn": ("--qnn.readout", "z-of-first")}
+    )
+    results = tmp_path / "results"
+    file = write_study(tmp_path / "own.py", tiny)
+    status, printed, said = run_study(tmp_path, str(file), "--workers=2")
+    assert status == 1
+    assert printed.startswith("report: ")
+    lines = said.rpartition("\r")[2].splitlines()[-3:]
+    assert "-m experiments.mnist --preset quick --arms qnn " in lines[0]
+    assert lines[0].endswith(": status 2")
+    assert lines[1].startswith("  error: --arms qnn: readout z-of-first gives 1 logit")
+    assert lines[2] == "error: 1 of 2 cells failed: qnn seed 0"
+    assert [len(rows_of(cell, results)) for cell in cells(tiny)] == [0, 3]
+
+
+def test_a_cell_that_another_process_trains_is_tried_again_later(tmp_path: Path) -> None:
+    tiny = tiny_study(tmp_path, arms=("mlp",), seeds=(0,))
+    file = write_study(tmp_path / "own.py", tiny)
+    (cell,) = cells(tiny)
+    folder = folder_of(cell, tmp_path / "results")
+    folder.mkdir(parents=True)
+    with filelock.FileLock(folder / "lock"):
+        process = start_study(tmp_path, str(file), "--workers=1")
+        with killed_on_failure(process):
+            said = tmp_path / "said.err"
+            wait_until(
+                lambda: "in use elsewhere" in said.read_text(), lambda: process.poll() is None
+            )
+            assert not rows_of(cell, tmp_path / "results")
+    assert process.wait() == 0
+    assert len(rows_of(cell, tmp_path / "results")) == 3
+
+
+def test_killed_workers_and_a_killed_driver_change_no_record_and_leave_no_process(
+    tmp_path: Path,
+) -> None:
+    tiny = tiny_study(tmp_path, arms=("mlp", "qnn"), seeds=(0,))
+    file = write_study(tmp_path / "own.py", tiny)
+    whole, results = tmp_path / "whole", tmp_path / "results"
+    for cell in cells(tiny):
+        train_here(cell, whole)
+
+    process = start_study(tmp_path, str(file), "--workers=2")
+    with killed_on_failure(process):
+        running = lambda: process.poll() is None  # noqa: E731
+        wait_until(lambda: training(process.pid), running)
+        victim = training(process.pid)[0]
+        worker = victim.parent()
+        assert worker.pid != process.pid
+        worker.kill()
+        wait_until(lambda: not alive([victim]), running)
+        again = lambda: [p for p in training(process.pid) if p.pid != victim.pid]  # noqa: E731
+        wait_until(lambda: len(again()) == 2, running)  # one in place of the dead
+        everybody = family(process.pid)
+        process.kill()
+        process.wait()
+        wait_until(lambda: not alive(everybody))
+
+    status, _, said = run_study(tmp_path, str(file), "--workers=2")
+    assert status == 0, said
+    assert records(tiny, results) == records(tiny, whole)
+
+
+def test_control_c_ends_a_study_in_a_line_with_all_its_processes(tmp_path: Path) -> None:
+    tiny = tiny_study(tmp_path, arms=("mlp", "qnn"), seeds=(0,))
+    file = write_study(tmp_path / "own.py", tiny)
+    process = start_study(tmp_path, str(file), "--workers=2", session=True)
+    with killed_on_failure(process):
+        wait_until(lambda: len(training(process.pid)) == 2, lambda: process.poll() is None)
+        everybody = family(process.pid)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        assert process.wait() == 130
+        wait_until(lambda: not alive(everybody))
+    *before, last = (tmp_path / "said.err").read_text().splitlines()
+    assert last == "stopped: what is finished is kept; the same command goes on."
+    assert all(not line or "/2 [" in line for line in before)  # the progress bar
+    assert (tmp_path / "said.out").read_text() == ""
+
+
+CLUSTER = """
+import sys
+import distributed
+if __name__ == "__main__":
+    cluster = distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, memory_limit=0, dashboard_address=None
+    )
+    print(cluster.scheduler_address, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[str]:
+    """The address of a cluster that somebody else has started."""
+    file = tmp_path / "cluster.py"
+    file.write_text(CLUSTER)
+    process = subprocess.Popen(
+        [sys.executable, str(file)], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    everybody = []
+    try:
+        yield process.stdout.readline().strip()
+        everybody = family(process.pid)
+    finally:
+        process.kill()
+        process.communicate()
+        wait_until(lambda: not alive(everybody))
+
+
+def test_a_study_is_trained_by_the_workers_of_another_cluster(tmp_path: Path, cluster: str) -> None:
+    tiny = tiny_study(tmp_path, arms=("mlp",), seeds=(0,))
+    file = write_study(tmp_path / "own.py", tiny)
+    status, _, said = run_study(tmp_path, str(file), f"--cluster={cluster}")
+    assert status == 0, said
+    (cell,) = cells(tiny)
+    assert len(rows_of(cell, tmp_path / "results")) == 3
+
+
+def test_a_cluster_that_is_not_there_is_a_line(tmp_path: Path) -> None:
+    file = write_study(tmp_path / "own.py", tiny_study(tmp_path))
+    status, printed, said = run_study(tmp_path, str(file), "--cluster=tcp://127.0.0.1:9")
+    assert (status, printed) == (1, "")
+    assert said.startswith("error: --cluster tcp://127.0.0.1:9: ")
+    assert len(said.splitlines()) == 1
+
+
+HOLDER = """
+import sys
+from experiments.parts.engine import run_command
+run_command(["-c", sys.argv[1]], ".")
+"""
+SLEEPER = """
+import os, time
+from pathlib import Path
+from experiments.parts import interrupts
+interrupts.guard()
+Path("pid.tmp").write_text(f"{os.getpid()} {interrupts.ENDS_WITH_INPUT in os.environ}")
+os.replace("pid.tmp", "pid")
+time.sleep(1000)
+"""
+
+
+def test_a_command_ends_when_the_process_that_started_it_is_killed(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, SLEEPER], cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    with killed_on_failure(process):
+        wait_until((tmp_path / "pid").exists, lambda: process.poll() is None)
+        pid, still_set = (tmp_path / "pid").read_text().split()
+        assert still_set == "False"  # those that it starts live by themselves
+        sleeper = psutil.Process(int(pid))
+        process.kill()
+        process.wait()
+        wait_until(lambda: not alive([sleeper]))
+
+
+def test_a_command_of_a_user_does_not_end_with_its_input(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLEEPER], cwd=tmp_path, stdin=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    with killed_on_failure(process):
+        wait_until((tmp_path / "pid").exists, lambda: process.poll() is None)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.3)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
