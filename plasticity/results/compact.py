@@ -49,9 +49,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         # np.load would take an .npy file, too, and give one array.
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            return {
-                name.removesuffix(".npy"): _read(archive, name) for name in archive.namelist()
-            }
+            return {name.removesuffix(".npy"): _read(archive, name) for name in archive.namelist()}
     except (ValueError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise RecordError(f"{path} is damaged: {type(error).__name__}.") from error
 
