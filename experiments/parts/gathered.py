@@ -29,7 +29,7 @@ class Gathered:
         tasks: How many each cell is to learn.
         columns: By arm and column, ``(seeds, tasks)``, float32, the seeds in the study's order. NaN
             where a row lacks the number, or where there is no row.
-        rows: By arm, ``(seeds,)``: how many rows there are.
+        rows: By arm, ``(seeds,)``: how many rows there are; -1: the record cannot be read.
         complete: By arm, ``(seeds,)``: which seeds have learned all that the study asks for.
     """
 
@@ -92,13 +92,26 @@ def gathered(study: Study, results: Path) -> Gathered:
             for name in dict.fromkeys(name for of_seed, _ in of_seeds for name in of_seed)
         }
         rows[arm] = np.array([count for _, count in of_seeds])
-        complete[arm] = np.array([is_complete(cell, results) for cell in mine])
+        complete[arm] = np.array(
+            [
+                count >= 0 and is_complete(cell, results)
+                for cell, (_, count) in zip(mine, of_seeds, strict=True)
+            ]
+        )
     return Gathered(study, length, columns, rows, complete)
 
 
 def _arrays(cell: Cell, results: Path, length: int) -> tuple[dict[str, np.ndarray], int]:
     """Return the numbers in a cell's rows by column, ``(tasks,)`` each, and how many rows are."""
-    rows = [row for row in rows_of(cell, results) if row["task"] < length]
+    from plasticity.results.disk import RecordError
+
+    try:
+        rows = rows_of(cell, results)
+    except RecordError:  # the cell's own command says why
+        return {}, -1
+    if any(type(row.get("task")) is not int or row["task"] < 0 for row in rows):
+        return {}, -1
+    rows = [row for row in rows if row["task"] < length]
     columns: dict[str, np.ndarray] = {}
     for row in rows:
         for name, value in row.items():

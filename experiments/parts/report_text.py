@@ -62,7 +62,8 @@ def heading(found: Gathered) -> str:
         "is at most 0). It **keeps** (against: the mean drop is at least the margin). If both are "
         "shown it **loses less than the margin**, if neither it is **undecided**. p values are "
         "adjusted by Holm's method over the arms, within a claim. With fewer than "
-        f"{MIN_SEEDS} seeds nothing is said to be kept. A verdict is *fragile* if the skewness "
+        f"{MIN_SEEDS} seeds nothing is said to be kept; *too few seeds* marks where it would be. "
+        "A verdict is *fragile* if the skewness "
         f"over seeds exceeds {SKEWED:g}. Brackets hold 95 % intervals of means over seeds. An arm "
         "that never learned has nothing to lose: read the level beside the drop.",
         "",
@@ -76,6 +77,7 @@ def verdicts(arms: Sequence[Judged], silent: dict[str, str]) -> str:
         "arm", "n", "early (%)", "late = level (%)", "drop (points)",
         "slope (points per 100 tasks)", "gap to fresh (points)", "verdict",
     )  # fmt: skip
+    gaps = any(one.gap is not None for one in arms)
     rows = [
         (
             f"`{one.arm}`",
@@ -85,10 +87,12 @@ def verdicts(arms: Sequence[Judged], silent: dict[str, str]) -> str:
             percent(one.drop, interval=True),
             percent(one.slope, interval=True, digits=3) + (", flat" if one.slope.flat else ""),
             "" if one.gap is None else percent(one.gap, interval=True),
-            one.drop.verdict + (", fragile" if one.drop.fragile else ""),
+            one.drop.verdict + _remarks(one.drop),
         )
         for one in arms
     ]
+    if not gaps:  # nowhere recorded
+        titles, rows = titles[:6] + titles[7:], [row[:6] + row[7:] for row in rows]
     lines = ["## Verdicts", "", table(titles, rows) if rows else "No arm has a verdict yet.\n"]
     lines += [f"No verdict on `{arm}`: {reason}.  " for arm, reason in silent.items()]
     return "\n".join([*lines, ""])
@@ -184,6 +188,7 @@ def missing(found: Gathered) -> str:
     of_arms: dict[str, list[str]] = {}
     for arm, seed, count in cells:
         done = f"{count} of {found.tasks} tasks" if count else "not begun"
+        done = "its record cannot be read" if count < 0 else done
         of_arms.setdefault(arm, []).append(f"{seed} ({done})")
     total = len(found.study.arms) * len(found.study.seeds)
     lines += [f"{len(cells)} of {total} cells are not complete. They count nowhere above.", ""]
@@ -243,4 +248,11 @@ def factor(of: Estimate) -> str:
 
 
 def _words(of: dict[str, str], verdict: Verdict) -> str:
-    return of[verdict.verdict] + (", fragile" if verdict.fragile else "")
+    return of[verdict.verdict] + _remarks(verdict)
+
+
+def _remarks(of: Verdict) -> str:
+    """Return what to beware of in a verdict."""
+    shown = of.p_keeps_adjusted is not None and of.p_keeps_adjusted <= ALPHA
+    few = of.verdict == "undecided" and shown  # but for the number of seeds
+    return (", too few seeds" if few else "") + (", fragile" if of.fragile else "")

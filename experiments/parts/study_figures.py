@@ -174,10 +174,9 @@ def _caption(series: Mapping[str, np.ndarray], window: int, logarithmic: bool) -
     counts = {len(values) for values in series.values()}
     parts = [how_many(counts)]
     mean = "geometric mean" if logarithmic else "mean"
-    if max(counts) > 1:
-        parts.append(f"line: {mean} over seeds")
-    if window > 1:
-        parts.append(f"each seed's running mean of {window} tasks")
+    line = [f"{mean} over seeds"] if max(counts) > 1 else []
+    line += [f"running mean of {window} tasks"] if window > 1 else []
+    parts += [f"line: {' of the '.join(line)}"] if line else []
     if max(counts) >= FEWEST_FOR_AN_INTERVAL:
         parts.append("shaded: 95 % interval of the mean (Student's t)")
     return "; ".join(parts)

@@ -85,6 +85,17 @@ def test_run_that_was_made_longer_is_read_up_to_the_length_of_the_study() -> Non
     assert found.rows["mlp"].tolist() == [3, 3] and found.missing() == []
 
 
+@pytest.mark.parametrize("line", ["{", '{"test_accuracy": 0.5}', '{"task": "0"}', '{"task": -1}'])
+def test_seed_whose_record_cannot_be_read_is_named_and_the_others_are_read(line: str) -> None:
+    study = made_up.study(("mlp",), seeds=2, tasks=3)
+    for seed in study.seeds:
+        record(study, "mlp", seed, rows(3))
+    path = next(folder_of(cell, RESULTS) for cell in cells(study) if cell.seed == 1) / "rows.jsonl"
+    path.write_text(path.read_text() + line + "\n")
+    found = gathered(study, RESULTS)
+    assert found.missing() == [("mlp", 1, -1)] and found.seeds("mlp") == [0]
+
+
 def test_records_give_back_what_was_gathered_and_equal_numbers_give_equal_bytes() -> None:
     found = made_up.gathered({"mlp": 0.1, "qnn": 0.0, "mlp+l2-init": 0.0}, seeds=3, tasks=40)
     found.rows["qnn"][1], found.complete["qnn"][1] = 7, False

@@ -132,6 +132,14 @@ def test_arm_that_starts_lower_is_inferior_though_it_loses_nothing() -> None:
     assert line["level, arm less reference (points)"].startswith("-31.")
 
 
+def test_nothing_is_kept_with_nine_seeds_and_the_report_says_that_they_are_too_few() -> None:
+    for seeds, expected in ((9, "undecided, too few seeds"), (10, "keeps")):
+        found = made_up.gathered({"mlp": -0.01}, seeds=seeds, tasks=60)
+        (line,) = made_up.cells_of(report_on(found, Path("report")), "Verdicts")
+        assert line["verdict"].removesuffix(", fragile") == expected
+        assert "gap to fresh (points)" not in line
+
+
 # --- gap, growth, first and last tenth
 
 
@@ -164,6 +172,9 @@ def test_gap_is_that_to_the_arm_which_starts_afresh_on_the_tasks_of_both() -> No
     assert found_gap is not None and found_gap.n == 2
     assert found_gap.estimate == pytest.approx(statistics.fmean(expected), rel=1e-5)
     arms, silent = judged(found, "test_accuracy")
+    lines = made_up.cells_of(report_on(found, Path("report")), "Verdicts")
+    line = {line["arm"]: line for line in lines}["`mlp`"]
+    assert line["gap to fresh (points)"].startswith(f"{100 * statistics.fmean(expected):.2f} [")
     assert "fresh:mlp" not in [one.arm for one in arms] and [*silent] == ["fresh:mlp"]
 
 

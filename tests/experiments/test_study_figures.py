@@ -89,9 +89,12 @@ def test_axis_is_logarithmic_where_positive_values_are_a_factor_of_ten_apart() -
     assert not is_wide([spiked])  # a single task
 
 
-def drawn(arms: int, **more: Any) -> Figure:
+def drawn(arms: int, seeds: tuple[int, ...] = (4,), **more: Any) -> Figure:
     rng = np.random.default_rng(0)
-    series = {f"arm{k}": rng.normal(k, 1, (4, 100)) for k in range(arms)}
+    of_arms = itertools.cycle(seeds)
+    series = {f"arm{k}": rng.normal(k, 1, (next(of_arms), 100)) for k in range(arms)}
+    if more.get("logarithmic"):
+        series = {arm: np.exp(values) for arm, values in series.items()}
     verdicts = {f"arm{k}": word for k, word in enumerate(itertools.islice(LOOKS, arms))}
     options: dict[str, Any] = {"verdicts": verdicts, "reference": "arm2"}
     return over_tasks(series, "accuracy (%)", "title", **options | more)
@@ -133,9 +136,9 @@ def test_caption_says_how_many_seeds_and_what_is_shaded() -> None:
     assert "n = 1 to 2 seeds" in caption and "interval" not in caption
 
 
-@pytest.mark.parametrize("arms", [3, 14, 40])
+@pytest.mark.parametrize("arms", [3, 8, 14, 40])
 def test_axes_titles_and_captions_lie_inside_the_figure_and_apart(arms: int) -> None:
-    figure = drawn(arms)
+    figure = drawn(arms, (8, 10), logarithmic=True)
     renderer: Any = FigureCanvasAgg(figure).get_renderer()
     figure.draw(renderer)
     frame = figure.bbox
