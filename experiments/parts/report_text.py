@@ -73,26 +73,18 @@ def heading(found: Gathered) -> str:
 
 def verdicts(arms: Sequence[Judged], silent: dict[str, str]) -> str:
     """Return the table of verdicts, and which arms have none."""
-    titles = (
-        "arm", "n", "early (%)", "late = level (%)", "drop (points)",
-        "slope (points per 100 tasks)", "gap to fresh (points)", "verdict",
-    )  # fmt: skip
     gaps = any(one.gap is not None for one in arms)
-    rows = [
-        (
-            f"`{one.arm}`",
-            str(one.drop.n),
-            percent(one.early),
-            percent(one.level, interval=True),
-            percent(one.drop, interval=True),
-            percent(one.slope, interval=True, digits=3) + (", flat" if one.slope.flat else ""),
-            "" if one.gap is None else percent(one.gap, interval=True),
-            one.drop.verdict + _remarks(one.drop),
-        )
-        for one in arms
-    ]
-    if not gaps:  # nowhere recorded
-        titles, rows = titles[:6] + titles[7:], [row[:6] + row[7:] for row in rows]
+    titles = ["arm", "n", "early (%)", "late = level (%)", "drop (points)"]
+    titles += ["slope (points per 100 tasks)", *["gap to fresh (points)"] * gaps, "verdict"]
+    rows = []
+    for one in arms:
+        row = [f"`{one.arm}`", str(one.drop.n), percent(one.early)]
+        row += [percent(one.level, interval=True), percent(one.drop, interval=True)]
+        slope = percent(one.slope, interval=True, digits=3)
+        row.append(slope + (", flat" if one.slope.flat else ""))
+        if gaps:
+            row.append("" if one.gap is None else percent(one.gap, interval=True))
+        rows.append([*row, one.drop.verdict + _remarks(one.drop)])
     lines = ["## Verdicts", "", table(titles, rows) if rows else "No arm has a verdict yet.\n"]
     lines += [f"No verdict on `{arm}`: {reason}.  " for arm, reason in silent.items()]
     return "\n".join([*lines, ""])
