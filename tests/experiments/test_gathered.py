@@ -61,6 +61,19 @@ def test_numbers_stand_at_their_seed_and_task_and_what_is_no_number_is_left_out(
     assert found.missing() == [("qnn", 0, 0), ("qnn", 1, 0)]
 
 
+def test_arm_that_learns_few_tasks_has_its_numbers_at_these() -> None:
+    study = made_up.study(("fresh:mlp",), seeds=1, tasks=6)
+    at = [0, 1, 2, 4]
+    record(study, "fresh:mlp", 0, [{"task": t, "test_accuracy": t / 8} for t in at])
+    found = gathered(study, RESULTS)
+    expected = [[t / 8 if t in at else np.nan for t in range(6)]]
+    np.testing.assert_equal(found.columns["fresh:mlp"]["test_accuracy"], expected)
+    assert found.missing() == []
+    save_records(found, Path("records"))
+    assert Path("records/fresh-mlp.npz").exists()
+    assert equal(load_records(Path("records")), found)
+
+
 def test_seed_that_is_not_complete_is_named_and_counts_nowhere() -> None:
     study = made_up.study(("mlp",), seeds=3, tasks=4)
     for seed, count in enumerate((4, 3, 4)):
@@ -148,7 +161,7 @@ def test_records_of_another_digest_are_refused_in_one_line() -> None:
     index = Path("records/study.json")
     written = index.read_text()
     index.write_text(written.replace('"drop_margin": 0.01', '"drop_margin": 0.1'))
-    assert found.study.digest() in refused()
+    assert "study.json" in refused() and found.study.digest() in refused()
     # An arm's file from the records of another study.
     index.write_text(written)
     save_records(dataclasses.replace(found, study=other), Path("others"))

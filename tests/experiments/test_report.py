@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import math
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,10 @@ def test_arm_that_starts_lower_is_inferior_though_it_loses_nothing() -> None:
     (line,) = made_up.cells_of(Path("report/report.md"), "Pairs")
     assert line["loses more?"] == "no more than the margin more"
     assert line["level"] == "inferior"
-    assert line["level, arm less reference (points)"].startswith("-31.")
+    mean, low, high = map(
+        float, re.findall(r"-?\d+\.\d+", line["level, arm less reference (points)"])
+    )
+    assert -32 < low < mean < high < -30
 
 
 def test_nothing_is_kept_with_nine_seeds_and_the_report_says_that_they_are_too_few() -> None:
@@ -199,6 +203,27 @@ def test_growth_is_the_mean_logarithm_of_last_over_first_norm() -> None:
     assert growth(found, "mlp") is None
     found.columns["mlp"]["circuit_angle_norm"] = norm
     assert growth(found, "mlp") == grown
+
+
+@pytest.mark.parametrize(
+    "ratios, expected",
+    [
+        ((1.5, 1.6, 1.7), "grow"),
+        ((1.0, 1.05, 1.02), "held"),
+        ((0.5, 0.6, 0.5), "held"),
+        ((1.0, 1.3, 1.1), "unclear"),  # the interval holds the limit of 1.1
+        ((1.0, 2.5, 4.0), "unclear"),
+        ((5.0,), "unclear"),
+    ],
+)
+def test_parameters_grow_or_are_held_where_the_interval_of_their_growth_says_so(
+    ratios: tuple[float, ...], expected: str
+) -> None:
+    found = made_up.gathered({"mlp": 0.0}, seeds=len(ratios), tasks=20)
+    for row, ratio in zip(found.columns["mlp"]["weight_norm"], ratios, strict=True):
+        row[:2], row[-2:] = 3, 3 * ratio
+    (one,) = judged(found, "test_accuracy")[0]
+    assert one.parameters == expected
 
 
 # --- the files
