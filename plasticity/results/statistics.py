@@ -141,12 +141,13 @@ def holm(p_values: Sequence[float]) -> Array:
 
 
 def power(n: int, sd: float, margin: float, alpha: float = 0.05) -> float:
-    """Return the probability that n seeds show ``keeps`` where the true loss is 0.
+    """Return the probability that n seeds show a loss below the margin where the true loss is 0.
 
-    That is P(T > t), t being the 1 - alpha quantile with n - 1 degrees of freedom, and T following
-    the noncentral t distribution with noncentrality margin sqrt(n) / sd. It is the power of one
-    test of one arm. Two one-sided tests (``tost``) have less. So has each of several arms, since
-    Holm divides alpha.
+    The verdict is then ``keeps`` or, in a twentieth of all cases at most, ``loses less than the
+    margin``. The probability is P(T > t), t being the 1 - alpha quantile with n - 1 degrees of
+    freedom, and T following the noncentral t distribution with noncentrality margin sqrt(n) / sd.
+    It is the power of one test of one arm. Two one-sided tests (``tost``) have less. So has each of
+    several arms, since Holm divides alpha.
 
     Args:
         n: Number of seeds, at least 2.
@@ -164,7 +165,9 @@ def power(n: int, sd: float, margin: float, alpha: float = 0.05) -> float:
 
 
 def seeds_needed(sd: float, margin: float, power: float = 0.8, alpha: float = 0.05) -> int:
-    """Return the fewest seeds that show ``keeps`` with this power where the true loss is 0.
+    """Return the fewest seeds that show a loss below the margin where the true loss is 0.
+
+    They do so with the probability that is asked for.
 
     An SD of three tuning seeds is itself uncertain: the true one may be 4.4 times as large (95 %,
     chi-squared), which asks for some 20 times as many seeds. A claim of absence takes ten in any

@@ -207,9 +207,10 @@ def test_p_values_are_adjusted_over_arms_within_each_claim() -> None:
             assert getattr(arm, f"{claim}_adjusted") == pytest.approx(expected)
 
 
-def test_what_one_arm_shows_alone_may_be_undecided_among_many() -> None:
-    arms = {str(index): around(0.0, 0.013) for index in range(5)}
-    assert word(arms["0"]) == "keeps"
+@pytest.mark.parametrize(("mean", "alone"), [(0.0, "keeps"), (MARGIN, "loses")])
+def test_what_one_arm_shows_alone_may_be_undecided_among_many(mean: float, alone: str) -> None:
+    arms = {str(index): around(mean, 0.013) for index in range(5)}
+    assert word(arms["0"]) == alone
     assert {arm.verdict for arm in decide(arms, MARGIN).values()} == {"undecided"}
 
 
