@@ -40,7 +40,7 @@ class Command:
     """So many seeds: the first of the study; where it has fewer, also those that follow its
     largest."""
     workers: Annotated[
-        int | None, tyro.conf.arg(help_behavior_hint="(default: the physical cores)")
+        int | None, tyro.conf.arg(help_behavior_hint="(default: the physical cores; 1 on a GPU)")
     ] = None
     """Cells at a time on this machine."""
     cluster: Annotated[

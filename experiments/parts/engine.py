@@ -12,6 +12,7 @@ import collections
 import contextlib
 import importlib.metadata
 import logging
+import multiprocessing.resource_tracker
 import os
 import platform
 import signal
@@ -20,7 +21,7 @@ import sys
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ LAST_LINES = 12
 """Of what a cell printed, kept to say why it failed."""
 AGAIN_AFTER = 10.0
 """Seconds until cells are tried again that other processes had in use."""
+CONNECT_WITHIN = 10.0
+"""Seconds in which a cluster must answer."""
 IN_USE = 75
 MISSING = "{}: pip install 'quantum-plasticity[study]'"
 
@@ -53,11 +56,11 @@ class Outcome:
     output: str
 
 
-RUNNING: set[subprocess.Popen[str]] = set()
-"""Commands of this process."""
+RUNNING: dict[subprocess.Popen[str], str] = {}
+"""Commands of this process, and for whom they run."""
 
 
-def run_command(words: Sequence[str], folder: str) -> Outcome:
+def run_command(words: Sequence[str], folder: str, owner: str) -> Outcome:
     """Run Python with some words, in a folder, until it ends or this process does."""
     process = subprocess.Popen(
         [sys.executable, *words],
@@ -70,22 +73,23 @@ def run_command(words: Sequence[str], folder: str) -> Outcome:
         errors="replace",
         start_new_session=True,  # Ctrl-C in the terminal is for the command that starts cells
     )
-    RUNNING.add(process)
+    RUNNING[process] = owner
     try:
         assert process.stdout is not None
         lines = (line for line in process.stdout if line.strip())
         last = collections.deque(lines, maxlen=LAST_LINES)
         return Outcome(process.wait(), "".join(last))
     finally:
-        RUNNING.discard(process)
+        del RUNNING[process]
         process.kill()
         process.communicate()
 
 
-def stop_commands() -> None:
-    """Kill the commands of this process; what they have recorded is kept."""
-    for process in [*RUNNING]:
-        process.kill()
+def stop_commands(owner: str) -> None:
+    """Kill the commands of this process that run for somebody; what they have recorded is kept."""
+    for process, whose in [*RUNNING.items()]:
+        if whose == owner:
+            process.kill()
 
 
 def versions() -> dict[str, str]:
@@ -124,7 +128,8 @@ def train(
     Args:
         cells: All of a study's; the progress bar counts the complete ones, too.
         results: Folder of the run folders, absolute.
-        workers: Cells at a time on this machine; None: as many as it has physical cores.
+        workers: Cells at a time on this machine; None: as many as it has physical cores, or one
+            where they train on a GPU.
         address: Of a cluster's scheduler, to train there instead.
 
     Returns:
@@ -139,21 +144,23 @@ def train(
     if not waiting:
         return []
     failed: list[tuple[Cell, str]] = []
-    limit = min(workers or physical_cores(), len(waiting))
+    default = 1 if any(map(on_gpu, waiting)) else physical_cores()
+    limit = min(workers or default, len(waiting))
     with (
         own_cluster(limit) if address is None else foreign_cluster(address, results) as client,
         progress_bar(total=len(cells), initial=len(cells) - len(waiting), unit="cell") as bar,
     ):
         while waiting:
             in_use: list[Cell] = []
-            for cell, status, why in outcomes(client, waiting, results):
-                if status == IN_USE:
-                    in_use.append(cell)
-                    continue
-                if status:
-                    failed.append((cell, why))
-                    bar.set_postfix({"failed": len(failed)}, refresh=False)
-                bar.update()
+            with contextlib.closing(outcomes(client, waiting, results)) as ended:
+                for cell, status, why in ended:
+                    if status == IN_USE:
+                        in_use.append(cell)
+                        continue
+                    if status:
+                        failed.append((cell, why))
+                        bar.set_postfix({"failed": len(failed)}, refresh=False)
+                    bar.update()
             waiting = in_use
             if waiting:  # who trains them may be another study, or a job on another machine
                 bar.set_postfix({"in use elsewhere": len(waiting)})
@@ -166,7 +173,9 @@ def train(
     return failed
 
 
-def outcomes(client: Any, cells: Sequence[Cell], results: Path) -> Iterator[tuple[Cell, int, str]]:
+def outcomes(
+    client: Any, cells: Sequence[Cell], results: Path
+) -> Generator[tuple[Cell, int, str], None, None]:
     """Run cells on a cluster and yield each as it ends: the cell, its status, why it failed.
 
     However this is left, no command of it runs on.
@@ -183,6 +192,7 @@ def outcomes(client: Any, cells: Sequence[Cell], results: Path) -> Iterator[tupl
                     run_command,
                     cell.command(results)[1:],
                     os.getcwd(),
+                    attempt,
                     key=f"{folder.parent.name}/{folder.name}-{attempt}",
                     pure=False,
                     priority=cost(cell, results),
@@ -206,7 +216,7 @@ def outcomes(client: Any, cells: Sequence[Cell], results: Path) -> Iterator[tupl
         if left:
             with contextlib.suppress(Exception):  # there may be no cluster any more
                 client.cancel(left)
-                client.run(stop_commands)
+                client.run(stop_commands, attempt)
 
 
 def told(outcome: Outcome) -> str:
@@ -261,7 +271,6 @@ def own_cluster(workers: int) -> Iterator[Any]:
         "distributed.scheduler.worker-saturation": 1.0,
         # Workers that die are started again; by default a cell is given up after three.
         "distributed.scheduler.allowed-failures": 100,
-        "distributed.admin.tick.limit": "1h",  # a busy machine is no reason to complain
     }
     quiet = logging.CRITICAL
     logging.getLogger("distributed").setLevel(quiet)
@@ -274,7 +283,8 @@ def own_cluster(workers: int) -> Iterator[Any]:
                     threads_per_worker=1,
                     processes=True,
                     memory_limit=0,
-                    dashboard_address=None,
+                    # Else it takes port 8787, of all addresses of this machine.
+                    scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
                     silence_logs=quiet,
                     resources={"GPU": 1},
                 )
@@ -293,6 +303,8 @@ def without_control_c() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    # Where it is not there yet, the first process that is started lets Ctrl-C through again.
+    multiprocessing.resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -311,8 +323,9 @@ def foreign_cluster(address: str, results: Path) -> Iterator[Any]:
     with contextlib.ExitStack() as opened:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("error")  # versions of Dask that do not fit
-                client = opened.enter_context(distributed.Client(address, timeout=10))
+                mismatch = distributed.versions.VersionMismatchWarning
+                warnings.simplefilter("error", mismatch)
+                client = opened.enter_context(distributed.Client(address, timeout=CONNECT_WITHIN))
                 client.get_versions(check=True)
         except (OSError, ValueError, Warning) as error:
             line = (str(error).splitlines() or [""])[0]
@@ -328,13 +341,13 @@ def check_workers(client: Any, address: str) -> None:
     Raises:
         Failure: With the first worker that differs.
     """
-    ours = versions()
-    for worker, theirs in asked(client, versions).items():
+    ours, of_workers = versions(), asked(client, versions)
+    if not of_workers:
+        raise Failure(f"--cluster {address}: it has no workers yet; start some and try again")
+    for worker, theirs in of_workers.items():
         for name, version in ours.items():
             if theirs[name] != version:
                 raise Failure(f"{worker} has {name} {theirs[name]}; here it is {version}")
-    if not client.scheduler_info(n_workers=-1)["workers"]:
-        raise Failure(f"--cluster {address}: it has no workers yet; start some and try again")
 
 
 def check_folder(client: Any, results: Path) -> None:

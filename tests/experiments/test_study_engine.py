@@ -15,7 +15,7 @@ pytest.importorskip("distributed")
 
 import filelock  # noqa: E402
 
-from experiments.parts.study import cells, folder_of, rows_of  # noqa: E402
+from experiments.parts.study import cells, folder_of, is_complete, rows_of  # noqa: E402
 from tests.experiments.runs import provenance_of, snapshot  # noqa: E402
 from tests.experiments.studying import (  # noqa: E402
     ROOT,
@@ -26,6 +26,7 @@ from tests.experiments.studying import (  # noqa: E402
     train_here,
     write_study,
 )
+from tests.experiments.test_commands import run  # noqa: E402
 from tests.waiting import killed_on_failure, wait_until  # noqa: E402
 
 pytestmark = [pytest.mark.usefixtures("empty_folder"), pytest.mark.slow]
@@ -152,7 +153,7 @@ def test_control_c_ends_a_study_in_a_line_with_all_its_processes(tmp_path: Path)
         wait_until(lambda: not alive(everybody))
     *before, last = (tmp_path / "said.err").read_text().splitlines()
     assert last == "stopped: what is finished is kept; the same command goes on."
-    assert all(not line or "/2 [" in line for line in before)  # the progress bar
+    assert [line for line in before if line and "/2 [" not in line] == []  # the progress bar
     assert (tmp_path / "said.out").read_text() == ""
 
 
@@ -169,8 +170,8 @@ if __name__ == "__main__":
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[str]:
-    """The address of a cluster that somebody else has started."""
+def cluster(tmp_path: Path) -> Iterator[tuple[str, int]]:
+    """The address of a cluster that somebody else has started, and the process of that."""
     file = tmp_path / "cluster.py"
     file.write_text(CLUSTER)
     process = subprocess.Popen(
@@ -179,7 +180,7 @@ def cluster(tmp_path: Path) -> Iterator[str]:
     )  # fmt: skip
     everybody = []
     try:
-        yield process.stdout.readline().strip()
+        yield process.stdout.readline().strip(), process.pid
         everybody = family(process.pid)
     finally:
         process.kill()
@@ -187,27 +188,40 @@ def cluster(tmp_path: Path) -> Iterator[str]:
         wait_until(lambda: not alive(everybody))
 
 
-def test_a_study_is_trained_by_the_workers_of_another_cluster(tmp_path: Path, cluster: str) -> None:
-    tiny = tiny_study(tmp_path, arms=("mlp",), seeds=(0,))
-    file = write_study(tmp_path / "own.py", tiny)
-    status, _, said = run_study(tmp_path, str(file), f"--cluster={cluster}")
+def test_a_study_is_trained_by_another_cluster_and_ctrl_c_stops_its_own_cells_there(
+    tmp_path: Path, cluster: tuple[str, int]
+) -> None:
+    address, pid = cluster
+    (cell,) = cells(tiny := tiny_study(tmp_path, arms=("mlp",), seeds=(0,)))
+    words = [str(write_study(tmp_path / "own.py", tiny)), f"--cluster={address}"]
+    process = start_study(tmp_path, *words)
+    with killed_on_failure(process):
+        wait_until(lambda: training(pid), lambda: process.poll() is None)
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
+        wait_until(lambda: not training(pid))
+    assert not is_complete(cell, tmp_path / "results")
+    status, _, said = run_study(tmp_path, *words)
     assert status == 0, said
-    (cell,) = cells(tiny)
-    assert len(rows_of(cell, tmp_path / "results")) == 3
+    assert is_complete(cell, tmp_path / "results")
 
 
 def test_a_cluster_that_is_not_there_is_a_line(tmp_path: Path) -> None:
     file = write_study(tmp_path / "own.py", tiny_study(tmp_path))
-    status, printed, said = run_study(tmp_path, str(file), "--cluster=tcp://127.0.0.1:9")
-    assert (status, printed) == (1, "")
-    assert said.startswith("error: --cluster tcp://127.0.0.1:9: ")
-    assert len(said.splitlines()) == 1
+    code = (
+        "import sys\nfrom experiments import study\nfrom experiments.parts import engine\n"
+        "engine.CONNECT_WITHIN = 0.1\nsys.exit(study.main(sys.argv[1:]))"
+    )
+    done = run("-c", code, str(file), "--cluster=tcp://127.0.0.1:9")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: --cluster tcp://127.0.0.1:9: ")
+    assert len(done.stderr.splitlines()) == 1
 
 
 HOLDER = """
 import sys
 from experiments.parts.engine import run_command
-run_command(["-c", sys.argv[1]], ".")
+run_command(["-c", sys.argv[1]], ".", "me")
 """
 SLEEPER = """
 import os, time

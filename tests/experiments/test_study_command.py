@@ -1,0 +1,235 @@
+"""The command for studies: what it lists, what it refuses, and what its workers do."""
+
+import dataclasses
+import os
+import re
+import runpy
+import shlex
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from experiments import study
+from experiments.parts import engine
+from experiments.parts.experiment import Failure
+from experiments.parts.study import Study, cells
+from tests.experiments.runs import snapshot
+from tests.experiments.studying import ROOT, tiny_study, train_here, write_study
+from tests.experiments.test_commands import run
+
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Study:
+    return tiny_study(tmp_path)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    return tmp_path / "results"
+
+
+# --- the command
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the command in this process: status, and what it says on either stream."""
+
+    def ask(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = study.main(words)
+        return status, *capsys.readouterr()
+
+    return ask
+
+
+def test_help_lists_the_studies_with_a_line_each() -> None:
+    printed = run("-m", "experiments.study", "--help").stdout
+    listed = dict(re.findall(r"^  ([a-z][\w-]*): (\S.*)$", printed, re.MULTILINE))
+    assert listed == study.summaries()
+    assert {*listed} >= {"quick", "mnist-why", "qdata-why"}
+    assert listed["quick"] == runpy.run_path(str(study.STUDIES / "quick.py"))["__doc__"].strip()
+
+
+WRONG_USE = {
+    "quik": "error: quik: no such study; there are mnist-why, qdata-why, quick, or name a FILE.py",
+    "none.py": "none.py: there is no such file",
+    "quick --seeds 0": "--seeds 0: must be 1 to",
+    "quick --workers -2": "--workers -2: must be 1 to",
+    "quick --list --report": "--list --report: say one of them",
+    "quick --cluster tcp://x:1 --workers 2": "--workers: the cluster says how many",
+    "quick --sedes 3": "--sedes: python -m experiments.study has no such option",
+    "": "NAME|FILE.py",
+}
+
+
+@pytest.mark.parametrize("words", WRONG_USE)
+def test_wrong_use_is_one_line_and_status_2(words: str, said: Callable[..., tuple]) -> None:
+    status, printed, line = said(*words.split())
+    assert (status, printed) == (2, "")
+    assert WRONG_USE[words] in line
+    assert len(line.splitlines()) == 1
+    assert not Path("results").exists()
+
+
+OWN = {
+    "nothing": ("", "own.py: it has no STUDY = Study(...)"),
+    "another value": ("STUDY = 3", "own.py: it has no STUDY"),
+    "no Python": ("STUDY =", "own.py: SyntaxError"),
+    "an error": ("1 / 0", "own.py: ZeroDivisionError: division by zero"),
+    "a wrong study": (
+        "from experiments.parts.study import Study\n"
+        "STUDY = Study('own', '?', 'mnist', 'quick', ('rnn',), (0,))",
+        "own.py: ValueError: study own: --arms rnn",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", OWN)
+def test_a_file_that_is_no_study_is_one_line(what: str, said: Callable[..., tuple]) -> None:
+    code, part = OWN[what]
+    Path("own.py").write_text(code)
+    status, printed, line = said("own.py", "--list")
+    assert (status, printed) == (1, "")
+    assert part in line
+    assert len(line.splitlines()) == 1
+
+
+def test_the_list_has_the_commands_of_the_cells_that_are_not_complete(
+    tiny: Study, tmp_path: Path, results: Path, said: Callable[..., tuple]
+) -> None:
+    folder = tmp_path / "it's here"
+    file = write_study(tmp_path / "own.py", tiny)
+    train_here(cells(tiny)[1], folder)
+    before = snapshot(folder)
+    status, printed, _ = said(str(file), "--list", f"--results={folder}")
+    assert status == 0
+    expected = [cell.command(folder) for k, cell in enumerate(cells(tiny)) if k != 1]
+    assert [shlex.split(line) for line in printed.splitlines()] == expected
+    assert snapshot(folder) == before
+    one = said(str(file), "--list", "--seeds=1", f"--results={folder}")[1]
+    assert [shlex.split(line) for line in one.splitlines()] == expected[:1]
+    more = said(str(file), "--list", "--seeds=3", f"--results={folder}")[1]
+    assert len(more.splitlines()) == 5
+
+
+def test_commands_of_the_list_give_the_records_of_the_cells_in_a_shell(
+    tiny: Study, tmp_path: Path, results: Path, said: Callable[..., tuple]
+) -> None:
+    file = write_study(tmp_path / "own.py", tiny_study(tmp_path, seeds=(0,)))
+    _, printed, _ = said(str(file), "--list", f"--results={results}")
+    first, *_ = printed.splitlines()
+    done = subprocess.run(
+        first, shell=True, cwd="/", env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rest = said(str(file), "--list", f"--results={results}")[1]
+    assert rest.splitlines() == printed.splitlines()[1:]
+
+
+def test_without_distributed_a_line_says_what_to_install(tiny: Study, tmp_path: Path) -> None:
+    write_study(tmp_path / "own.py", tiny)
+    for package in ("distributed", "dask", "psutil"):
+        code = (
+            f"import sys; sys.modules[{package!r}] = None\n"
+            "from experiments import study\n"
+            f"sys.exit(study.main([{str(tmp_path / 'own.py')!r}]))"
+        )
+        done = run("-c", code)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.endswith("pip install 'quantum-plasticity[study]'\n")
+        assert len(done.stderr.splitlines()) == 1
+
+
+# --- the workers' side
+
+
+def test_what_a_command_printed_last_is_kept(tmp_path: Path) -> None:
+    code = "print(*range(100), sep='\\n'); print(); raise SystemExit(3)"
+    outcome = engine.run_command(["-c", code], str(tmp_path), "me")
+    assert outcome.status == 3
+    assert outcome.output.splitlines() == [str(k) for k in range(88, 100)]
+    assert engine.told(outcome).startswith("status 3\n  88\n  89\n")
+    killed = engine.run_command(["-c", "import os; os.kill(os.getpid(), 9)"], str(tmp_path), "me")
+    assert engine.told(killed) == "killed by signal 9"
+    assert not engine.RUNNING
+
+
+def test_commands_of_others_are_not_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Process:
+        name: str
+
+        def kill(self) -> None:
+            killed.append(self.name)
+
+    running = {Process("a"): "me", Process("b"): "you", Process("c"): "me"}
+    monkeypatch.setattr(engine, "RUNNING", running)
+    engine.stop_commands("me")
+    assert killed == ["a", "c"]
+
+
+class Workers:
+    """A cluster of one worker, which is this process."""
+
+    def __init__(self, **others: object) -> None:
+        self.others = others
+
+    def run(self, question: Callable[..., object], *arguments: object) -> dict[str, object]:
+        answer = question(*arguments)
+        return {"tcp://a:1": answer, "tcp://b:2": answer | self.others if self.others else answer}
+
+
+def test_workers_with_other_versions_are_refused_by_name() -> None:
+    engine.check_workers(Workers(), "tcp://s:1")
+    for name in ("quantum-plasticity", "commit", "torch"):
+        with pytest.raises(Failure, match=f"^tcp://b:2 has {name} 0.0; here it is ") as refused:
+            engine.check_workers(Workers(**{name: "0.0"}), "tcp://s:1")
+        assert "\n" not in str(refused.value)
+
+
+def test_a_cluster_without_workers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Workers, "run", lambda *arguments: {})
+    with pytest.raises(Failure, match="tcp://s:1: it has no workers yet"):
+        engine.check_workers(Workers(), "tcp://s:1")
+
+
+PROBE = """
+import sys
+from experiments.parts.engine import probe
+print(probe(sys.argv[1]))
+"""
+
+
+class Strangers:
+    """A cluster of one worker, which is another process and may see another folder."""
+
+    def __init__(self, elsewhere: Path | None = None, unlocked: bool = False) -> None:
+        self.elsewhere, self.unlocked = elsewhere, unlocked
+
+    def run(self, question: Callable[..., object], path: str) -> dict[str, object]:
+        assert question is engine.probe
+        if self.unlocked:
+            Path(path).unlink()
+            Path(path).touch()
+        if self.elsewhere:
+            path = str(self.elsewhere / Path(path).name)
+        return {"tcp://b:2": run("-c", PROBE, path).stdout.strip()}
+
+
+def test_workers_share_the_folder_of_results_and_its_locks_or_are_refused(results: Path) -> None:
+    engine.check_folder(Strangers(), results)
+    with pytest.raises(Failure, match=r"tcp://b:2: .* does not see files of "):
+        engine.check_folder(Strangers(elsewhere=results.parent), results)
+    with pytest.raises(Failure, match=r"can lock a file .*\nName --results in a folder") as refused:
+        engine.check_folder(Strangers(unlocked=True), results)
+    assert len(str(refused.value).splitlines()) == 2
+    assert [*results.iterdir()] == []
