@@ -1,0 +1,234 @@
+"""What the cells of a study recorded, as arrays: of run folders, or of small files of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.parts.arms import record_name
+from experiments.parts.experiment import Failure
+from experiments.parts.study import Cell, Study, cells, is_complete, parts_of, rows_of
+
+INDEX = "study.json"
+OF_A_COLUMN = "column."
+"""Before a column's name in a file: other arrays have other names."""
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The numbers that a study's cells recorded.
+
+    Attributes:
+        study: Whose cells they are.
+        tasks: How many each cell is to learn.
+        columns: By arm and column, ``(seeds, tasks)``, float32, the seeds in the study's order. NaN
+            where a row lacks the number, or where there is no row.
+        rows: By arm, ``(seeds,)``: how many rows there are; -1: the record cannot be read.
+        complete: By arm, ``(seeds,)``: which seeds have learned all that the study asks for.
+    """
+
+    study: Study
+    tasks: int
+    columns: Mapping[str, Mapping[str, np.ndarray]]
+    rows: Mapping[str, np.ndarray]
+    complete: Mapping[str, np.ndarray]
+
+    def of(self, arm: str, column: str) -> np.ndarray | None:
+        """Return a column of an arm's complete seeds, or None where it has no such number."""
+        values = self.columns[arm].get(column)
+        if values is None:
+            return None
+        values = values[self.complete[arm]]
+        return values if np.isfinite(values).any() else None
+
+    def seeds(self, arm: str) -> list[int]:
+        """Return an arm's complete seeds."""
+        return [s for s, c in zip(self.study.seeds, self.complete[arm], strict=True) if c]
+
+    def missing(self) -> list[tuple[str, int, int]]:
+        """Return arm, seed and number of rows of each cell that is not complete."""
+        return [
+            (arm, seed, int(count))
+            for arm in self.study.arms
+            for seed, count, complete in zip(
+                self.study.seeds, self.rows[arm], self.complete[arm], strict=True
+            )
+            if not complete
+        ]
+
+    def names(self) -> list[str]:
+        """Return the columns of any arm's complete seeds, in their order in the rows."""
+        every = dict.fromkeys(name for arm in self.study.arms for name in self.columns[arm])
+        return [n for n in every if any(self.of(arm, n) is not None for arm in self.study.arms)]
+
+
+def gathered(study: Study, results: Path) -> Gathered:
+    """Read what the cells of a study have recorded so far; nothing is locked or written.
+
+    Columns of lists, words and truth values are left out. A run that was made longer than the study
+    asks for is read up to the study's length.
+
+    Args:
+        study: Whose cells are read.
+        results: The folder of run folders.
+    """
+    of_cells = {(cell.arm, cell.seed): cell for cell in cells(study)}
+    experiment, _, _, config, _ = parts_of(cells(study)[0])
+    length = experiment.progress.total(config)
+    undefined = np.full(length, np.nan, np.float32)
+    columns, rows, complete = {}, {}, {}
+    for arm in study.arms:
+        mine = [of_cells[arm, seed] for seed in study.seeds]
+        # One cell at a time: the rows of all would fill the memory.
+        of_seeds = [_arrays(cell, results, length) for cell in mine]
+        columns[arm] = {
+            name: np.stack([of_seed.get(name, undefined) for of_seed, _ in of_seeds])
+            for name in dict.fromkeys(name for of_seed, _ in of_seeds for name in of_seed)
+        }
+        rows[arm] = np.array([count for _, count in of_seeds])
+        complete[arm] = np.array(
+            [
+                count >= 0 and is_complete(cell, results)
+                for cell, (_, count) in zip(mine, of_seeds, strict=True)
+            ]
+        )
+    return Gathered(study, length, columns, rows, complete)
+
+
+def _arrays(cell: Cell, results: Path, length: int) -> tuple[dict[str, np.ndarray], int]:
+    """Return the numbers in a cell's rows by column, ``(tasks,)`` each, and how many rows are."""
+    from plasticity.results.disk import RecordError
+
+    try:
+        rows = rows_of(cell, results)
+    except RecordError:  # the cell's own command says why
+        return {}, -1
+    if any(type(row.get("task")) is not int or row["task"] < 0 for row in rows):
+        return {}, -1
+    rows = [row for row in rows if row["task"] < length]
+    columns: dict[str, np.ndarray] = {}
+    for row in rows:
+        for name, value in row.items():
+            if name != "task" and type(value) in (int, float):
+                if name not in columns:
+                    columns[name] = np.full(length, np.nan, np.float32)
+                columns[name][row["task"]] = value
+    return columns, len(rows)
+
+
+def save_records(found: Gathered, folder: Path) -> Path:
+    """Write what was gathered: ``study.json``, and ``ARM.npz`` for each arm.
+
+    An arm's file has its columns, ``(seeds, tasks)`` float32 each, the seeds, which of them are
+    complete, how many rows each has, and the study's digest. Equal numbers give equal bytes.
+
+    Args:
+        found: What is written.
+        folder: Is made where there is none.
+
+    Returns:
+        The folder.
+
+    Raises:
+        RecordError: The disk is full or fails.
+    """
+    from plasticity.results.compact import write_arrays
+    from plasticity.results.disk import disk_errors, replace_file
+
+    digest = found.study.digest()
+    for arm in found.study.arms:
+        columns = {OF_A_COLUMN + name: values for name, values in found.columns[arm].items()}
+        about = {
+            "digest": np.array(digest),
+            "seeds": np.array(found.study.seeds, dtype=np.uint64),
+            "complete": found.complete[arm],
+            "rows": found.rows[arm],
+        }
+        write_arrays(folder / f"{record_name(arm)}.npz", about | columns)
+    content = {"digest": digest, "tasks": found.tasks, "study": _declared(found.study)}
+    with disk_errors(folder / INDEX):
+        # Last: with it, all files are there.
+        replace_file(folder / INDEX, json.dumps(content, indent=2).encode() + b"\n")
+    return folder
+
+
+def load_records(folder: Path, study: Study | None = None) -> Gathered:
+    """Read what ``save_records`` wrote, without unpickling anything.
+
+    Args:
+        folder: Of the records.
+        study: Refuse the records of any other.
+
+    Raises:
+        Failure: A file is missing or damaged, or it is of another study, or of this one as it was
+            declared otherwise.
+    """
+    from plasticity.results.compact import read_arrays
+    from plasticity.results.disk import RecordError
+
+    own, tasks = _study_of(folder / INDEX)
+    digest = own.digest()
+    if study is not None and study.digest() != digest:
+        raise Failure(
+            f"{folder}: records of {own.name} {digest}, not of {study.name} {study.digest()}"
+        )
+    columns, rows, complete = {}, {}, {}
+    for arm in own.arms:
+        path = folder / f"{record_name(arm)}.npz"
+        try:
+            arrays = read_arrays(path)
+            if str(arrays["digest"]) != digest:
+                raise Failure(f"{path}: a record of {arrays['digest']!s:.40}, not of {digest}")
+            if arrays["seeds"].tolist() != list(own.seeds):
+                raise Failure(f"{path}: its seeds are not the study's")
+            rows[arm], complete[arm] = arrays["rows"], arrays["complete"]
+        except RecordError as error:
+            raise Failure(" ".join(str(error).splitlines())) from error
+        except KeyError as error:
+            raise Failure(f"{path}: it has no {error.args[0]!s:.40}") from error
+        columns[arm] = {
+            name.removeprefix(OF_A_COLUMN): values
+            for name, values in arrays.items()
+            if name.startswith(OF_A_COLUMN)
+        }
+    return Gathered(own, tasks, columns, rows, complete)
+
+
+def _declared(study: Study) -> dict[str, Any]:
+    """Return a study's fields as JSON holds them."""
+    values = {f.name: getattr(study, f.name) for f in dataclasses.fields(study)}
+    return {n: dict(v) if isinstance(v, Mapping) else v for n, v in values.items()}
+
+
+def _study_of(path: Path) -> tuple[Study, int]:
+    """Read a study that ``save_records`` wrote, and check that it is still the same.
+
+    Returns:
+        The study, and how many tasks its cells are to learn.
+    """
+    try:
+        content = json.loads(path.read_text())
+        study = Study(**_with_tuples(content["study"]))
+        written, tasks = content["digest"], int(content["tasks"])
+    except OSError as error:
+        raise Failure(f"{path}: {error.strerror or error}") from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise Failure(f"{path} cannot be used: {str(error) or type(error).__name__:.80}") from error
+    if written != study.digest():
+        raise Failure(
+            f"{path}: its study has the digest {study.digest()}, its records {written!s:.40}"
+        )
+    return study, tasks
+
+
+def _with_tuples(value: Any) -> Any:
+    """Return what JSON gave back, its lists as tuples."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(inner) for key, inner in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value

@@ -1,0 +1,206 @@
+"""What a study's numbers say: a verdict on each arm, comparisons of pairs, changes of metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from experiments.parts.arms import FRESH
+from experiments.parts.gathered import Gathered
+from plasticity.results.summaries import SUMMARIES
+from plasticity.results.verdicts import Estimate, Flatness, Verdict, decide, estimate, flat
+
+ORDER = ("keeps", "loses less than the margin", "undecided", "loses")
+"""Of verdicts in tables and figures."""
+NORMS = ("weight_norm", "circuit_angle_norm")
+"""Columns that tell how large the parameters are; the first that an arm has is taken."""
+GROWN = 1.1
+"""Parameters grow if their norm becomes more than so many times as large."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is said of an arm, over its complete seeds.
+
+    Attributes:
+        arm: Its name.
+        of_seeds: By name (``early``, ``late``, ``drop``, ``slope``, ``level``), ``(seeds,)``.
+        early: Mean score of the first tenth.
+        level: Mean score of the last tenth.
+        drop: Their difference, and the verdict on it.
+        slope: Change of the score in 100 tasks.
+        gap: How much better a new network learns the same tasks; None where it is not recorded.
+        growth: Logarithm of last over first norm of the parameters; None where it is not recorded.
+    """
+
+    arm: str
+    of_seeds: Mapping[str, np.ndarray]
+    early: Estimate
+    level: Estimate
+    drop: Verdict
+    slope: Flatness
+    gap: Estimate | None
+    growth: Estimate | None
+
+    @property
+    def parameters(self) -> str:
+        """Return ``grow``, ``held`` or ``unclear``, by the 95 % interval of their growth."""
+        if self.growth is None or self.growth.interval_95 is None:
+            return "unclear"
+        low, high = np.exp(self.growth.interval_95)
+        return "grow" if low > GROWN else "held" if high <= GROWN else "unclear"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two arms, seed by seed.
+
+    Attributes:
+        arm: The one.
+        reference: The other.
+        drop: Of the arm less that of the reference; ``keeps``: it loses no more than the margin
+            more.
+        level: Of the reference less that of the arm; ``keeps``: the arm is not inferior by the
+            margin.
+    """
+
+    arm: str
+    reference: str
+    drop: Verdict
+    level: Verdict
+
+
+def judged(found: Gathered, score: str) -> tuple[list[Judged], dict[str, str]]:
+    """Return what is said of each arm, by verdict and then by drop, and why nothing is of others.
+
+    Args:
+        found: The study's numbers. Seeds that are not complete do not count.
+        score: The column that verdicts are about.
+    """
+    summaries: dict[str, dict[str, np.ndarray]] = {}
+    silent: dict[str, str] = {}
+    for arm in found.study.arms:
+        values = found.of(arm, score)
+        if arm.startswith(FRESH):
+            silent[arm] = "a new network at each of few tasks: what the gap is measured against"
+        elif values is None:
+            silent[arm] = "no seed is complete"
+        else:
+            try:
+                summaries[arm] = {name: of(values) for name, of in SUMMARIES.items()}
+            except ValueError as error:
+                silent[arm] = str(error)
+    drops = decide({arm: s["drop"] for arm, s in summaries.items()}, found.study.drop_margin)
+    slopes = flat({arm: s["slope"] for arm, s in summaries.items()}, found.study.slope_margin)
+    arms = [
+        Judged(
+            arm, of_seeds, estimate(of_seeds["early"]), estimate(of_seeds["level"]), drops[arm],
+            slopes[arm], gap(found, arm, score), growth(found, arm),
+        )
+        for arm, of_seeds in summaries.items()
+    ]  # fmt: skip
+    arms.sort(key=lambda one: (ORDER.index(one.drop.verdict), one.drop.estimate))
+    return arms, silent
+
+
+def comparisons(found: Gathered, arms: list[Judged]) -> list[Compared]:
+    """Return the comparisons that the study declares, over the seeds that both arms have.
+
+    Holm's adjustment is over all of them within a claim. Pairs that share no seed are left out.
+    """
+    of_arms = {one.arm: one.of_seeds for one in arms}
+    pairs: dict[str, tuple[str, str]] = {}
+    drops, levels = {}, {}
+    for arm, reference in found.study.compared:
+        if arm not in of_arms or reference not in of_arms:
+            continue
+        both = found.complete[arm] & found.complete[reference]
+        ours, theirs = (
+            {name: of[both[found.complete[one]]] for name, of in of_arms[one].items()}
+            for one in (arm, reference)
+        )
+        if both.any():
+            name = f"{arm} against {reference}"
+            pairs[name] = arm, reference
+            drops[name] = ours["drop"] - theirs["drop"]
+            levels[name] = theirs["level"] - ours["level"]
+    of_drops = decide(drops, found.study.drop_margin)
+    of_levels = decide(levels, found.study.drop_margin)
+    return [Compared(*pairs[name], of_drops[name], of_levels[name]) for name in pairs]
+
+
+def gap(found: Gathered, arm: str, score: str) -> Estimate | None:
+    """Return how much better new networks learn the tasks after the first tenth; None if unknown.
+
+    It is the mean over these tasks of fresh - aged: the column ``fresh_gap``, or else the scores of
+    the arm ``fresh:ARM`` less those of the arm, on the tasks and seeds that both have.
+    """
+    gaps = found.of(arm, "fresh_gap")
+    fresh = FRESH + arm
+    if gaps is None and fresh in found.columns:
+        both = found.complete[arm] & found.complete[fresh]
+        theirs, ours = (found.columns[name].get(score) for name in (fresh, arm))
+        if both.any() and theirs is not None and ours is not None:
+            gaps = theirs[both] - ours[both]
+    if gaps is None:
+        return None
+    late = gaps[:, gaps.shape[1] // 10 :].astype(np.float64)
+    means = [row[np.isfinite(row)].mean() for row in late if np.isfinite(row).any()]
+    return estimate(means) if means else None
+
+
+def growth(found: Gathered, arm: str) -> Estimate | None:
+    """Return the logarithm of the norm of an arm's parameters, last over first tenth of tasks."""
+    for column in NORMS:
+        values = found.of(arm, column)
+        if values is None:
+            continue
+        first, last = ends(values)
+        if len(first) and (first > 0).all() and (last > 0).all():
+            return estimate(np.log(last / first))
+    return None
+
+
+def ends(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the means of the first and the last tenth of the tasks that have a value.
+
+    Args:
+        values: ``(seeds, tasks)``, NaN where undefined. Of a metric that is taken now and then, a
+            tenth of the tasks at which it was taken counts, at least one.
+
+    Returns:
+        First and last, ``(seeds that have a value,)`` each.
+    """
+    found = []
+    for row in values.astype(np.float64):
+        defined = row[np.isfinite(row)]
+        if len(defined):
+            tenth = max(1, len(defined) // 10)
+            found.append((defined[:tenth].mean(), defined[-tenth:].mean()))
+    first, last = np.array(found).reshape(-1, 2).T
+    return first, last
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a column of an arm was at first and is at last, over seeds.
+
+    Attributes:
+        first: Mean of the first tenth of the tasks that have a value.
+        last: Mean of the last tenth.
+    """
+
+    first: Estimate
+    last: Estimate
+
+
+def changes(found: Gathered, arms: Sequence[str], column: str) -> dict[str, Change]:
+    """Return how a column changed in each arm that has it."""
+    of_arms = {arm: found.of(arm, column) for arm in arms}
+    return {
+        arm: Change(*map(estimate, ends(values)))
+        for arm, values in of_arms.items()
+        if values is not None
+    }

@@ -1,0 +1,186 @@
+"""The report of a study: ``report.md``, ``summary.csv`` and figures, from records alone.
+
+Nothing is trained, and no random number is drawn: the same records give the same files.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.parts import report_text
+from experiments.parts.experiment import Panel
+from experiments.parts.gathered import Gathered, gathered
+from experiments.parts.judged import Change, Judged, changes, comparisons, judged
+from experiments.parts.level_figure import level_against_drop
+from experiments.parts.overview import TELLING
+from experiments.parts.study import Study, experiment_of
+from experiments.parts.study_figures import over_tasks
+from plasticity.results.verdicts import Estimate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMATS = (".png", ".pdf")
+
+
+def write_report(study: Study, results: Path, folder: Path) -> Path:
+    """Write the report of what a study's cells have recorded so far.
+
+    Args:
+        study: What was declared.
+        results: The folder of run folders.
+        folder: Gets the files; it is made where there is none.
+
+    Returns:
+        The path of ``report.md``.
+
+    Raises:
+        RecordError: A record is damaged, or the disk is full or fails.
+    """
+    return report_on(gathered(study, results), folder)
+
+
+def report_on(found: Gathered, folder: Path) -> Path:
+    """Write the report of gathered numbers, as ``load_records`` gives them back, too.
+
+    Args:
+        found: The numbers.
+        folder: Gets the files; it is made where there is none.
+
+    Returns:
+        The path of ``report.md``.
+
+    Raises:
+        RecordError: The disk is full or fails.
+    """
+    from plasticity.results.disk import disk_errors, make_folder
+
+    with disk_errors(folder):
+        make_folder(folder)
+    experiment = experiment_of(found.study.experiment)
+    score, words = experiment.score
+    arms, silent = judged(found, score)
+    # The order of all tables and figures.
+    order = [*(one.arm for one in arms), *silent]
+    panels = {panel.column: panel for panel in (*TELLING, *experiment.panels)}
+    drawing = _Drawing(found, folder, order, {one.arm: one.drop.verdict for one in arms})
+    parts = [report_text.heading(found), report_text.verdicts(arms, silent)]
+    if any(found.of(arm, score) is not None for arm in order):
+        figure = drawing.over_tasks("accuracy", score, f"{words} (%)", scale=100)
+        parts.append(f"![{words} over tasks]({figure})\n")
+    if arms:
+        title = f"{found.study.name}: level against drop"
+        drawn = level_against_drop(arms, title, found.study.drop_margin)
+        figure = drawing.save("level-against-drop", drawn)
+        parts.append(f"![level against drop]({figure})\n")
+    parts += [
+        report_text.pairs(comparisons(found, arms)),
+        report_text.power(arms),
+        report_text.sceptic(arms),
+        report_text.missing(found),
+    ]
+    metrics = {name: changes(found, order, name) for name in found.names() if name != score}
+    if metrics:
+        text = (
+            "Exploration: means over seeds with 95 % intervals, and no p values. Of a metric that "
+            "is taken now and then, a tenth of the tasks at which it was taken counts."
+        )
+        parts.append(f"## Metrics\n\n{text}\n")
+    for name, of_arms in metrics.items():
+        panel = panels.get(name, Panel(name, name.replace("_", " ")))
+        file = drawing.over_tasks(f"metric-{name}", name, panel.label)
+        parts.append(report_text.metric(name, panel.label, of_arms, file))
+    _save(folder, "summary.csv", _summary(found, arms, order, metrics).encode())
+    return _save(folder, "report.md", "\n".join(filter(None, parts)).encode())
+
+
+class _Drawing:
+    """Draws the figures of a report into its folder."""
+
+    def __init__(
+        self, found: Gathered, folder: Path, order: Sequence[str], verdicts: Mapping[str, str]
+    ) -> None:
+        self._found, self._folder, self._order = found, folder, order
+        self._verdicts = verdicts
+        references = [reference for _, reference in found.study.compared]
+        # The one that most are compared with.
+        self._reference = max(references, key=references.count, default=found.study.arms[0])
+
+    def over_tasks(self, name: str, column: str, label: str, scale: float = 1) -> str:
+        """Draw a column over tasks and return the figure's file name."""
+        values = {arm: self._found.of(arm, column) for arm in self._order}
+        series = {arm: scale * of for arm, of in values.items() if of is not None}
+        figure = over_tasks(
+            series, label, f"{self._found.study.name}: {label}", verdicts=self._verdicts,
+            reference=self._reference,
+        )  # fmt: skip
+        return self.save(name, figure)
+
+    def save(self, name: str, figure: Figure) -> str:
+        """Write a figure in all formats, undated, and return the name of the first."""
+        for suffix in FORMATS:
+            buffer = io.BytesIO()
+            undated = {"CreationDate": None} if suffix == ".pdf" else None
+            figure.savefig(buffer, format=suffix[1:], metadata=undated)
+            _save(self._folder, name + suffix, buffer.getvalue())
+        return name + FORMATS[0]
+
+
+def _save(folder: Path, name: str, content: bytes) -> Path:
+    from plasticity.results.files import save_file
+
+    return save_file(folder, name, Path(name).suffix, io.BytesIO(content))
+
+
+def _summary(
+    found: Gathered,
+    arms: Sequence[Judged],
+    order: Sequence[str],
+    metrics: Mapping[str, Mapping[str, Change]],
+) -> str:
+    """Return all numbers as CSV, a line an arm: accuracies from 0 to 1, undefined ones empty."""
+    by_name = {one.arm: one for one in arms}
+    lines: list[dict[str, Any]] = []
+    for arm in order:
+        seeds = found.seeds(arm)
+        line: dict[str, Any] = {"arm": arm, "n": len(seeds), "seeds": " ".join(map(str, seeds))}
+        if one := by_name.get(arm):
+            line |= {"verdict": one.drop.verdict, "fragile": one.drop.fragile}
+            line |= _numbers("early", one.early) | _numbers("level", one.level)
+            line |= _numbers("drop", one.drop) | {
+                "drop_margin": one.drop.margin, "drop_skewness": one.drop.skewness,
+                "p_loses": one.drop.p_loses, "p_loses_adjusted": one.drop.p_loses_adjusted,
+                "p_keeps": one.drop.p_keeps, "p_keeps_adjusted": one.drop.p_keeps_adjusted,
+                "seeds_needed": report_text.needed(one),
+            }  # fmt: skip
+            line |= _numbers("slope", one.slope) | {
+                "slope_margin": one.slope.margin, "flat": one.slope.flat,
+                "p_flat": one.slope.p, "p_flat_adjusted": one.slope.p_adjusted,
+            }  # fmt: skip
+            line |= _numbers("gap", one.gap) | _numbers("log_growth", one.growth)
+            line["parameters"] = one.parameters
+        for name, of_arms in metrics.items():
+            if arm in of_arms:
+                line |= _numbers(f"{name}_first", of_arms[arm].first)
+                line |= _numbers(f"{name}_last", of_arms[arm].last)
+        lines.append(line)
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, [*dict.fromkeys(key for line in lines for key in line)])
+    writer.writeheader()
+    writer.writerows(lines)
+    return buffer.getvalue()
+
+
+def _numbers(name: str, of: Estimate | None) -> dict[str, Any]:
+    """Return mean, standard deviation and intervals as columns."""
+    if of is None:
+        return {}
+    columns = {name: of.estimate, f"{name}_sd": of.sd}
+    for percent, interval in ((90, of.interval_90), (95, of.interval_95)):
+        low, high = interval or (None, None)
+        columns |= {f"{name}_low_{percent}": low, f"{name}_high_{percent}": high}
+    return columns

@@ -1,0 +1,250 @@
+"""The words of a study's report, in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from experiments.parts.gathered import Gathered
+from experiments.parts.judged import GROWN, Change, Compared, Judged
+from plasticity.results.statistics import seeds_needed
+from plasticity.results.verdicts import ALPHA, MIN_SEEDS, SKEWED, Estimate, Verdict
+
+READINGS = {
+    ("held", "keeps"): "held and keeps",
+    ("grow", "loses"): "grows and loses",
+    ("held", "loses"): "**held and loses**",
+    ("grow", "keeps"): "**grows and keeps**",
+}
+OF_PAIRS = {
+    "keeps": "no more than the margin more",
+    "loses": "loses more",
+    "loses less than the margin": "loses more, by less than the margin",
+    "undecided": "undecided",
+}
+OF_LEVELS = {
+    "keeps": "not inferior",
+    "loses": "inferior",
+    "loses less than the margin": "inferior by less than the margin",
+    "undecided": "undecided",
+}
+
+
+def heading(found: Gathered) -> str:
+    """Return what the study asks, what it declared, and how it is decided."""
+    study = found.study
+    lines = [
+        f"# {study.name}",
+        "",
+        study.question,
+        "",
+        table(
+            ("declared", ""),
+            [
+                ("study", f"`{study.name}`, digest `{study.digest()}`"),
+                ("protocol", f"`{study.experiment}`, preset `{study.preset}`, {found.tasks} tasks"),
+                ("words for all arms", f"`{' '.join(study.options)}`" if study.options else "none"),
+                ("arms", ", ".join(f"`{arm}`" for arm in study.arms)),
+                ("seeds", ", ".join(map(str, study.seeds))),
+                ("margin of the drop (points of accuracy)", points(study.drop_margin)),
+                ("margin of the slope (points per 100 tasks)", points(study.slope_margin)),
+                ("pairs", ", ".join(f"`{a}` against `{r}`" for a, r in study.compared) or "none"),
+            ],
+        ),
+        "## How it is decided",
+        "",
+        "*Early* is the mean accuracy of the first tenth of the tasks without the first task of "
+        "all, *late* or *level* that of the last tenth. *Drop* is early less late. *Slope* is the "
+        "Theil-Sen slope; it is *flat* if it is shown to be within the margin on both sides. Each "
+        "seed gives one number. Student's t tests over seeds, one-sided at "
+        f"{100 * ALPHA:g} %, decide two claims on each arm. It **loses** (against: the mean drop "
+        "is at most 0). It **keeps** (against: the mean drop is at least the margin). If both are "
+        "shown it **loses less than the margin**, if neither it is **undecided**. p values are "
+        "adjusted by Holm's method over the arms, within a claim. With fewer than "
+        f"{MIN_SEEDS} seeds nothing is said to be kept; *too few seeds* marks where it would be. "
+        "A verdict is *fragile* if the skewness "
+        f"over seeds exceeds {SKEWED:g}. Brackets hold 95 % intervals of means over seeds. An arm "
+        "that never learned has nothing to lose: read the level beside the drop.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def verdicts(arms: Sequence[Judged], silent: dict[str, str]) -> str:
+    """Return the table of verdicts, and which arms have none."""
+    gaps = any(one.gap is not None for one in arms)
+    titles = ["arm", "n", "early (%)", "late = level (%)", "drop (points)"]
+    titles += ["slope (points per 100 tasks)", *["gap to fresh (points)"] * gaps, "verdict"]
+    rows = []
+    for one in arms:
+        row = [f"`{one.arm}`", str(one.drop.n), percent(one.early)]
+        row += [percent(one.level, interval=True), percent(one.drop, interval=True)]
+        slope = percent(one.slope, interval=True, digits=3)
+        row.append(slope + (", flat" if one.slope.flat else ""))
+        if gaps:
+            row.append("" if one.gap is None else percent(one.gap, interval=True))
+        rows.append([*row, one.drop.verdict + _remarks(one.drop)])
+    lines = ["## Verdicts", "", table(titles, rows) if rows else "No arm has a verdict yet.\n"]
+    lines += [f"No verdict on `{arm}`: {reason}.  " for arm, reason in silent.items()]
+    return "\n".join([*lines, ""])
+
+
+def pairs(compared: Sequence[Compared]) -> str:
+    """Return the table of declared comparisons, seed by seed."""
+    titles = (
+        "arm", "reference", "n", "drop, arm less reference (points)", "loses more?",
+        "level, arm less reference (points)", "level",
+    )  # fmt: skip
+    rows = [
+        (
+            f"`{one.arm}`", f"`{one.reference}`", str(one.drop.n),
+            percent(one.drop, interval=True), _words(OF_PAIRS, one.drop),
+            percent(one.level, interval=True, sign=-1), _words(OF_LEVELS, one.level),
+        )
+        for one in compared
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    text = (
+        "A seed fixes tasks, labels and order of batches for all arms, so arms are compared seed "
+        "by seed. *Not inferior*: the level is less than the margin below that of the reference, "
+        "or above it. p values are adjusted by Holm's method over the pairs, within a claim."
+    )
+    return "\n".join(["## Pairs", "", text, "", table(titles, rows)])
+
+
+def power(arms: Sequence[Judged]) -> str:
+    """Return how much drops differ between seeds, and how many seeds the margin needs for that."""
+    rows = [
+        (
+            f"`{one.arm}`",
+            str(one.drop.n),
+            points(one.drop.sd),
+            f"{one.drop.margin / one.drop.sd:.2f}" if one.drop.sd else "",
+            str(needed(one)),
+        )
+        for one in arms
+        if one.drop.sd is not None
+    ]
+    if not rows:
+        return ""
+    text = (
+        "*Seeds needed*: as many as show `keeps` with a power of 80 %, at 5 %, if the arm loses "
+        "nothing and drops differ between seeds as they do here, and no fewer than "
+        f"{MIN_SEEDS}. Holm's method asks for more."
+    )
+    titles = ("arm", "n", "SD of the drop (points)", "margin / SD", "seeds needed")
+    return "\n".join(["## Are there enough seeds?", "", text, "", table(titles, rows)])
+
+
+def needed(one: Judged) -> int | str:
+    """Return how many seeds an arm needs for the claim ``keeps``; "" where its SD is unknown."""
+    if one.drop.sd is None:
+        return ""
+    return max(MIN_SEEDS, seeds_needed(one.drop.sd, one.drop.margin))
+
+
+def sceptic(arms: Sequence[Judged]) -> str:
+    """Return how the parameters of each arm grew, beside what it was found to lose."""
+    rows = [
+        (
+            f"`{one.arm}`",
+            factor(one.growth),
+            one.parameters,
+            one.drop.verdict,
+            READINGS.get((one.parameters, one.drop.verdict), "open"),
+        )
+        for one in arms
+        if one.growth is not None
+    ]
+    if not rows:
+        return ""
+    text = (
+        "Hypothesis: plasticity is kept where the parameters cannot grow, and lost where they can. "
+        "The growth is the norm of the parameters, last over first tenth of the tasks (geometric "
+        f"mean over seeds). They *grow* if its 95 % interval lies above {GROWN:g}, and are *held* "
+        "if it lies below. An arm that is **held and loses**, or **grows and keeps**, speaks "
+        "against the hypothesis."
+    )
+    titles = ("arm", "growth of the norm", "parameters", "verdict", "reading")
+    return "\n".join(["## A sceptic's table", "", text, "", table(titles, rows)])
+
+
+def missing(found: Gathered) -> str:
+    """Return which cells are not complete."""
+    lines = ["## What is missing", ""]
+    cells = found.missing()
+    if not cells:
+        return "\n".join([*lines, "Nothing: all cells are complete.", ""])
+    of_arms: dict[str, list[str]] = {}
+    for arm, seed, count in cells:
+        done = f"{count} of {found.tasks} tasks" if count else "not begun"
+        done = "its record cannot be read" if count < 0 else done
+        of_arms.setdefault(arm, []).append(f"{seed} ({done})")
+    total = len(found.study.arms) * len(found.study.seeds)
+    lines += [f"{len(cells)} of {total} cells are not complete. They count nowhere above.", ""]
+    lines += [f"* `{arm}`: seeds {', '.join(seeds)}" for arm, seeds in of_arms.items()]
+    return "\n".join([*lines, ""])
+
+
+def metric(column: str, label: str, changes: dict[str, Change], figure: str) -> str:
+    """Return a column's table: its first and last tenth in each arm that has it."""
+    rows = [
+        (f"`{arm}`", str(of.first.n), number(of.first), number(of.last))
+        for arm, of in changes.items()
+    ]
+    titles = ("arm", "n", "first tenth", "last tenth")
+    lines = [f"### {label} (`{column}`)", "", table(titles, rows), f"![{label}]({figure})", ""]
+    return "\n".join(lines)
+
+
+# --- pieces
+
+
+def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def points(value: float | None) -> str:
+    """Return a difference of accuracies in points."""
+    return "" if value is None else f"{100 * value:.3g}"
+
+
+def percent(of: Estimate, *, interval: bool = False, digits: int = 2, sign: int = 1) -> str:
+    """Return a mean over seeds in per cent or points, with its 95 % interval."""
+    text = f"{100 * sign * of.estimate:.{digits}f}"
+    if not interval or of.interval_95 is None:
+        return text
+    low, high = sorted(100 * sign * end for end in of.interval_95)
+    return f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def number(of: Estimate) -> str:
+    """Return a mean over seeds with its 95 % interval."""
+    if of.interval_95 is None:
+        return f"{of.estimate:.3g}"
+    low, high = of.interval_95
+    return f"{of.estimate:.3g} [{low:.3g}, {high:.3g}]"
+
+
+def factor(of: Estimate) -> str:
+    """Return a mean logarithm over seeds as a factor, with its 95 % interval."""
+    text = f"{np.exp(of.estimate):.3g}"
+    if of.interval_95 is None:
+        return text
+    low, high = np.exp(of.interval_95)
+    return f"{text} [{low:.3g}, {high:.3g}]"
+
+
+def _words(of: dict[str, str], verdict: Verdict) -> str:
+    return of[verdict.verdict] + _remarks(verdict)
+
+
+def _remarks(of: Verdict) -> str:
+    """Return what to beware of in a verdict."""
+    shown = of.p_keeps_adjusted is not None and of.p_keeps_adjusted <= ALPHA
+    few = of.verdict == "undecided" and shown  # but for the number of seeds
+    return (", too few seeds" if few else "") + (", fragile" if of.fragile else "")

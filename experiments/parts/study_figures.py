@@ -1,0 +1,280 @@
+"""Figures of a study: columns over tasks, with intervals over seeds.
+
+Layouts are counted in inches here: matplotlib's own search for them takes seconds a figure.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.parts.curves import FEWEST_FOR_AN_INTERVAL, decades
+from plasticity.results.plots import COLOURS, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST_TOGETHER = 8
+"""Arms whose curves can be told apart in the same axes."""
+ACROSS = 6
+"""Arms in a row of the others."""
+SPAN = 20
+"""Running means are over this part of the tasks."""
+POINTS = 250
+"""Of a curve: more cannot be seen, and make large files."""
+GREY = "#999999"
+LOOKS = {
+    "keeps": (COLOURS[1], "o"),
+    "loses less than the margin": (COLOURS[4], "D"),
+    "undecided": ("#666666", "s"),
+    "loses": (COLOURS[0], "v"),
+}
+"""Colour and marker of a verdict."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Means over seeds and the ends of their 95 % intervals.
+
+    Attributes:
+        tasks: ``(points,)``, where there is a value.
+        mean: ``(points,)``.
+        low: ``(points,)``, NaN of fewer than three seeds.
+        high: The same.
+    """
+
+    tasks: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def curve(values: np.ndarray, *, window: int = 1, logarithmic: bool = False) -> Curve:
+    """Return the curve of a column over tasks.
+
+    Each seed is smoothed first; then mean and interval (Student's t) are over the seeds that have a
+    value at a task.
+
+    Args:
+        values: ``(seeds, tasks)``, NaN where undefined.
+        window: Neighbouring tasks, centred, over whose defined ones each seed's running mean is.
+        logarithmic: Take all means of logarithms; what is not positive has none.
+    """
+    from scipy.special import stdtrit
+
+    values = values.astype(np.float64)
+    values[~np.isfinite(values)] = np.nan
+    if logarithmic:
+        values = np.log(np.where(values > 0, values, np.nan))
+    smooth = _running_means(values, window)
+    count = np.isfinite(smooth).sum(0)
+    (tasks,) = np.nonzero(count)
+    tasks = tasks[:: max(1, -(-len(tasks) // POINTS))]
+    smooth, count = smooth[:, tasks], count[tasks]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of no degree of freedom: NaN is right
+        mean, sd = np.nanmean(smooth, 0), np.nanstd(smooth, 0, ddof=1)
+    half = stdtrit(np.maximum(count - 1, 1), 0.975) * sd / np.sqrt(count)
+    half[count < FEWEST_FOR_AN_INTERVAL] = np.nan
+    ends = mean, mean - half, mean + half
+    return Curve(tasks, *(np.exp(end) if logarithmic else end for end in ends))
+
+
+def _running_means(values: np.ndarray, window: int) -> np.ndarray:
+    """Return each row's centred means over the defined ones of ``window`` neighbours.
+
+    What is undefined stays so.
+    """
+    if window == 1:
+        return values
+    defined = np.isfinite(values)
+    left, right = (window - 1) // 2, window // 2 + 1
+    ends = np.arange(values.shape[1])
+    low, high = np.maximum(ends - left, 0), np.minimum(ends + right, values.shape[1])
+
+    def sums(of: np.ndarray) -> np.ndarray:
+        padded = np.pad(np.cumsum(of, 1), ((0, 0), (1, 0)))
+        return padded[:, high] - padded[:, low]
+
+    return np.where(
+        defined, sums(np.where(defined, values, 0.0)) / np.maximum(sums(defined), 1), np.nan
+    )
+
+
+def is_wide(values: Sequence[np.ndarray]) -> bool:
+    """Tell whether a column asks for a logarithmic axis.
+
+    All its numbers are positive, and nine tenths of the arms' span more than a factor of ten.
+    """
+    kept = [v[np.isfinite(v)] for v in values]
+    kept = [v for v in kept if len(v)]
+    if not kept or min(v.min() for v in kept) <= 0:
+        return False
+    low, high = (min(np.quantile(v, 0.05) for v in kept), max(np.quantile(v, 0.95) for v in kept))
+    return bool(high > 10 * low)
+
+
+def over_tasks(
+    series: Mapping[str, np.ndarray],
+    label: str,
+    title: str,
+    *,
+    verdicts: Mapping[str, str],
+    reference: str,
+    logarithmic: bool | None = None,
+) -> Figure:
+    """Draw a column over tasks: of few arms in the same axes, else each arm in axes of its own.
+
+    Args:
+        series: ``(seeds, tasks)`` by arm, in the order in which they are drawn.
+        label: Of the ordinate, with its unit.
+        title: Above all.
+        verdicts: In words, by arm; those that have one.
+        reference: The arm that stands in gray behind each other.
+        logarithmic: None: if the values ask for it.
+    """
+    logarithmic = is_wide([*series.values()]) if logarithmic is None else logarithmic
+    tasks = max(v.shape[1] for v in series.values())
+    # What is measured now and then is drawn as it is.
+    dense = all(np.isfinite(v).any(0).sum() > tasks / 2 for v in series.values())
+    window = max(1, tasks // SPAN) if dense else 1
+    curves = {a: curve(v, window=window, logarithmic=logarithmic) for a, v in series.items()}
+    caption = _caption(series, window, logarithmic)
+    limits = _limits([*curves.values()], logarithmic)
+    draw = _together if len(series) <= MOST_TOGETHER else _each
+    figure, grid = draw(curves, verdicts, reference, title, caption)
+    for axes in grid:
+        axes.set_xlim(0, max(1, tasks - 1))
+        if logarithmic:
+            axes.set_yscale("log")
+            decades(axes.yaxis, *limits, narrow=len(grid) > 1)
+        axes.set_ylim(limits)
+        axes.grid(alpha=0.25, linewidth=0.5)
+        axes.spines[["top", "right"]].set_visible(False)
+    if len(grid) == 1:
+        grid[0].set(xlabel="task", ylabel=label)
+    else:
+        figure.supylabel(label, fontsize=9, x=0.1 / figure.get_figwidth(), ha="left")
+        figure.supxlabel("task", fontsize=9, y=0.1 / figure.get_figheight(), va="bottom")
+    return figure
+
+
+def how_many(counts: set[int]) -> str:
+    """Return how many seeds the arms have."""
+    seeds = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else f"{max(counts)}"
+    return f"n = {seeds} seed{'s' if max(counts) > 1 else ''}"
+
+
+def _caption(series: Mapping[str, np.ndarray], window: int, logarithmic: bool) -> str:
+    counts = {len(values) for values in series.values()}
+    parts = [how_many(counts)]
+    mean = "geometric mean" if logarithmic else "mean"
+    line = [f"{mean} over seeds"] if max(counts) > 1 else []
+    line += [f"running mean of {window} tasks"] if window > 1 else []
+    parts += [f"line: {' of the '.join(line)}"] if line else []
+    if max(counts) >= FEWEST_FOR_AN_INTERVAL:
+        parts.append("shaded: 95 % interval of the mean (Student's t)")
+    return "; ".join(parts)
+
+
+def _limits(curves: Sequence[Curve], logarithmic: bool) -> tuple[float, float]:
+    """Return the ends of the ordinate: all means, and of the intervals what is not far from them.
+
+    The wide interval of a single task would leave no room for the means of all.
+    """
+    ends = [np.concatenate([getattr(c, name) for c in curves]) for name in ("low", "mean", "high")]
+    if logarithmic:
+        ends = [np.log(end) for end in ends]
+    lows, means, highs = (end[np.isfinite(end)] for end in ends)
+    low, high = means.min(), means.max()
+    room = 0.06 * (high - low) or 0.05 * abs(high) or 0.5
+    low = max(lows.min(initial=low), low - 2 * room) - room
+    high = min(highs.max(initial=high), high + 2 * room) + room
+    return (float(np.exp(low)), float(np.exp(high))) if logarithmic else (float(low), float(high))
+
+
+def _draw(axes: Axes, of: Curve, colour: str, width: float, label: str = "", **more: Any) -> None:
+    sparse = len(of.tasks) < 40
+    axes.plot(
+        of.tasks, of.mean, color=colour, linewidth=width, label=label,
+        marker="." if sparse else "", markersize=4, **more,
+    )  # fmt: skip
+    axes.fill_between(of.tasks, of.low, of.high, color=colour, alpha=0.22, linewidth=0)
+
+
+def _together(
+    curves: Mapping[str, Curve],
+    verdicts: Mapping[str, str],
+    reference: str,
+    title: str,
+    caption: str,
+) -> tuple[Figure, list[Axes]]:
+    from matplotlib.figure import Figure
+
+    below = 0.6 + 0.2 * -(-len(curves) // 2)
+    height = 3.6 + below + 0.6
+    figure = Figure(figsize=(8, height), dpi=150)
+    axes = figure.add_axes((0.75 / 8, below / height, 7.1 / 8, 3.6 / height))
+    for number, (arm, of) in enumerate(curves.items()):
+        look = style(number)
+        words = f"{arm}: {verdicts[arm]}" if arm in verdicts else arm
+        _draw(axes, of, look["colour"], 1.8, words, linestyle=look["line"])
+    figure.legend(loc="lower center", ncols=2, frameon=False, fontsize=8.5)
+    write_title(figure, title, caption)
+    return figure, [axes]
+
+
+def _each(
+    curves: Mapping[str, Curve],
+    verdicts: Mapping[str, str],
+    reference: str,
+    title: str,
+    caption: str,
+) -> tuple[Figure, list[Axes]]:
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    wide, high, left, above, below = 2.15, 1.15, 0.75, 0.55, 0.35
+    down = -(-len(curves) // ACROSS)
+    width, height = left + ACROSS * (wide + 0.15), above + below + down * (high + 0.42)
+    figure = Figure(figsize=(width, height), dpi=150)
+    grid: list[Axes] = []
+    for k, (arm, of) in enumerate(curves.items()):
+        row, column = divmod(k, ACROSS)
+        corner = left + column * (wide + 0.15), height - above - (row + 1) * (high + 0.42) + 0.1
+        box = (corner[0] / width, corner[1] / height, wide / width, high / height)
+        axes = figure.add_axes(box)
+        if arm != reference and reference in curves:
+            _draw(axes, curves[reference], GREY, 1.0)
+        colour = LOOKS[verdicts[arm]][0] if arm in verdicts else "black"
+        _draw(axes, of, colour, 1.6)
+        words = verdicts.get(arm, "")
+        # Some 0.6 of its height is a letter's width.
+        size = min(8.0, 72 * wide / 0.58 / max(len(arm), 1))
+        axes.annotate(arm, (0, 1), (0, 12), "axes fraction", "offset points", fontsize=size)
+        axes.annotate(
+            words, (0, 1), (0, 3), "axes fraction", "offset points", fontsize=7, color=colour
+        )
+        axes.tick_params(
+            labelsize=7, labelleft=column == 0, labelbottom=k + ACROSS >= len(curves), length=2
+        )
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        grid.append(axes)
+    behind = f"; gray: {reference}" if reference in curves else ""
+    write_title(figure, title, caption + behind)
+    return figure, grid
+
+
+def write_title(figure: Figure, title: str, caption: str) -> None:
+    """Write a title, and below it what the figure is made of, above all axes."""
+    height = figure.get_figheight()
+    figure.text(0.12 / figure.get_figwidth(), 1 - 0.1 / height, title, fontsize=10, va="top")
+    figure.text(
+        0.12 / figure.get_figwidth(), 1 - 0.3 / height, caption, fontsize=8, va="top",
+        color="#444444",
+    )  # fmt: skip
