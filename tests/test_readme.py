@@ -26,7 +26,7 @@ PAGES = [page for page in sorted(ROOT.glob("docs/**/*.md")) if page.parent.name 
 TEXT = "\n".join(page.read_text() for page in [ROOT / "README.md", *PAGES])
 PYTHON = re.findall(r"^```python\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
 # From the module's name to the end of the line, of the code or of the cell.
-COMMANDS = re.findall(r"python -m (experiments\.\w+)([^`\n#|]*)", TEXT)
+COMMANDS = re.findall(r"python -m (experiments\.\w+)([^`\n#|>]*)", TEXT)
 FOLDERS = sorted(set(re.findall(r"\b\w+-\w+-seed\d+-[0-9a-f]{8}\b", TEXT)))
 ARMS = sorted(set(re.findall(r"\b(?:mlp|qnn)-[0-9a-f]{8}\b", TEXT)))
 EXPERIMENTS = ("mnist", "cifar", "qdata", "ant")
@@ -151,7 +151,10 @@ def test_options_that_the_pages_name_are_there() -> None:
     commands = (*EXPERIMENTS, "bench", "bench_ppo", "measure", "watch", "figures", "study")
     helps = [help_of(name) for name in commands]
     of_others = {"--logdir"}  # of the program tensorboard
-    of_own = {"--linear.scale"}  # of the network that a page makes; its program is run above
+    slurm = {"--array", "--cpus-per-task", "--ntasks", "--time", "--wrap"}
+    of_others |= slurm | {"--nthreads", "--scheduler-file"}  # of dask
+    # Of the network that a page makes, whose program is run above; of an arm, likewise.
+    of_own = {"--linear.scale", "--mlp-sphere.optimizer.learning-rate"}
     known = {*re.findall(r"--[a-z][\w.-]*", "".join(helps)), "--watch"} | of_others | of_own
     # Those of an arm with a remedy (--mlp+...) are shown where --arms names it only.
     named = set(re.findall(r"(?<![\w-])--[a-z][\w.-]*\w(?![\w+])", TEXT))
