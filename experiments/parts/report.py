@@ -120,7 +120,8 @@ class _Drawing:
         series = {arm: scale * of for arm, of in values.items() if of is not None}
         figure = over_tasks(
             series, label, f"{self._found.study.name}: {label}", verdicts=self._verdicts,
-            reference=self._reference, logarithmic=False if accuracy else None,
+            reference=self._reference, looks=self._found.study.arms,
+            logarithmic=False if accuracy else None,
         )  # fmt: skip
         return self.save(name, figure)
 
