@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from experiments.parts.arms import record_name
+from experiments.parts.drawing import recorded
 from experiments.parts.experiment import Failure
-from experiments.parts.study import Cell, Study, cells, is_complete, parts_of, rows_of
+from experiments.parts.study import Cell, Study, cells, folder_of, is_complete, parts_of
 
 INDEX = "study.json"
 OF_A_COLUMN = "column."
@@ -71,16 +72,15 @@ class Gathered:
 def gathered(study: Study, results: Path) -> Gathered:
     """Read what the cells of a study have recorded so far; nothing is locked or written.
 
-    Columns of lists, words and truth values are left out. A run that was made longer than the study
-    asks for is read up to the study's length.
+    What was measured after training is among it. Columns of lists, words and truth values are left
+    out. A run that was made longer than the study asks for is read up to the study's length.
 
     Args:
         study: Whose cells are read.
         results: The folder of run folders.
     """
     of_cells = {(cell.arm, cell.seed): cell for cell in cells(study)}
-    experiment, _, _, config, _ = parts_of(cells(study)[0])
-    length = experiment.progress.total(config)
+    length = max(_length(cell) for cell in of_cells.values())
     undefined = np.full(length, np.nan, np.float32)
     columns, rows, complete = {}, {}, {}
     for arm in study.arms:
@@ -101,12 +101,19 @@ def gathered(study: Study, results: Path) -> Gathered:
     return Gathered(study, length, columns, rows, complete)
 
 
+def _length(cell: Cell) -> int:
+    """Return how many tasks a cell is to learn; an arm may have words of its own for it."""
+    experiment, _, _, config, _ = parts_of(cell)
+    return experiment.progress.total(config)
+
+
 def _arrays(cell: Cell, results: Path, length: int) -> tuple[dict[str, np.ndarray], int]:
     """Return the numbers in a cell's rows by column, ``(tasks,)`` each, and how many rows are."""
     from plasticity.results.disk import RecordError
 
+    folder = folder_of(cell, results)
     try:
-        rows = rows_of(cell, results)
+        rows = recorded(folder) if folder.is_dir() else []
     except RecordError:  # the cell's own command says why
         return {}, -1
     if any(type(row.get("task")) is not int or row["task"] < 0 for row in rows):

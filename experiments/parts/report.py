@@ -70,7 +70,7 @@ def report_on(found: Gathered, folder: Path) -> Path:
     drawing = _Drawing(found, folder, order, {one.arm: one.drop.verdict for one in arms})
     parts = [report_text.heading(found), report_text.verdicts(arms, silent)]
     if any(found.of(arm, score) is not None for arm in order):
-        figure = drawing.over_tasks("accuracy", score, f"{words} (%)", scale=100)
+        figure = drawing.over_tasks("accuracy", score, f"{words} (%)", accuracy=True)
         parts.append(f"![{words} over tasks]({figure})\n")
     if arms:
         title = f"{found.study.name}: level against drop"
@@ -110,13 +110,18 @@ class _Drawing:
         # The one that most are compared with.
         self._reference = max(references, key=references.count, default=found.study.arms[0])
 
-    def over_tasks(self, name: str, column: str, label: str, scale: float = 1) -> str:
-        """Draw a column over tasks and return the figure's file name."""
+    def over_tasks(self, name: str, column: str, label: str, *, accuracy: bool = False) -> str:
+        """Draw a column over tasks and return the figure's file name.
+
+        Accuracies are drawn in per cent, and never on a logarithmic axis.
+        """
         values = {arm: self._found.of(arm, column) for arm in self._order}
+        scale = 100 if accuracy else 1
         series = {arm: scale * of for arm, of in values.items() if of is not None}
         figure = over_tasks(
             series, label, f"{self._found.study.name}: {label}", verdicts=self._verdicts,
-            reference=self._reference,
+            reference=self._reference, looks=self._found.study.arms,
+            logarithmic=False if accuracy else None,
         )  # fmt: skip
         return self.save(name, figure)
 

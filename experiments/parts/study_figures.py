@@ -126,6 +126,7 @@ def over_tasks(
     *,
     verdicts: Mapping[str, str],
     reference: str,
+    looks: Sequence[str],
     logarithmic: bool | None = None,
 ) -> Figure:
     """Draw a column over tasks: of few arms in the same axes, else each arm in axes of its own.
@@ -136,6 +137,7 @@ def over_tasks(
         title: Above all.
         verdicts: In words, by arm; those that have one.
         reference: The arm that stands in gray behind each other.
+        looks: All arms of the study: the place of one decides its look where several share axes.
         logarithmic: None: if the values ask for it.
     """
     logarithmic = is_wide([*series.values()]) if logarithmic is None else logarithmic
@@ -146,8 +148,10 @@ def over_tasks(
     curves = {a: curve(v, window=window, logarithmic=logarithmic) for a, v in series.items()}
     caption = _caption(series, window, logarithmic)
     limits = _limits([*curves.values()], logarithmic)
-    draw = _together if len(series) <= MOST_TOGETHER else _each
-    figure, grid = draw(curves, verdicts, reference, title, caption)
+    if len(series) <= MOST_TOGETHER:
+        figure, grid = _together(curves, verdicts, looks, title, caption)
+    else:
+        figure, grid = _each(curves, verdicts, reference, title, caption)
     for axes in grid:
         axes.set_xlim(0, max(1, tasks - 1))
         if logarithmic:
@@ -210,7 +214,7 @@ def _draw(axes: Axes, of: Curve, colour: str, width: float, label: str = "", **m
 def _together(
     curves: Mapping[str, Curve],
     verdicts: Mapping[str, str],
-    reference: str,
+    looks: Sequence[str],
     title: str,
     caption: str,
 ) -> tuple[Figure, list[Axes]]:
@@ -220,8 +224,8 @@ def _together(
     height = 3.6 + below + 0.6
     figure = Figure(figsize=(8, height), dpi=150)
     axes = figure.add_axes((0.75 / 8, below / height, 7.1 / 8, 3.6 / height))
-    for number, (arm, of) in enumerate(curves.items()):
-        look = style(number)
+    for arm, of in curves.items():
+        look = style(looks.index(arm))
         words = f"{arm}: {verdicts[arm]}" if arm in verdicts else arm
         _draw(axes, of, look["colour"], 1.8, words, linestyle=look["line"])
     figure.legend(loc="lower center", ncols=2, frameon=False, fontsize=8.5)

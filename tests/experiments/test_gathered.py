@@ -61,6 +61,17 @@ def test_numbers_stand_at_their_seed_and_task_and_what_is_no_number_is_left_out(
     assert found.missing() == [("qnn", 0, 0), ("qnn", 1, 0)]
 
 
+def test_what_was_measured_after_training_is_among_the_columns() -> None:
+    study = made_up.study(("mlp",), seeds=1, tasks=4)
+    record(study, "mlp", 0, rows(4))
+    folder = folder_of(cells(study)[0], RESULTS)
+    lines = [{"task": t, "churn": 0.1 * t, "test_accuracy": 17.0} for t in (1, 2)]
+    (folder / "measured.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = gathered(study, RESULTS).columns["mlp"]
+    np.testing.assert_allclose(found["churn"], [[np.nan, 0.1, 0.2, np.nan]], rtol=1e-6)
+    assert found["test_accuracy"].max() < 1  # a row's own numbers are what was measured first
+
+
 def test_arm_that_learns_few_tasks_has_its_numbers_at_these() -> None:
     study = made_up.study(("fresh:mlp",), seeds=1, tasks=6)
     at = [0, 1, 2, 4]

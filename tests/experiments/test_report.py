@@ -15,6 +15,7 @@ from scipy import stats
 from experiments.parts.gathered import Gathered, load_records, save_records
 from experiments.parts.judged import comparisons, ends, gap, growth, judged
 from experiments.parts.report import report_on, write_report
+from experiments.parts.study_figures import over_tasks
 from tests.experiments import made_up
 from tests.experiments.test_gathered import record, rows
 
@@ -268,6 +269,26 @@ def test_sceptic_sees_who_is_held_and_loses_and_who_grows_and_keeps(report: Path
     assert readings["free-brickwork"] == "**held and loses**"
     assert readings["mlp-bounded"] == readings["mlp+l2-init"] == "open"
     assert lines["stiefel"]["growth of the norm"].startswith("1.02 [1.0")
+
+
+def test_accuracies_are_in_per_cent_on_an_axis_that_is_never_logarithmic(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn = {}
+
+    def keep(series: Any, label: str, *arguments: Any, **options: Any) -> Any:
+        drawn[label] = over_tasks(series, label, *arguments, **options)
+        return drawn[label]
+
+    monkeypatch.setattr("experiments.parts.report.over_tasks", keep)
+    found = made_up.gathered({"mlp": 0.0, "qnn": 0.0}, seeds=3, tasks=40)
+    found.columns["qnn"]["test_accuracy"][:] /= 20
+    found.columns["qnn"]["weight_norm"][:] /= 20
+    report_on(found, Path("report"))
+    (accuracy,) = drawn["test accuracy (%)"].axes
+    assert accuracy.get_yscale() == "linear" and 75 < accuracy.get_ylim()[1] < 90
+    (norm,) = drawn["mean weight norm before the task"].axes
+    assert norm.get_yscale() == "log"
 
 
 def test_summary_has_the_numbers_of_each_arm(all_arms: Gathered, report: Path) -> None:

@@ -23,6 +23,7 @@ from experiments.parts.study_figures import (
     is_wide,
     over_tasks,
 )
+from plasticity.results.plots import style
 from tests.experiments import made_up
 
 NAN = math.nan
@@ -96,7 +97,7 @@ def drawn(arms: int, seeds: tuple[int, ...] = (4,), **more: Any) -> Figure:
     if more.get("logarithmic"):
         series = {arm: np.exp(values) for arm, values in series.items()}
     verdicts = {f"arm{k}": word for k, word in enumerate(itertools.islice(LOOKS, arms))}
-    options: dict[str, Any] = {"verdicts": verdicts, "reference": "arm2"}
+    options: dict[str, Any] = {"verdicts": verdicts, "reference": "arm2", "looks": [*series]}
     return over_tasks(series, "accuracy (%)", "title", **options | more)
 
 
@@ -109,6 +110,15 @@ def test_eight_arms_share_axes_and_a_legend_names_them_with_their_verdicts() -> 
     assert words[0] == "arm0: keeps" and words[7] == "arm7"
     looks = {(line.get_color(), line.get_linestyle()) for line in axes.lines}
     assert len(looks) == 8
+
+
+def test_arm_looks_the_same_in_the_figure_of_a_column_that_other_arms_lack() -> None:
+    looks = [f"arm{k}" for k in range(9)]
+    figure = drawn(3, looks=looks[::-1])
+    (axes,) = figure.axes
+    expected = [style(looks[::-1].index(f"arm{k}")) for k in range(3)]
+    assert [line.get_color() for line in axes.lines] == [look["colour"] for look in expected]
+    assert [line.get_linestyle() for line in axes.lines] == [look["line"] for look in expected]
 
 
 @pytest.mark.parametrize("arms", [9, 40])
@@ -132,7 +142,11 @@ def test_caption_says_how_many_seeds_and_what_is_shaded() -> None:
         for words in ("n = 4 seeds", "running mean of 5 tasks", "95 % interval", "Student's t"):
             assert words in caption
     series = {"a": np.ones((1, 30)), "b": np.ones((2, 30))}
-    caption = over_tasks(series, "x", "t", verdicts={}, reference="a").texts[1].get_text()
+    caption = (
+        over_tasks(series, "x", "t", verdicts={}, reference="a", looks=["a", "b"])
+        .texts[1]
+        .get_text()
+    )
     assert "n = 1 to 2 seeds" in caption and "interval" not in caption
 
 
