@@ -49,6 +49,12 @@ def words(process: psutil.Process) -> str:
     return ""
 
 
+def group_of(process: psutil.Process) -> int | None:
+    with contextlib.suppress(OSError):
+        return os.getpgid(process.pid)
+    return None
+
+
 def training(pid: int) -> list[psutil.Process]:
     """Return the commands of cells that run below a process."""
     return [p for p in family(pid) if "experiments.mnist" in words(p)]
@@ -93,21 +99,26 @@ def test_a_failing_cell_is_named_with_what_it_said_and_the_others_end(tmp_path: 
     assert [len(rows_of(cell, results)) for cell in cells(tiny)] == [0, 3]
 
 
-def test_a_cell_that_another_process_trains_is_tried_again_later(tmp_path: Path) -> None:
+def test_a_cell_in_use_is_tried_again_later_and_workers_do_not_hear_ctrl_c(tmp_path: Path) -> None:
     tiny = tiny_study(tmp_path, arms=("mlp",), seeds=(0,))
     file = write_study(tmp_path / "own.py", tiny)
     (cell,) = cells(tiny)
     folder = folder_of(cell, tmp_path / "results")
     folder.mkdir(parents=True)
+    said = tmp_path / "said.err"
     with filelock.FileLock(folder / "lock"):
-        process = start_study(tmp_path, str(file), "--workers=1")
+        process = start_study(tmp_path, str(file), "--workers=1", session=True)
         with killed_on_failure(process):
-            said = tmp_path / "said.err"
-            wait_until(
-                lambda: "in use elsewhere" in said.read_text(), lambda: process.poll() is None
-            )
+            running = lambda: process.poll() is None  # noqa: E731
+            wait_until(lambda: "in use elsewhere" in said.read_text(), running)
             assert not rows_of(cell, tmp_path / "results")
+            # The terminal sends it to all of the group; here, to all but the driver.
+            group = [p for p in family(process.pid) if group_of(p) == process.pid]
+            assert group
+            for member in group:
+                member.send_signal(signal.SIGINT)
     assert process.wait() == 0
+    assert "Traceback" not in said.read_text()
     assert len(rows_of(cell, tmp_path / "results")) == 3
 
 
