@@ -27,7 +27,7 @@ from tests.experiments.studying import (  # noqa: E402
     write_study,
 )
 from tests.experiments.test_commands import run  # noqa: E402
-from tests.waiting import killed_on_failure, wait_until  # noqa: E402
+from tests.waiting import PATIENCE, killed_on_failure, wait_until  # noqa: E402
 
 pytestmark = [pytest.mark.usefixtures("empty_folder"), pytest.mark.slow]
 
@@ -117,7 +117,8 @@ def test_a_cell_in_use_is_tried_again_later_and_workers_do_not_hear_ctrl_c(tmp_p
             assert group
             for member in group:
                 member.send_signal(signal.SIGINT)
-    assert process.wait() == 0
+    with killed_on_failure(process):
+        assert process.wait(PATIENCE) == 0
     assert "Traceback" not in said.read_text()
     assert len(rows_of(cell, tmp_path / "results")) == 3
 
@@ -160,7 +161,7 @@ def test_control_c_ends_a_study_in_a_line_with_all_its_processes(tmp_path: Path)
         wait_until(lambda: len(training(process.pid)) == 2, lambda: process.poll() is None)
         everybody = family(process.pid)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        assert process.wait() == 130
+        assert process.wait(PATIENCE) == 130
         wait_until(lambda: not alive(everybody))
     *before, last = (tmp_path / "said.err").read_text().splitlines()
     assert last == "stopped: what is finished is kept; the same command goes on."
@@ -209,7 +210,7 @@ def test_a_study_is_trained_by_another_cluster_and_ctrl_c_stops_its_own_cells_th
     with killed_on_failure(process):
         wait_until(lambda: training(pid), lambda: process.poll() is None)
         process.send_signal(signal.SIGINT)
-        assert process.wait() == 130
+        assert process.wait(PATIENCE) == 130
         wait_until(lambda: not training(pid))
     assert not is_complete(cell, tmp_path / "results")
     status, _, said = run_study(tmp_path, *words)
