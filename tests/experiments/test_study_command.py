@@ -15,7 +15,7 @@ from experiments import study
 from experiments.parts import engine
 from experiments.parts.experiment import Failure
 from experiments.parts.study import Study, cells
-from tests.experiments.runs import snapshot
+from tests.experiments.runs import snapshot, start
 from tests.experiments.studying import ROOT, tiny_study, train_here, write_study
 from tests.experiments.test_commands import run
 
@@ -233,3 +233,29 @@ def test_workers_share_the_folder_of_results_and_its_locks_or_are_refused(result
         engine.check_folder(Strangers(unlocked=True), results)
     assert len(str(refused.value).splitlines()) == 2
     assert [*results.iterdir()] == []
+
+
+# --- tuning
+
+
+def test_tuning_lists_its_own_cells_and_writes_its_curve(
+    tmp_path: Path, results: Path, said: Callable[..., tuple]
+) -> None:
+    tiny = tiny_study(tmp_path, arms=("mlp",), tuning_seeds=(8,), rates=(0.1, 0.01))
+    file = write_study(tmp_path / "own.py", tiny)
+    words = [str(file), "--tune", f"--results={results}"]
+    status, printed, _ = said(*words, "--list")
+    commands = [shlex.split(line) for line in printed.splitlines()]
+    assert status == 0
+    assert [c[c.index("--mlp.optimizer.learning-rate") + 1] for c in commands] == ["0.1", "0.01"]
+    assert [c[c.index("--seed") + 1] for c in commands] == ["8", "8"]
+    assert start(*commands[0][3:]) == 0
+    status, printed, _ = said(*words, "--report")
+    assert status == 0
+    path = results / "studies" / f"tiny-{tiny.digest()}" / "tuning.md"
+    assert printed == f"{path.read_text()}\ntuning: {path}\n"
+    assert re.search(r"\| mlp \| \*\*0\.\d{4}\*\* \| none \| 0\.1, at the edge \|$", printed, re.M)
+    status, _, line = said(str(write_study(tmp_path / "other.py", tiny_study(tmp_path))), "--tune")
+    assert (status, line) == (
+        2, "error: --tune: the study tiny has no rates or no tuning_seeds (see --help)\n"
+    )  # fmt: skip

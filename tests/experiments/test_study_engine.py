@@ -27,7 +27,7 @@ from tests.experiments.studying import (  # noqa: E402
     write_study,
 )
 from tests.experiments.test_commands import run  # noqa: E402
-from tests.waiting import killed_on_failure, wait_until  # noqa: E402
+from tests.waiting import PATIENCE, killed_on_failure, wait_until  # noqa: E402
 
 pytestmark = [pytest.mark.usefixtures("empty_folder"), pytest.mark.slow]
 
@@ -47,6 +47,12 @@ def words(process: psutil.Process) -> str:
     with contextlib.suppress(psutil.Error):
         return " ".join(process.cmdline())
     return ""
+
+
+def group_of(process: psutil.Process) -> int | None:
+    with contextlib.suppress(OSError):
+        return os.getpgid(process.pid)
+    return None
 
 
 def training(pid: int) -> list[psutil.Process]:
@@ -93,21 +99,27 @@ def test_a_failing_cell_is_named_with_what_it_said_and_the_others_end(tmp_path: 
     assert [len(rows_of(cell, results)) for cell in cells(tiny)] == [0, 3]
 
 
-def test_a_cell_that_another_process_trains_is_tried_again_later(tmp_path: Path) -> None:
+def test_a_cell_in_use_is_tried_again_later_and_workers_do_not_hear_ctrl_c(tmp_path: Path) -> None:
     tiny = tiny_study(tmp_path, arms=("mlp",), seeds=(0,))
     file = write_study(tmp_path / "own.py", tiny)
     (cell,) = cells(tiny)
     folder = folder_of(cell, tmp_path / "results")
     folder.mkdir(parents=True)
+    said = tmp_path / "said.err"
     with filelock.FileLock(folder / "lock"):
-        process = start_study(tmp_path, str(file), "--workers=1")
+        process = start_study(tmp_path, str(file), "--workers=1", session=True)
         with killed_on_failure(process):
-            said = tmp_path / "said.err"
-            wait_until(
-                lambda: "in use elsewhere" in said.read_text(), lambda: process.poll() is None
-            )
+            running = lambda: process.poll() is None  # noqa: E731
+            wait_until(lambda: "in use elsewhere" in said.read_text(), running)
             assert not rows_of(cell, tmp_path / "results")
-    assert process.wait() == 0
+            # The terminal sends it to all of the group; here, to all but the driver.
+            group = [p for p in family(process.pid) if group_of(p) == process.pid]
+            assert group
+            for member in group:
+                member.send_signal(signal.SIGINT)
+    with killed_on_failure(process):
+        assert process.wait(PATIENCE) == 0
+    assert "Traceback" not in said.read_text()
     assert len(rows_of(cell, tmp_path / "results")) == 3
 
 
@@ -149,7 +161,7 @@ def test_control_c_ends_a_study_in_a_line_with_all_its_processes(tmp_path: Path)
         wait_until(lambda: len(training(process.pid)) == 2, lambda: process.poll() is None)
         everybody = family(process.pid)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        assert process.wait() == 130
+        assert process.wait(PATIENCE) == 130
         wait_until(lambda: not alive(everybody))
     *before, last = (tmp_path / "said.err").read_text().splitlines()
     assert last == "stopped: what is finished is kept; the same command goes on."
@@ -198,7 +210,7 @@ def test_a_study_is_trained_by_another_cluster_and_ctrl_c_stops_its_own_cells_th
     with killed_on_failure(process):
         wait_until(lambda: training(pid), lambda: process.poll() is None)
         process.send_signal(signal.SIGINT)
-        assert process.wait() == 130
+        assert process.wait(PATIENCE) == 130
         wait_until(lambda: not training(pid))
     assert not is_complete(cell, tmp_path / "results")
     status, _, said = run_study(tmp_path, *words)
