@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.parts.gathered import Gathered, load_records, save_records
+from experiments.parts.gathered import Gathered, gathered, load_records, save_records
 from experiments.parts.judged import comparisons, ends, gap, growth, judged
 from experiments.parts.report import report_on, write_report
 from experiments.parts.study_figures import over_tasks
@@ -344,8 +344,6 @@ def test_report_of_records_alone_is_that_of_run_folders_byte_for_byte() -> None:
     path = write_report(study, Path("results"), Path("report"))
     text = path.read_text()
     assert "`qnn`: seeds 2 (19 of 20 tasks)" in text and "1 of 6 cells" in text
-    from experiments.parts.gathered import gathered
-
     save_records(gathered(study, Path("results")), Path("records"))
     report_on(load_records(Path("records")), Path("again"))
     first, again = (
