@@ -61,6 +61,17 @@ def test_numbers_stand_at_their_seed_and_task_and_what_is_no_number_is_left_out(
     assert found.missing() == [("qnn", 0, 0), ("qnn", 1, 0)]
 
 
+def test_arms_of_different_lengths_have_columns_of_the_greatest() -> None:
+    words = {"mlp": ("--num-tasks", "5")}
+    study = made_up.study(("qnn", "mlp"), seeds=1, tasks=3, of_arms=words)
+    record(study, "qnn", 0, rows(3))
+    record(study, "mlp", 0, rows(5))
+    found = gathered(study, RESULTS)
+    assert found.tasks == 5 and found.missing() == []
+    assert np.isnan(found.columns["qnn"]["test_accuracy"][0, 3:]).all()
+    assert not np.isnan(found.columns["mlp"]["test_accuracy"]).any()
+
+
 def test_what_was_measured_after_training_is_among_the_columns() -> None:
     study = made_up.study(("mlp",), seeds=1, tasks=4)
     record(study, "mlp", 0, rows(4))

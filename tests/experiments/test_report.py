@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.parts.gathered import Gathered, load_records, save_records
+from experiments.parts.gathered import Gathered, gathered, load_records, save_records
 from experiments.parts.judged import comparisons, ends, gap, growth, judged
 from experiments.parts.report import report_on, write_report
 from experiments.parts.study_figures import over_tasks
@@ -83,6 +83,11 @@ def test_drops_intervals_and_p_values_are_those_of_loops_and_of_scipy(all_arms: 
         assert one.drop.interval_95 == pytest.approx((expected.low, expected.high), abs=1e-6)
         assert one.drop.p_loses_adjusted == pytest.approx(loses[one.arm], rel=1e-3, abs=1e-12)
         assert one.drop.p_keeps_adjusted == pytest.approx(keeps[one.arm], rel=1e-3, abs=1e-12)
+        low, high = (
+            stats.ttest_1samp(one.of_seeds["slope"], bound, alternative=side).pvalue
+            for bound, side in ((-0.001, "greater"), (0.001, "less"))
+        )
+        assert one.slope.p == pytest.approx(max(low, high), rel=1e-3, abs=1e-12)
         theirs = [
             stats.theilslopes(s).slope * 100 for s in all_arms.columns[one.arm]["test_accuracy"]
         ]
@@ -117,6 +122,7 @@ def test_pairs_are_compared_seed_by_seed_where_both_arms_have_the_seed() -> None
     less = [0.01 + q - m for q, m in zip(levels["qnn"], levels["mlp"], strict=True)]
     inferior = stats.ttest_1samp(less, 0, alternative="greater")
     assert first.level.p_keeps == pytest.approx(inferior.pvalue, rel=1e-3)
+    assert first.level.margin == first.drop.margin == 0.01
     # Over both pairs.
     p = {k: one.drop.p_keeps for k, one in (("1", first), ("2", second))}
     assert {k: one.drop.p_keeps_adjusted for k, one in (("1", first), ("2", second))} == slow_holm(
@@ -244,6 +250,10 @@ def test_report_says_what_was_asked_and_declared_and_who_loses(
     words = [line["verdict"].partition(",")[0] for line in lines]
     assert words == sorted(words, key=["keeps", "loses less than the margin", "undecided",
                                        "loses"].index)  # fmt: skip
+    for word in {*words}:
+        alike = [line for line in lines if line["verdict"].partition(",")[0] == word]
+        drops = [float(line["drop (points)"].partition(" ")[0]) for line in alike]
+        assert drops == sorted(drops)
     for line, one in zip(lines, arms, strict=True):
         assert line["verdict"].removesuffix(", fragile") == made_up.EXPECTED[one.arm]
         low, high = one.drop.interval_95 or (math.nan, math.nan)
@@ -269,6 +279,24 @@ def test_sceptic_sees_who_is_held_and_loses_and_who_grows_and_keeps(report: Path
     assert readings["free-brickwork"] == "**held and loses**"
     assert readings["mlp-bounded"] == readings["mlp+l2-init"] == "open"
     assert lines["stiefel"]["growth of the norm"].startswith("1.02 [1.0")
+
+
+@pytest.mark.parametrize(
+    "compared, expected",
+    [((), "mlp"), ((("mlp", "qnn"), ("qnn", "mlp-sphere"), ("mlp-sphere", "qnn")), "qnn")],
+)
+def test_arm_behind_the_others_is_the_one_that_most_are_compared_with(
+    compared: tuple[tuple[str, str], ...], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behind = set()
+
+    def keep(*arguments: Any, **options: Any) -> Any:
+        behind.add(options["reference"])
+        return over_tasks(*arguments, **options)
+
+    monkeypatch.setattr("experiments.parts.report.over_tasks", keep)
+    report_on(made_up.gathered(FEW, seeds=2, tasks=20, compared=compared), Path("report"))
+    assert behind == {expected}
 
 
 def test_accuracies_are_in_per_cent_on_an_axis_that_is_never_logarithmic(
@@ -316,8 +344,6 @@ def test_report_of_records_alone_is_that_of_run_folders_byte_for_byte() -> None:
     path = write_report(study, Path("results"), Path("report"))
     text = path.read_text()
     assert "`qnn`: seeds 2 (19 of 20 tasks)" in text and "1 of 6 cells" in text
-    from experiments.parts.gathered import gathered
-
     save_records(gathered(study, Path("results")), Path("records"))
     report_on(load_records(Path("records")), Path("again"))
     first, again = (
