@@ -54,6 +54,10 @@ class Command:
     """Train nothing: print the commands of the cells that are not complete, a line each."""
     report: tyro.conf.FlagCreatePairsOff[bool] = False
     """Train nothing: write the report of what there is."""
+    records: Annotated[
+        Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: run folders)")
+    ] = None
+    """With --report: read the numbers from records/ of an earlier report, not from run folders."""
     tune: tyro.conf.FlagCreatePairsOff[bool] = False
     """Try the study's learning rates on its tuning seeds, instead of the study itself."""
 
@@ -64,6 +68,8 @@ class Command:
                 raise UsageError(f"--{name} {value}: must be 1 to 10000")
         if self.list and self.report:
             raise UsageError("--list --report: say one of them")
+        if self.records is not None and not self.report:
+            raise UsageError("--records: with --report only")
         if self.cluster is not None and self.workers is not None:
             raise UsageError("--workers: the cluster says how many")
 
@@ -139,9 +145,15 @@ def carry_out(command: Command) -> None:
 
             print(f"tuning: {write_tuning(study, results, folder)}")
         else:
-            from experiments.parts.report import write_report
+            from experiments.parts import report
 
-            print(f"report: {write_report(study, results, folder)}")
+            if command.records is None:
+                path = report.write_report(study, results, folder)
+            else:
+                from experiments.parts.gathered import load_records
+
+                path = report.report_on(load_records(command.records.expanduser(), study), folder)
+            print(f"report: {path}")
     for cell, why in failed:
         print(f"{shlex.join(cell.command(results)[1:])}: {cli.printable(why)}", file=sys.stderr)
     if failed:

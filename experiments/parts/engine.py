@@ -277,18 +277,21 @@ def own_cluster(workers: int) -> Iterator[Any]:
     with contextlib.ExitStack() as opened:
         opened.enter_context(dask.config.set(settings))
         with without_control_c():
-            cluster = opened.enter_context(
-                distributed.LocalCluster(
-                    n_workers=workers,
-                    threads_per_worker=1,
-                    processes=True,
-                    memory_limit=0,
-                    # Else it takes port 8787, of all addresses of this machine.
-                    scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
-                    silence_logs=quiet,
-                    resources={"GPU": 1},
+            try:
+                cluster = opened.enter_context(
+                    distributed.LocalCluster(
+                        n_workers=workers,
+                        threads_per_worker=1,
+                        processes=True,
+                        memory_limit=0,
+                        # Else it takes port 8787, of all addresses of this machine.
+                        scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
+                        silence_logs=quiet,
+                        resources={"GPU": 1},
+                    )
                 )
-            )
+            except (OSError, RuntimeError) as error:  # say, one is killed while it starts
+                raise Failure(f"no workers could be started: {error}") from error
             client = opened.enter_context(distributed.Client(cluster))
         yield client
 

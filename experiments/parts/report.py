@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.parts import report_text
 from experiments.parts.experiment import Panel
-from experiments.parts.gathered import Gathered, gathered
+from experiments.parts.gathered import Gathered, gathered, save_records
 from experiments.parts.judged import Change, Judged, changes, comparisons, judged
 from experiments.parts.level_figure import level_against_drop
 from experiments.parts.overview import TELLING
@@ -28,7 +28,7 @@ FORMATS = (".png", ".pdf")
 
 
 def write_report(study: Study, results: Path, folder: Path) -> Path:
-    """Write the report of what a study's cells have recorded so far.
+    """Write the report of what a study's cells have recorded so far, and its numbers in records/.
 
     Args:
         study: What was declared.
@@ -41,7 +41,9 @@ def write_report(study: Study, results: Path, folder: Path) -> Path:
     Raises:
         RecordError: A record is damaged, or the disk is full or fails.
     """
-    return report_on(gathered(study, results), folder)
+    found = gathered(study, results)
+    save_records(found, folder / "records")
+    return report_on(found, folder)
 
 
 def report_on(found: Gathered, folder: Path) -> Path:

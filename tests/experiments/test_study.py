@@ -286,3 +286,10 @@ def test_scores_are_means_of_the_last_tenth_and_the_best_rate_is_bold(
     assert text.endswith("| mlp | 0.3000 (1) | **0.7500** | none | 0.01 |\n")
     of_one = tuning_table(tiny, {"mlp": {0.1: [0.9, 0.9], 0.01: [0.8, 0.8], 0.001: [0.1, 0.1]}})
     assert of_one.endswith("| mlp | **0.9000** | 0.8000 | 0.1000 | 0.1, at the edge |\n")
+
+
+def test_records_are_read_only_for_a_report(capsys) -> None:
+    assert study.main(["quick", "--records", "somewhere"]) == 2
+    assert capsys.readouterr().err == "error: --records: with --report only (see --help)\n"
+    assert study.main(["quick", "--report", "--records", "nowhere"]) == 1
+    assert "nowhere" in capsys.readouterr().err
