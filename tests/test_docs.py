@@ -164,3 +164,14 @@ def test_pages_with_measured_percentages_are_found() -> None:
     assert {path.stem for path in DOCS.glob("**/*.md") if RECORDED.search(path.read_text())} >= {
         "start", "mnist", "qdata",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in (DOCS / "records/studies").iterdir()))
+def test_table_of_a_study_is_that_of_its_records(name: str, tmp_path) -> None:
+    from experiments.parts.gathered import load_records
+    from experiments.parts.report import report_on
+    from experiments.study import find
+
+    report = report_on(load_records(DOCS / "records/studies" / name, find(name)), tmp_path)
+    table = report.read_text().partition("## Verdicts")[2].split("\n\n")[1].strip()
+    assert table in (DOCS / "studies" / "verdict.md").read_text()
