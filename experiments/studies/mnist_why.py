@@ -2,13 +2,8 @@
 
 from experiments.parts.study import Study
 from experiments.parts.supervised import MECHANISMS
+from experiments.studies._controls import NETWORKS, PAIRS
 
-NETWORKS = (
-    "mlp", "qnn", "linear", "quadratic", "stiefel", "stiefel-free", "free-brickwork",
-    "orthogonal-brickwork", "qnn-wrapped", "qnn-trivialised", "qnn-scaled", "qnn-relu",
-    "qnn-reupload", "mlp-bounded", "mlp-wide", "mlp-small", "mlp-torus", "mlp-orthogonal",
-    "mlp-orthogonal-max-min", "mlp-sphere", "mlp-sphere-ln", "mlp-sin",
-)  # fmt: skip
 # All but start-afresh, which keeps nothing: the metric "fresh" is the gap to it.
 REMEDIES = (
     "reset-optimizer", "equal-betas", "l2", "adamw", "l2-init", "shrink-perturb",
@@ -30,16 +25,7 @@ STUDY = Study(
     seeds=(0, 1, 2, 3, 4, 5, 6, 7, 8, 9),
     options=("--num-tasks", "300"),
     metrics=(*MECHANISMS, "fresh"),
-    compared=(
-        ("qnn", "mlp"),
-        ("qnn", "free-brickwork"),
-        ("orthogonal-brickwork", "free-brickwork"),
-        ("stiefel", "stiefel-free"),
-        ("mlp-sphere", "mlp"),
-        ("mlp-bounded", "mlp"),
-        ("mlp-torus", "mlp"),
-        *((f"mlp+{remedy}", "mlp") for remedy in REMEDIES),
-    ),
+    compared=(*PAIRS, *((f"mlp+{remedy}", "mlp") for remedy in REMEDIES)),
     tuning_seeds=(1000, 1001, 1002),
     rates=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
 )

@@ -2,6 +2,7 @@
 
 from experiments.parts.study import Study
 from experiments.parts.supervised import MECHANISMS
+from experiments.studies._controls import NETWORKS, PAIRS
 
 STUDY = Study(
     name="qdata-why",
@@ -11,24 +12,11 @@ STUDY = Study(
     ),
     experiment="qdata",
     preset="why",
-    arms=(
-        "mlp", "qnn", "linear", "quadratic", "stiefel", "stiefel-free", "free-brickwork",
-        "orthogonal-brickwork", "qnn-wrapped", "qnn-trivialised", "qnn-scaled", "qnn-relu",
-        "qnn-reupload", "mlp-bounded", "mlp-wide", "mlp-small", "mlp-torus", "mlp-orthogonal",
-        "mlp-orthogonal-max-min", "mlp-sphere", "mlp-sphere-ln", "mlp-sin",
-    ),
+    arms=NETWORKS,
     seeds=(0, 1, 2, 3, 4, 5, 6, 7, 8, 9),
     options=("--num-tasks", "500"),
     metrics=(*MECHANISMS, "fresh"),
-    compared=(
-        ("qnn", "mlp"),
-        ("qnn", "free-brickwork"),
-        ("orthogonal-brickwork", "free-brickwork"),
-        ("stiefel", "stiefel-free"),
-        ("mlp-sphere", "mlp"),
-        ("mlp-bounded", "mlp"),
-        ("mlp-torus", "mlp"),
-    ),
+    compared=PAIRS,
     tuning_seeds=(1000, 1001, 1002),
     rates=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
-)  # fmt: skip
+)

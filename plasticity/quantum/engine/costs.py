@@ -163,9 +163,10 @@ def cheapest(
     ]
     plans = [make_plan(ansatz, qubit, width, unitary, behind) for _, width, behind in kinds]
     ways = [Way(carry, plan) for (carry, *_), plan in zip(kinds, plans, strict=True)]
-    carry, width, behind = kinds[ways.index(min(ways, key=estimate))]
+    best = min(range(len(ways)), key=lambda k: estimate(ways[k]))
+    carry, width, behind = kinds[best]
     # Of states any number, so that batches of all sizes have the same plan.
     vectors = {"rows": outcomes or 0, "columns": features, "states": 128}[carry]
     if not vectors:
-        return min(ways, key=estimate)
+        return ways[best]
     return Way(carry, searched_plan(ansatz, qubit, carry, vectors, width, unitary, behind))
