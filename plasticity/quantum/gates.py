@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from plasticity.quantum.circuits import Ansatz
+from plasticity.quantum.encoding import checked_samples, initial_state, precision_of
 from plasticity.quantum.engine.contraction import sweep
 from plasticity.quantum.engine.costs import cheapest
-from plasticity.quantum.layer import _checked, _Evaluate, _precision, initial_state
+from plasticity.quantum.layer import _Evaluate
 from plasticity.quantum.readouts import Readout
 
 
@@ -81,7 +82,7 @@ class FreeCircuit(nn.Module):
         first, so that depth does not take the states out of the range of numbers.
         """
         num_qubits, qubit = self.ansatz.num_qubits, self.readout.qubit
-        x, norm = _checked(x, num_qubits, _precision(gates))
+        x, norm = checked_samples(x, num_qubits, precision_of(gates))
         scale = torch.linalg.matrix_norm(gates.detach(), keepdim=True) / 2  # 1 if it is unitary
         plan = cheapest(
             self.ansatz,

@@ -12,6 +12,7 @@ from tensorcircuit.torchnn import TorchLayer
 from torch import Tensor
 
 from plasticity.quantum.circuits import Ansatz
+from plasticity.quantum.encoding import checked_samples, initial_state, precision_of
 from plasticity.quantum.engine.contraction import sweep
 from plasticity.quantum.engine.costs import Carry, Way, cheapest
 from plasticity.quantum.engine.gates import gate_matrices
@@ -67,7 +68,7 @@ class _Evaluate:
         self, x: Tensor, weights: Tensor, multiply: Callable[[Tensor, Tensor], Tensor]
     ) -> Tensor:
         num_qubits, readout = self.ansatz.num_qubits, self.readout
-        x, norm = _checked(x, num_qubits, _precision(weights))
+        x, norm = checked_samples(x, num_qubits, precision_of(weights))
         outcomes = readout.num_outcomes(num_qubits)
         way = self._way(x, torch.is_grad_enabled() and weights.requires_grad)
         has_derivatives = torch.is_grad_enabled() or is_forward_mode()
@@ -112,74 +113,6 @@ class _Evaluate:
         matrix = matrix_of(way, weights, count, sweep)
         self._kept = way, weights.detach().clone(), matrix
         return matrix
-
-
-def _precision(weights: Tensor) -> torch.dtype:
-    """Return the real dtype that angles or gates are computed in, or raise."""
-    given = weights.dtype
-    precision = given.to_real() if weights.dim() == 3 else given
-    if precision not in (torch.float32, torch.float64):
-        raise TypeError(
-            f"angles are {given}: a QNN computes in torch.float32 or torch.float64 "
-            "(net.float(), net.double())"
-        )
-    return precision
-
-
-def _checked(x: Tensor, num_qubits: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return x in the layer's precision and its samples' norms, ``(batch, 1)``, or raise."""
-    if x.dim() != 2:
-        raise ValueError(f"inputs must be (batch, features), not of shape {tuple(x.shape)}")
-    if not 1 <= x.shape[1] <= 2**num_qubits:
-        raise ValueError(
-            f"{x.shape[1]} features do not fit: {num_qubits} qubits have 1 to {2**num_qubits} "
-            "amplitudes"
-        )
-    if x.dtype != dtype:
-        x = x.to(dtype.to_complex() if x.is_complex() else dtype)
-    norm = _norms(x)
-    if x.device.type != "cpu" or is_transformed(norm) or is_forward_mode():
-        x = _within_range(x, norm.detach())
-        return x, _norms(x)
-    if len(x) == 0:
-        return x, norm
-    smallest, largest = (bound.item() for bound in norm.detach().aminmax())
-    if not (_smallest_norm(dtype) <= smallest and largest < math.inf):  # NaN is neither
-        x = _within_range(x, norm.detach())
-        norm = _norms(x)
-        if not bool(((norm > 0) & norm.isfinite()).all()):
-            sample = int((~((norm > 0) & norm.isfinite())).flatten().nonzero()[0])
-            what = "is zero" if norm[sample] == 0 else "has a non-finite value"
-            raise ValueError(
-                f"sample {sample} {what} (norm {norm[sample].item()}): it has no state"
-            )
-    return x, norm
-
-
-def _norms(x: Tensor) -> Tensor:
-    """Return the samples' norms, ``(batch, 1)``."""
-    parts = torch.view_as_real(x).flatten(1) if x.is_complex() else x
-    if parts.stride(1) == 1:
-        return torch.linalg.vector_norm(parts, dim=1, keepdim=True)
-    # Five times as fast as torch's norm, where features are the first axis in memory.
-    return parts.square().sum(1, keepdim=True).sqrt()
-
-
-def _smallest_norm(dtype: torch.dtype) -> float:
-    """Return the norm from which on squares that underflow are lost in rounding."""
-    limits = torch.finfo(dtype)
-    return math.sqrt(limits.tiny) / limits.eps
-
-
-def _within_range(x: Tensor, norm: Tensor) -> Tensor:
-    """Divide samples whose squares under- or overflow by their largest number; leave the others.
-
-    Only a sample's direction counts, also for its gradient, so the divisor may be any constant.
-    """
-    is_fine = (norm >= _smallest_norm(norm.dtype)) & norm.isfinite()
-    parts = torch.view_as_real(x.detach()).flatten(1) if x.is_complex() else x.detach()
-    largest = parts.abs().amax(1, keepdim=True).clamp(min=torch.finfo(norm.dtype).tiny)
-    return x / torch.where(is_fine, 1, largest)
 
 
 class _ExactProduct(torch.autograd.Function):
@@ -330,15 +263,6 @@ class QNN(TorchLayer):
         ansatz = self.ansatz
         name = f"{type(ansatz).__name__}({ansatz.num_qubits} qubits, {ansatz.num_gates} gates)"
         return f"{name}, {self.readout}"
-
-
-def initial_state(x: Tensor, num_qubits: int, dtype: torch.dtype) -> Tensor:
-    """Return the amplitudes of one sample, ``(features,)``, in a real dtype's precision."""
-    if x.dim() != 1:
-        raise ValueError(f"one sample must be (features,), not of shape {tuple(x.shape)}")
-    x, norm = _checked(x.unsqueeze(0), num_qubits, dtype)
-    state = (x / norm).squeeze(0)
-    return torch.nn.functional.pad(state, (0, 2**num_qubits - len(state)))
 
 
 def _uniform_angles(shape: tuple[int, int]) -> Tensor:

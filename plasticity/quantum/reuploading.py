@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from plasticity.quantum.circuits import Ansatz, in_backend
+from plasticity.quantum.encoding import checked_samples, initial_state, precision_of
 from plasticity.quantum.engine.constants import cached_constants
 from plasticity.quantum.engine.contraction import sweep
 from plasticity.quantum.engine.costs import Carry, cheapest
 from plasticity.quantum.engine.planning import Plan, reversed_plan
-from plasticity.quantum.layer import QNN, _checked, _precision, initial_state
+from plasticity.quantum.layer import QNN
 from plasticity.quantum.readouts import Readout
 
 
@@ -109,7 +110,7 @@ class ReuploadingQNN(QNN):
         """Return the samples at unit norm and their phi, ``(uploads, batch, num_qubits)``."""
         if x.is_complex():
             raise TypeError("the inputs are complex: what rotates qubits must be real")
-        x, norm = _checked(x, self.ansatz.num_qubits, _precision(self.angles))
+        x, norm = checked_samples(x, self.ansatz.num_qubits, precision_of(self.angles))
         if x.shape[1] != self.uploads.shape[2]:
             raise ValueError(f"{x.shape[1]} features: it is made for {self.uploads.shape[2]}")
         x = x / norm

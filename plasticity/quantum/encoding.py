@@ -1,0 +1,87 @@
+"""Amplitude encoding: samples, padded and scaled to unit norm, are the amplitudes of states."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from plasticity.quantum.engine.transforms import is_forward_mode, is_transformed
+
+
+def precision_of(weights: Tensor) -> torch.dtype:
+    """Return the real dtype that angles or gates are computed in, or raise."""
+    given = weights.dtype
+    precision = given.to_real() if weights.dim() == 3 else given
+    if precision not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"angles are {given}: a QNN computes in torch.float32 or torch.float64 "
+            "(net.float(), net.double())"
+        )
+    return precision
+
+
+def checked_samples(x: Tensor, num_qubits: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return x in the layer's precision and its samples' norms, ``(batch, 1)``, or raise."""
+    if x.dim() != 2:
+        raise ValueError(f"inputs must be (batch, features), not of shape {tuple(x.shape)}")
+    if not 1 <= x.shape[1] <= 2**num_qubits:
+        raise ValueError(
+            f"{x.shape[1]} features do not fit: {num_qubits} qubits have 1 to {2**num_qubits} "
+            "amplitudes"
+        )
+    if x.dtype != dtype:
+        x = x.to(dtype.to_complex() if x.is_complex() else dtype)
+    norm = _norms(x)
+    if x.device.type != "cpu" or is_transformed(norm) or is_forward_mode():
+        x = _within_range(x, norm.detach())
+        return x, _norms(x)
+    if len(x) == 0:
+        return x, norm
+    smallest, largest = (bound.item() for bound in norm.detach().aminmax())
+    if not (_smallest_norm(dtype) <= smallest and largest < math.inf):  # NaN is neither
+        x = _within_range(x, norm.detach())
+        norm = _norms(x)
+        if not bool(((norm > 0) & norm.isfinite()).all()):
+            sample = int((~((norm > 0) & norm.isfinite())).flatten().nonzero()[0])
+            what = "is zero" if norm[sample] == 0 else "has a non-finite value"
+            raise ValueError(
+                f"sample {sample} {what} (norm {norm[sample].item()}): it has no state"
+            )
+    return x, norm
+
+
+def _norms(x: Tensor) -> Tensor:
+    """Return the samples' norms, ``(batch, 1)``."""
+    parts = torch.view_as_real(x).flatten(1) if x.is_complex() else x
+    if parts.stride(1) == 1:
+        return torch.linalg.vector_norm(parts, dim=1, keepdim=True)
+    # Five times as fast as torch's norm, where features are the first axis in memory.
+    return parts.square().sum(1, keepdim=True).sqrt()
+
+
+def _smallest_norm(dtype: torch.dtype) -> float:
+    """Return the norm from which on squares that underflow are lost in rounding."""
+    limits = torch.finfo(dtype)
+    return math.sqrt(limits.tiny) / limits.eps
+
+
+def _within_range(x: Tensor, norm: Tensor) -> Tensor:
+    """Divide samples whose squares under- or overflow by their largest number; leave the others.
+
+    Only a sample's direction counts, also for its gradient, so the divisor may be any constant.
+    """
+    is_fine = (norm >= _smallest_norm(norm.dtype)) & norm.isfinite()
+    parts = torch.view_as_real(x.detach()).flatten(1) if x.is_complex() else x.detach()
+    largest = parts.abs().amax(1, keepdim=True).clamp(min=torch.finfo(norm.dtype).tiny)
+    return x / torch.where(is_fine, 1, largest)
+
+
+def initial_state(x: Tensor, num_qubits: int, dtype: torch.dtype) -> Tensor:
+    """Return the amplitudes of one sample, ``(features,)``, in a real dtype's precision."""
+    if x.dim() != 1:
+        raise ValueError(f"one sample must be (features,), not of shape {tuple(x.shape)}")
+    x, norm = checked_samples(x.unsqueeze(0), num_qubits, dtype)
+    state = (x / norm).squeeze(0)
+    return torch.nn.functional.pad(state, (0, 2**num_qubits - len(state)))
