@@ -12,6 +12,7 @@ from tensorcircuit.torchnn import TorchLayer
 from torch import Tensor
 
 from plasticity.quantum.circuits import Ansatz
+from plasticity.quantum.device import DeviceQNN, NoiseModel
 from plasticity.quantum.encoding import checked_samples, initial_state, precision_of
 from plasticity.quantum.engine.contraction import sweep
 from plasticity.quantum.engine.costs import Carry, Way, cheapest
@@ -257,6 +258,33 @@ class QNN(TorchLayer):
         """
         state = initial_state(x, self.ansatz.num_qubits, self.angles.dtype)
         return self.ansatz.circuit(self._weights(), state)
+
+    def on_device(
+        self,
+        noise: NoiseModel | None = None,
+        shots: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> DeviceQNN:
+        """Return this layer as a device would run it, with the same parameters.
+
+        Args:
+            noise: How gates and measurements err; None: not at all.
+            shots: Measurements of each sample; None: infinitely many.
+            generator: What shots are drawn from; by default torch's global generator.
+
+        Raises:
+            ValueError: Fewer than one shot.
+
+        Example:
+            >>> from plasticity.quantum.circuits import Brickwork
+            >>> from plasticity.quantum.device import NoiseModel
+            >>> from plasticity.quantum.readouts import LogOdds
+            >>> net = QNN(Brickwork(num_qubits=4, depth=2), LogOdds(num_classes=3))
+            >>> noisy = net.on_device(NoiseModel(depolarizing=1e-3, readout_error=0.01), shots=1000)
+            >>> noisy(torch.rand(5, 16)).shape
+            torch.Size([5, 3])
+        """
+        return DeviceQNN(self, noise, shots, generator)
 
     def extra_repr(self) -> str:
         """Describe ansatz and readout in one line."""

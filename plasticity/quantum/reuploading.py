@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import tensorcircuit as tc
 import torch
@@ -115,6 +115,17 @@ class ReuploadingQNN(QNN):
             raise ValueError(f"{x.shape[1]} features: it is made for {self.uploads.shape[2]}")
         x = x / norm
         return x, x @ self.uploads.mT / math.sqrt(x.shape[1])
+
+    def on_device(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raise: each sample has a circuit, and so noise, of its own.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError(
+            "the circuit of a ReuploadingQNN depends on the data: it has no effective measurement "
+            "operators"
+        )
 
     def circuit(self, x: Tensor) -> tc.Circuit:
         """Build the same circuit for one sample, as ``QNN.circuit``."""

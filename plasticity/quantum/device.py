@@ -1,0 +1,319 @@
+"""A quantum layer as a device would run it: with noise and a finite number of measurements.
+
+Nothing is simulated sample by sample. The circuit does not depend on the data, and neither does its
+noise, so the probability of each outcome is p_k(x) = <x| E_k |x>, with effective measurement
+operators E_k that are computed once. It is exact. Measurements (shots) are then drawn from their
+law, which is multinomial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from plasticity.quantum.circuits import Ansatz
+from plasticity.quantum.encoding import checked_samples, precision_of
+from plasticity.quantum.engine.operators import (
+    as_matrices,
+    as_operators,
+    basis_states,
+    expectations,
+    pull_back,
+    pulling_back,
+    reading_zero,
+)
+from plasticity.quantum.engine.transforms import is_transformed
+from plasticity.quantum.readouts import Readout
+
+OUTCOMES = 32
+"""Outcomes whose operators are made at once: at 10 qubits each is an array of 4 MiB."""
+
+SAMPLES = 256
+"""Samples evaluated at once, where no gradient is asked for."""
+
+
+@dataclass(frozen=True)
+class NoiseModel:
+    """Say how gates and measurements err.
+
+    After each two-qubit gate, in this order: both of its qubits are depolarised, then each of them
+    is damped. All measured bits are flipped independently.
+
+    Args:
+        depolarizing: Probability l with which the two qubits of a gate are replaced by the
+            maximally mixed state: rho -> (1 - l) rho + l tr_ab(rho) x I/4. It is Qiskit Aer's
+            ``depolarizing_error(l, 2)``; in TensorCircuit,
+            ``isotropicdepolarizingchannel(15 l / 16, 2)``. If a device makes a gate of three CX,
+            each depolarised with probability m, then l = 1 - (1 - m)**3.
+        damping: Probability g with which a qubit in |1> falls to |0> during a gate (amplitude
+            damping): Kraus operators diag(1, sqrt(1 - g)) and sqrt(g) |0><1|. Over a time t it is
+            1 - exp(-t / T1).
+        readout_error: Probability to read a bit wrongly; or two: to read 1 where it is 0, and to
+            read 0 where it is 1.
+
+    Raises:
+        ValueError: A probability is outside [0, 1].
+
+    Example:
+        >>> NoiseModel(depolarizing=1e-3, readout_error=0.01)
+        NoiseModel(depolarizing=0.001, damping=0.0, readout_error=0.01)
+    """
+
+    depolarizing: float = 0.0
+    damping: float = 0.0
+    readout_error: float | tuple[float, float] = 0.0
+
+    def __post_init__(self) -> None:
+        values = {"depolarizing": [self.depolarizing], "damping": [self.damping]}
+        for name, of_name in (values | {"readout_error": self.flips}).items():
+            for value in of_name:
+                if not 0 <= value <= 1:
+                    raise ValueError(f"{name} {value}: a probability is in [0, 1]")
+
+    @property
+    def flips(self) -> tuple[float, float]:
+        """Return the probabilities to read 1 where it is 0, and 0 where it is 1."""
+        if isinstance(self.readout_error, (int, float)):
+            return self.readout_error, self.readout_error
+        if len(self.readout_error) != 2:
+            raise ValueError(f"readout_error {self.readout_error}: one probability, or two")
+        first, second = self.readout_error
+        return first, second
+
+
+class _Circuit(Protocol):
+    """What a layer has to have: gates that do not depend on the data."""
+
+    ansatz: Ansatz
+    readout: Readout
+
+    def gates(self) -> Tensor:
+        """Return the gates, ``(num_gates, 4, 4)``, complex, unitary."""
+
+
+class DeviceQNN(nn.Module):
+    """Evaluate, or train, a quantum layer under noise and with a finite number of shots.
+
+    It shares the layer's parameters. With d = 2**num_qubits, the operators take d**2 numbers for
+    each outcome, and a sample d**2 multiplications for each.
+
+    Where gradients are asked for, those of the exact noisy probabilities are used, also with shots:
+    the outputs are those of the frequencies, and their derivative is that of the readout there. A
+    large circuit's operators are made twice then, so that they need not all be kept in memory.
+
+    While no gradient is asked for, operators are kept, and used again as long as gates and noise
+    are the same.
+
+    Args:
+        qnn: The layer. Its gates must be unitary and independent of the data.
+        noise: How it errs; None: not at all.
+        shots: Measurements of each sample; None: infinitely many.
+        generator: What shots are drawn from; by default torch's global generator.
+
+    Raises:
+        TypeError: ``qnn`` is no quantum layer.
+        ValueError: Its gates are not unitary; fewer than one shot; on calling, as ``QNN``.
+    """
+
+    def __init__(
+        self,
+        qnn: nn.Module,
+        noise: NoiseModel | None = None,
+        shots: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if shots is not None and (shots < 1 or shots != int(shots)):
+            raise ValueError(f"shots {shots}: at least 1, or None for infinitely many")
+        _check_gates(qnn)
+        self.qnn, self.noise, self.shots = qnn, noise or NoiseModel(), shots
+        self.generator = generator
+        self._kept: tuple[Tensor, NoiseModel, list[Tensor], tuple[int, ...]] | None = None
+
+    def __getstate__(self) -> dict[str, object]:  # copies and pickles begin without operators
+        return self.__dict__ | {"_kept": None}
+
+    @property
+    def ansatz(self) -> Ansatz:
+        """Return the ansatz."""
+        return self._circuit.ansatz
+
+    @property
+    def readout(self) -> Readout:
+        """Return the readout."""
+        return self._circuit.readout
+
+    @property
+    def _circuit(self) -> _Circuit:
+        return self.qnn  # type: ignore[return-value]
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return precision_of(next(self.qnn.parameters()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map inputs to outputs.
+
+        Args:
+            x: ``(batch, features)``, real or complex, features <= 2**num_qubits.
+
+        Returns:
+            ``(batch, outputs)`` in the dtype of the layer's parameters.
+        """
+        read = self.probabilities(x)
+        if self.shots is not None:
+            frequencies = (self._drawn(read.detach()) / self.shots).to(read.dtype)
+            read = read + (frequencies - read).detach()
+        return self.readout(read if self.readout.qubit is None else 2 * read - 1)
+
+    def probabilities(self, x: Tensor) -> Tensor:
+        """Return the probabilities of outcomes, readout errors included.
+
+        Args:
+            x: As ``forward``.
+
+        Returns:
+            ``(batch, outcomes)``; of a readout of Z the probability to read 0, ``(batch,)``.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            x, norm = checked_samples(x, self.ansatz.num_qubits, self._dtype)
+            return self._probabilities(x / norm)
+
+    def counts(self, x: Tensor) -> Tensor:
+        """Draw how often each outcome is read in ``shots`` measurements of each sample.
+
+        Args:
+            x: As ``forward``.
+
+        Returns:
+            ``(batch, outcomes)`` int64, which add up to less than ``shots`` where other basis
+            states were read; of a readout of Z how often 0 is read, ``(batch,)``.
+
+        Raises:
+            ValueError: The number of shots is not finite.
+        """
+        if self.shots is None:
+            raise ValueError("shots None: only a finite number can be drawn")
+        with torch.no_grad():
+            return self._drawn(self.probabilities(x)).long()
+
+    def operators(self) -> Tensor:
+        """Return the effective measurement operators E_k.
+
+        The probability of outcome k is <x| E_k |x>, with x padded and scaled to unit norm.
+
+        Returns:
+            ``(outcomes, 2**num_qubits, 2**num_qubits)``, complex, Hermitian, with eigenvalues in
+            [0, 1]; of a readout of Z one operator, that of reading 0.
+        """
+        parts, sizes = self._operators()
+        operators = torch.cat([as_operators(part) for part in parts])
+        n = self.ansatz.num_qubits
+        inside = [q for q, size in enumerate(sizes) if size > 1]
+        outside = [q for q, size in enumerate(sizes) if size == 1]
+        if not outside:
+            return operators
+        identity = torch.eye(2 ** len(outside), dtype=operators.dtype, device=operators.device)
+        full = torch.kron(operators, identity)  # the qubits inside first, then those outside
+        order = [*inside, *outside]
+        places = [1 + order.index(q) for q in range(n)]
+        full = full.view(-1, *(2,) * (2 * n)).permute(0, *places, *(n + place for place in places))
+        return full.reshape(-1, 2**n, 2**n)
+
+    def extra_repr(self) -> str:
+        """Describe noise and shots in one line."""
+        return f"{self.noise}, shots={self.shots}"
+
+    def _operators(self) -> tuple[list[Tensor], tuple[int, ...]]:
+        """Return operators as real matrices, some outcomes a part, and the qubits' sizes."""
+        gates = self._circuit.gates()
+        keeps = not torch.is_grad_enabled() and not is_transformed(gates)
+        if keeps and self._kept is not None:
+            kept_gates, kept_noise, parts, sizes = self._kept
+            same_kind = parts[0].dtype == self._dtype and parts[0].device == gates.device
+            if same_kind and kept_noise == self.noise and torch.equal(kept_gates, gates):
+                return parts, sizes
+        self._kept = None  # before others are made
+        parts, all_sizes = [], set()
+        for part, sizes in self._made(gates):
+            parts.append(part)
+            all_sizes.add(sizes)
+        (sizes,) = all_sizes
+        if keeps and len(parts) == 1:
+            self._kept = gates.clone(), self.noise, parts, sizes
+        return parts, sizes
+
+    def _made(self, gates: Tensor) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
+        """Make operators, ``OUTCOMES`` at once."""
+        ansatz, readout, noise = self.ansatz, self.readout, self.noise
+        transfers = pulling_back(gates, noise.depolarizing, noise.damping).to(self._dtype)
+        num_outcomes = readout.num_outcomes(ansatz.num_qubits)
+        if num_outcomes is None:
+            initial = reading_zero(noise.flips).unsqueeze(1).to(transfers)
+            pulled, sizes = pull_back(ansatz, readout.qubit, transfers, initial)
+            yield as_matrices(pulled, sizes), sizes
+            return
+        for some in torch.arange(num_outcomes, device=gates.device).split(OUTCOMES):
+            initial = basis_states(ansatz.num_qubits, some, noise.flips).to(transfers)
+            pulled, sizes = pull_back(ansatz, None, transfers, initial)
+            yield as_matrices(pulled, sizes), sizes
+
+    def _probabilities(self, x: Tensor) -> Tensor:
+        parts, sizes = self._operators()
+        n = self.ansatz.num_qubits
+        inside = [q for q, size in enumerate(sizes) if size > 1]
+        others = 2 ** (n - len(inside))
+        if others > 1:  # of states of the qubits outside, the probabilities are added
+            x = torch.nn.functional.pad(x, (0, 2**n - x.shape[1]))
+            outside = [q for q in range(n) if q not in inside]
+            x = x.view(-1, *(2,) * n).permute(0, *(1 + q for q in (*outside, *inside)))
+            x = x.reshape(-1, 2 ** len(inside))
+        features = x.shape[1]
+        read = []
+        for part in parts:
+            matrices = part[:features, :features]
+            if torch.is_grad_enabled() or is_transformed(x):
+                read.append(expectations(x, matrices))
+            else:
+                chunks = [expectations(some, matrices) for some in x.split(SAMPLES)]
+                read.append(torch.cat(chunks))
+        p = torch.cat(read, 1)
+        p = p.unflatten(0, (-1, others)).sum(1) if others > 1 else p
+        p = p.clamp(0, 1)  # rounding
+        return p if self.readout.qubit is None else p.squeeze(1)
+
+    def _drawn(self, probabilities: Tensor) -> Tensor:
+        """Draw counts from the multinomial law, float64: each is binomial, given those before."""
+        assert self.shots is not None
+        p = probabilities.double().clamp(0, 1)
+        if self.readout.qubit is not None:
+            return self._binomial(torch.full_like(p, self.shots), p)
+        left = torch.full_like(p[:, 0], self.shots)  # shots that no outcome has had yet
+        remaining = torch.ones_like(left)  # the probability of all others
+        counts = []
+        for of_outcome in p.unbind(1):
+            share = (of_outcome / remaining.clamp(min=1e-300)).clamp(0, 1)
+            counts.append(self._binomial(left, share))
+            left = left - counts[-1]
+            remaining = (remaining - of_outcome).clamp(min=0)
+        return torch.stack(counts, 1)
+
+    def _binomial(self, count: Tensor, p: Tensor) -> Tensor:
+        return torch.binomial(count, p, generator=self.generator)
+
+
+def _check_gates(qnn: nn.Module) -> None:
+    if not all(hasattr(qnn, name) for name in ("ansatz", "readout", "gates")):
+        raise TypeError(f"{type(qnn).__name__} is no quantum layer: it has no gates")
+    with torch.no_grad():
+        gates = qnn.gates().to(torch.complex128)  # type: ignore[operator]
+        identity = torch.eye(4, dtype=gates.dtype, device=gates.device)
+        error = float((gates.mH @ gates - identity).abs().max())
+    if error > 1e-5:
+        raise ValueError(
+            f"gates of {type(qnn).__name__} are not unitary (by {error:.1g}): no device has them"
+        )
