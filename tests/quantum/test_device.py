@@ -232,6 +232,15 @@ def test_full_damping_leaves_the_ground_state() -> None:
     torch.testing.assert_close(read, torch.eye(16, dtype=read.dtype)[:1].expand(3, -1))
 
 
+def test_one_readout_error_is_that_of_both_bits() -> None:
+    qnn, x = layer(Brickwork(3, 2), Probabilities()), samples(3, 8)
+    one, both = (
+        qnn.on_device(NoiseModel(readout_error=error))(x) for error in (0.03, (0.03, 0.03))
+    )
+    assert torch.equal(one, both)
+    assert not torch.allclose(one, qnn.on_device(NoiseModel(readout_error=(0.03, 0)))(x))
+
+
 def test_three_depolarised_cx_are_one_gate_depolarised_as_the_docstring_says() -> None:
     once = layer(Brickwork(3, 1), LogOdds(2))
     cube = 1 - (1 - 0.01) ** 3
@@ -300,6 +309,9 @@ def test_what_is_kept_is_made_anew_when_gates_noise_or_dtype_change() -> None:
         assert not torch.allclose(device(x), before)
         device.noise = NOISES["damping"]
         assert torch.equal(device(x), qnn.on_device(NOISES["damping"])(x))
+        # Angles that single precision has, too, so that the gates stay the same.
+        qnn.angles.copy_(qnn.angles.float())
+        device(x)
         device.float()
         assert device(x.float()).dtype == torch.float32
     device.double()

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import torch
 from torch import Tensor
@@ -23,7 +23,11 @@ from torch.utils.checkpoint import checkpoint
 
 from plasticity.quantum.circuits import Ansatz, light_cone, pauli_words
 from plasticity.quantum.engine.constants import cached_constants
-from plasticity.quantum.engine.transforms import are_transforms_active, is_forward_mode
+from plasticity.quantum.engine.transforms import (
+    are_transforms_active,
+    is_forward_mode,
+    is_transformed,
+)
 
 LETTERS = {1: [0], 2: [0, 3], 4: [0, 1, 2, 3]}
 """Which of I, X, Y, Z a qubit has that has so many numbers."""
@@ -113,8 +117,8 @@ def pull_back(
     sizes = [2 if qubit in (None, q) else 1 for q in range(ansatz.num_qubits)]
     gates = light_cone(ansatz, qubit)[::-1]
     result = operators
-    if not (torch.is_grad_enabled() and transfers.requires_grad) and not is_forward_mode():
-        memory = _Memory(4**ansatz.num_qubits * operators.shape[1], transfers)
+    memory = _memory_for(transfers)
+    if memory is not None:
         for gate in gates:
             result = _through(result, sizes, ansatz.pairs[gate], transfers[gate], memory)
         return result, tuple(sizes)
@@ -148,19 +152,37 @@ def pull_back(
 
 
 class _Memory:
-    """Two arrays that take turns: a product is written where its factor was made from."""
+    """Two arrays that take turns: a product is written where its factor was made from.
 
-    def __init__(self, size: int, like: Tensor) -> None:
+    New memory for each product would take three times as long as the product.
+    """
+
+    def __init__(self, like: Tensor) -> None:
         self._arrays = [like.new_empty(0), like.new_empty(0)]
-        self._most = size
 
     def next(self, *shape: int) -> Tensor:
-        """Return the array that is not in use, in this shape."""
+        """Return the array that the last product is not in, in this shape."""
         size = math.prod(shape)
         self._arrays.reverse()
-        if len(self._arrays[0]) < size:  # the last product is in the other
-            self._arrays[0] = self._arrays[0].new_empty(min(self._most, 16 * size))
+        if len(self._arrays[0]) < size:
+            self._arrays[0] = self._arrays[0].new_empty(size)
         return self._arrays[0][:size].view(shape)
+
+
+def _memory_for(tensor: Tensor) -> _Memory | None:
+    """Return memory for what is made of a tensor, unless derivatives are wanted."""
+    wanted = torch.is_grad_enabled() and tensor.requires_grad
+    return None if wanted or is_forward_mode() or is_transformed(tensor) else _Memory(tensor)
+
+
+def _product(matrix: Tensor, state: Tensor, memory: _Memory | None) -> Tensor:
+    """Return the product of a matrix, (rows, columns), and each (columns, right) of a state."""
+    shape = len(state), len(matrix), state.shape[2]
+    out = None if memory is None else memory.next(*shape)
+    if len(state) == 1:  # a batch of one would be copied
+        product = torch.mm(matrix, state[0], out=None if out is None else out[0])
+        return product.unsqueeze(0)
+    return torch.matmul(matrix, state, out=out)
 
 
 def _through(
@@ -185,13 +207,8 @@ def _through(
         transfer = transfer.reshape(16, -1)
     state = state.transpose(1, 2).reshape(left * between, -1, right)
     sizes[a] = sizes[b] = 4
-    out = None if memory is None else memory.next(left * between, 16, right)
-    if left * between == 1:  # a batch of one would be copied
-        state = torch.mm(transfer, state[0], out=None if out is None else out[0])
-    else:
-        state = torch.matmul(transfer, state, out=out)
-    state = state.view(left, between, 4, 4, right).transpose(1, 2)
-    return state.reshape(-1, count)
+    state = _product(transfer, state, memory)
+    return state.view(left, between, 4, 4, right).transpose(1, 2).reshape(-1, count)
 
 
 # ---------------------------------------------------------------------------------------- matrices
@@ -220,13 +237,17 @@ def as_matrices(operators: Tensor, sizes: tuple[int, ...]) -> Tensor:
         ``(amplitudes, amplitudes, outcomes)``, of the qubits that are not left out, in order.
     """
     count = operators.shape[1]
-    state = operators * _signs(sizes).to(operators).unsqueeze(1)
+    memory = _memory_for(operators)
+    out = None if memory is None else memory.next(*operators.shape)
+    state = torch.mul(operators, _signs(sizes).to(operators).unsqueeze(1), out=out)
     sizes = tuple(size for size in sizes if size > 1)
     # The entries 00, 01, 10, 11 of I, X, V, Z.
     entries = operators.new_tensor([[1, 0, 0, 1], [0, 1, -1, 0], [0, 1, 1, 0], [1, 0, 0, -1]])
-    for k, size in enumerate(sizes):
-        right = math.prod(sizes[k + 1 :]) * count
-        state = torch.matmul(entries[:, LETTERS[size]], state.view(4**k, size, right))
+    for k in range(0, len(sizes), 2):  # two qubits at once: fewer passes over the memory
+        two = [entries[:, LETTERS[size]] for size in sizes[k : k + 2]]
+        matrix = reduce(torch.kron, two)
+        right = math.prod(sizes[k + 2 :]) * count
+        state = _product(matrix, state.view(4**k, matrix.shape[1], right), memory)
     state = state.view(*(2,) * (2 * len(sizes)), count)
     rows = range(0, 2 * len(sizes), 2)
     columns = range(1, 2 * len(sizes), 2)
