@@ -224,6 +224,10 @@ class DeviceQNN(nn.Module):
         full = full.view(-1, *(2,) * (2 * n)).permute(0, *places, *(n + place for place in places))
         return full.reshape(-1, 2**n, 2**n)
 
+    def forget(self) -> None:
+        """Give the memory of operators that are kept back."""
+        self._kept = None
+
     def extra_repr(self) -> str:
         """Describe noise and shots in one line."""
         return f"{self.noise}, shots={self.shots}"
