@@ -1,4 +1,4 @@
-"""Without the extra ``rl``: what needs it says what to install, and nothing else needs it."""
+"""Without an extra: what needs it says what to install, and nothing else needs it."""
 
 import json
 import subprocess
@@ -80,3 +80,60 @@ def test_command_says_in_a_line_what_to_install(
     assert hidden in said
     assert "pip install 'quantum-plasticity[rl]'" in said
     assert len(said.splitlines()) == 1
+
+
+# TensorCircuit imports qiskit itself where it is installed: so it is hidden, not looked for.
+EXPORT = """
+import sys
+hidden = sys.argv[1]
+if hidden != "qiskit":
+    import qiskit.qasm3
+sys.modules[hidden] = None
+import plasticity.quantum.export as export
+from plasticity import QNN, Brickwork, LogOdds
+net = QNN(Brickwork(3, 1), LogOdds(2))
+calls = {
+    "to_qiskit": lambda: export.to_qiskit(net),
+    "to_qasm3": lambda: export.to_qasm3(net),
+    "count_gates": lambda: export.count_gates(net),
+    "save_qasm3": lambda: export.save_qasm3(net, "circuit.qasm"),
+}
+for name, call in calls.items():
+    try:
+        call()
+        print(name)
+    except ImportError as error:
+        print(name, type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize("hidden", ["qiskit", "qiskit_qasm3_import"])
+def test_export_says_what_to_install(hidden: str, tmp_path: Path) -> None:
+    if hidden != "qiskit":
+        pytest.importorskip("qiskit")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", EXPORT, hidden],
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    said = dict(line.partition(" ")[::2] for line in done.stdout.splitlines())
+    needs = {"to_qasm3", "save_qasm3"} | (
+        {"to_qiskit", "count_gates"} if hidden == "qiskit" else set()
+    )
+    assert {name for name, message in said.items() if message} == needs
+    assert len(said) == 4
+    for name in needs:
+        assert said[name].startswith("ImportError plasticity.quantum.export needs qiskit (")
+        assert hidden in said[name].partition("(")[2]
+        assert said[name].endswith("): pip install 'quantum-plasticity[qiskit]'")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_package_alone_imports_no_qiskit() -> None:
+    program = "import sys, plasticity; print([m for m in sys.modules if m.startswith('qiskit')])"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
