@@ -247,8 +247,10 @@ def _parts(qnn: QNN, x: Tensor | None, basis_gates: Sequence[str], tolerance: fl
         if x is not None:
             x = x.detach().cpu()
             state = initial_state(x, num_qubits, torch.float64)
-        steps, rounding = _steps(qnn, x)
-        expected = _expected(num_qubits, steps, state, tolerance + rounding)
+        gates = qnn.gates().cpu()
+        unitary, rounding = _unitary(gates)
+        expected = _expected(num_qubits, _steps(qnn, gates, x), state, tolerance + rounding)
+        steps = _steps(qnn, unitary, x)
     network = QuantumCircuit(num_qubits)
     for matrix, qubits in steps:
         network.unitary(matrix.numpy(), qubits[::-1])
@@ -263,12 +265,11 @@ def _parts(qnn: QNN, x: Tensor | None, basis_gates: Sequence[str], tolerance: fl
     return parts
 
 
-def _steps(qnn: QNN, x: Tensor | None) -> tuple[list[_Step], float]:
-    """Return the network's gates in order, and how far they are from unitary in all."""
-    gates, rounding = _unitary(qnn.gates().cpu())
+def _steps(qnn: QNN, gates: Tensor, x: Tensor | None) -> list[_Step]:
+    """Return gates, and what a sample adds between them, in order of application."""
     steps = [_Step(*step) for step in zip(gates, qnn.ansatz.pairs, strict=True)]
     if not isinstance(qnn, ReuploadingQNN):
-        return steps, rounding
+        return steps
     if x is None:
         name = type(qnn).__name__
         raise ValueError(f"a {name} cannot be exported without x: its circuit depends on it")
@@ -281,7 +282,7 @@ def _steps(qnn: QNN, x: Tensor | None) -> tuple[list[_Step], float]:
         matrices = torch.stack([turns, turns.conj()], 1).diag_embed()
         mixed += [_Step(matrix, (qubit,)) for qubit, matrix in enumerate(matrices)]
         mixed += steps[start:end]
-    return mixed, rounding
+    return mixed
 
 
 def _unitary(gates: Tensor) -> tuple[Tensor, float]:
