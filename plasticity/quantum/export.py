@@ -53,9 +53,9 @@ def to_qiskit(
     once more.
 
     With a sample, the circuit is compared with the network by the state that it makes of
-    |0...0>. Without one, it is compared on four random states: a circuit that differs on any basis
-    state differs on each of these too. One global phase is free. The network's states are products
-    of its gates with the states, in torch.
+    ``|0...0>``. Without one, it is compared on four random states, which have parts of all basis
+    states: a mistake in any of these shows. One global phase is free. The network's states are
+    products of its gates with the states, in torch.
 
     Qiskit replaces gates that are within about 1e-5 of simpler ones (of the identity, say) by
     these. A network with such gates fails the comparison unless ``tolerance`` allows them.
@@ -333,7 +333,7 @@ class _Expected:
     """The network's own states.
 
     Attributes:
-        inputs: ``(states, 2**num_qubits)``, or None where a circuit starts from |0...0>.
+        inputs: ``(states, 2**num_qubits)``, or None where a circuit starts from ``|0...0>``.
         outputs: What becomes of them, ``(states, 2**num_qubits)``.
         limit: How far from them a circuit's states may be.
     """
