@@ -12,10 +12,8 @@ if __name__ == "__main__":
     interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
 
 import contextlib
-import dataclasses
-import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,21 +23,13 @@ import tyro
 from experiments.figures import experiment_of
 from experiments.parts import cli
 from experiments.parts.drawing import draw_run
-from experiments.parts.experiment import (
-    Experiment,
-    Failure,
-    TaskOptions,
-    TaskSetting,
-    UsageError,
-)
-from experiments.parts.identity import from_json
+from experiments.parts.experiment import Failure, TaskOptions, UsageError
+from experiments.parts.kept import config_of, find_arms, load_data, networks_of
 from experiments.parts.labels import arm_name
 
 if TYPE_CHECKING:
-    from experiments.parts.arms import ArmConfig
     from experiments.parts.supervised import Supervised
     from plasticity.learning.metric import Metric
-    from plasticity.results.record import ArmRecord, RunFolder
 
 
 @dataclass(frozen=True)
@@ -85,7 +75,7 @@ def measure_run(command: Measure) -> None:
             raise UsageError(f"{folder.path}: runs of {experiment.name} have no tasks to measure")
         metrics = find_metrics(command.metrics)
         there = folder.arms()
-        arms = find_arms(experiment, there, command.arms)
+        arms = find_arms(experiment, there, command.arms, "experiments.measure")
         # All of them first: what is wrong with the last shows before the first is measured.
         records = {
             path: opened.enter_context(folder.arm(arm_name(path), there[path])) for path in arms
@@ -98,7 +88,7 @@ def measure_run(command: Measure) -> None:
                 continue
             config = config_of(experiment, folder, rows_done(experiment, record.rows))
             torch.set_num_threads(config.threads)
-            data = load_data(experiment, folder, config, record, command)
+            data = load_data(experiment, folder, config, record, command.dataset, command.data_root)
             options = TaskOptions(arms=(arm_name(path),))
             ready = experiment.build(config, data, arms[path], arm_name(path), options)
             assert isinstance(ready, Supervised)
@@ -128,112 +118,6 @@ def find_metrics(names: Sequence[str]) -> list[Metric]:
         if metric.when == "during":
             raise UsageError(f"--metrics {metric.name}: it is measured while a task is learned")
     return metrics
-
-
-def find_arms(
-    experiment: Experiment[Any], there: Mapping[Path, Mapping[str, Any]], names: Sequence[str]
-) -> dict[Path, ArmConfig]:
-    """Return arms by their folders: of those there, the named ones, by name or folder; or all.
-
-    Raises:
-        UsageError: The run has no arm of a name.
-        Failure: An arm is made of what is not there (any more).
-    """
-    for name in names:
-        if not any(name in (arm_name(path), path.name) for path in there):
-            has = ", ".join(sorted({arm_name(path) for path in there})) or "none"
-            raise UsageError(f"--arms {name}: the run has {has}")
-    arms: dict[Path, ArmConfig] = {}
-    strange: dict[Path, Exception] = {}
-    for path, content in there.items():
-        if not names or arm_name(path) in names or path.name in names:
-            try:
-                arms[path] = experiment.registry.from_json(content)
-            except (TypeError, ValueError) as error:
-                strange[path] = error
-    if strange:
-        (path, reason), *_ = strange.items()
-        unusable = {arm_name(path) for path in strange}
-        others = dict.fromkeys(
-            path.name if arm_name(path) in unusable else arm_name(path) for path in arms
-        )
-        way_out = f"leave it out with --arms {' '.join(others)}, or " if others else ""
-        raise Failure(
-            f"{path / 'arm.json'}: no arm of this program: {reason}\n{way_out}call "
-            "experiments.measure.main from the program that registers it"
-        ) from reason
-    return arms
-
-
-def config_of(experiment: Experiment[Any], folder: RunFolder, num_tasks: int) -> TaskSetting:
-    """Return what the arms of a run share; its data set is still to be named.
-
-    Raises:
-        Failure: It is not what the experiment writes, or there is no such device.
-    """
-    from experiments.parts.running import check_device
-
-    default = next(iter(experiment.presets.values())).config
-    decided = {k: v for k, v in folder.config.items() if k not in ("experiment", "dataset")}
-    named = {"dataset": default.dataset} if hasattr(default, "dataset") else {}
-    try:
-        config = from_json(type(default), decided | {"num_tasks": num_tasks} | named)
-        check_device(config.device)
-    except (TypeError, ValueError, UsageError) as error:
-        raise Failure(f"{folder.path / 'config.json'}: {error}") from error
-    return config
-
-
-def load_data(
-    experiment: Experiment[Any],
-    folder: RunFolder,
-    config: TaskSetting,
-    record: ArmRecord,
-    command: Measure,
-) -> Any:
-    """Return the data of a run.
-
-    Raises:
-        UsageError: There is no such data set.
-        Failure: The data is not the run's.
-    """
-    way_out = "name the run's with --dataset"
-    if hasattr(config, "dataset"):
-        name = command.dataset or dataset_of(record)
-        config = dataclasses.replace(config, dataset=name)  # type: ignore[call-arg]
-        if name.endswith(".npz") and not Path(name).is_file():
-            raise Failure(f"{name}: there is no such file; {way_out}")
-    elif command.dataset is not None:
-        raise UsageError(f"--dataset {command.dataset}: {experiment.name} computes its data")
-    else:
-        name, way_out = "what is computed here", "its numbers may come from another machine"
-    data = experiment.load(config, TaskOptions(arms=(), data_root=command.data_root))
-    if experiment.identify(config, data)["dataset"] != folder.config.get("dataset"):
-        raise Failure(f"{name}: not the data of {folder.path.name}; {way_out}")
-    return data
-
-
-def networks_of(record: ArmRecord) -> list[tuple[int, Any]]:
-    """Return tasks and the network's state after each that is kept, the last one among them."""
-    networks = [*record.snapshots()]
-    last = len(record.rows) - 1
-    if last >= 0 and (not networks or networks[-1][0] < last):
-        state: Any = record.load_state()
-        networks.append((last, state["network"]))
-    return networks
-
-
-def dataset_of(record: ArmRecord) -> str:
-    """Return the name of the data set that an arm was last trained with.
-
-    Raises:
-        UsageError: It is not noted.
-    """
-    try:
-        *_, last = (record.path / "provenance.jsonl").read_text().splitlines()
-        return str(json.loads(last)["dataset"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError("--dataset: the run does not tell its data set; name it") from error
 
 
 def measure_arm(

@@ -1,0 +1,147 @@
+"""What commands read from a run that is recorded: its arms, their data, the networks they kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.parts.experiment import (
+    Experiment,
+    Failure,
+    TaskOptions,
+    TaskSetting,
+    UsageError,
+)
+from experiments.parts.identity import from_json
+from experiments.parts.labels import arm_name
+
+if TYPE_CHECKING:
+    from experiments.parts.arms import ArmConfig
+    from plasticity.results.record import ArmRecord, RunFolder
+
+
+def find_arms(
+    experiment: Experiment[Any],
+    there: Mapping[Path, Mapping[str, Any]],
+    names: Sequence[str],
+    command: str,
+) -> dict[Path, ArmConfig]:
+    """Return arms by their folders: of those there, the named ones, by name or folder; or all.
+
+    Args:
+        experiment: What they are arms of.
+        there: The configs of the run's arms by their folders.
+        names: Those to return; none: all.
+        command: The module that asks, for an arm of another program's.
+
+    Raises:
+        UsageError: The run has no arm of a name.
+        Failure: An arm is made of what is not there (any more).
+    """
+    for name in names:
+        if not any(name in (arm_name(path), path.name) for path in there):
+            has = ", ".join(sorted({arm_name(path) for path in there})) or "none"
+            raise UsageError(f"--arms {name}: the run has {has}")
+    arms: dict[Path, ArmConfig] = {}
+    strange: dict[Path, Exception] = {}
+    for path, content in there.items():
+        if not names or arm_name(path) in names or path.name in names:
+            try:
+                arms[path] = experiment.registry.from_json(content)
+            except (TypeError, ValueError) as error:
+                strange[path] = error
+    if strange:
+        (path, reason), *_ = strange.items()
+        unusable = {arm_name(path) for path in strange}
+        others = dict.fromkeys(
+            path.name if arm_name(path) in unusable else arm_name(path) for path in arms
+        )
+        way_out = f"leave it out with --arms {' '.join(others)}, or " if others else ""
+        raise Failure(
+            f"{path / 'arm.json'}: no arm of this program: {reason}\n{way_out}call "
+            f"{command}.main from the program that registers it"
+        ) from reason
+    return arms
+
+
+def config_of(experiment: Experiment[Any], folder: RunFolder, num_tasks: int) -> TaskSetting:
+    """Return what the arms of a run share; its data set is still to be named.
+
+    Raises:
+        Failure: It is not what the experiment writes, or there is no such device.
+    """
+    from experiments.parts.running import check_device
+
+    default = next(iter(experiment.presets.values())).config
+    decided = {k: v for k, v in folder.config.items() if k not in ("experiment", "dataset")}
+    named = {"dataset": default.dataset} if hasattr(default, "dataset") else {}
+    try:
+        config = from_json(type(default), decided | {"num_tasks": num_tasks} | named)
+        check_device(config.device)
+    except (TypeError, ValueError, UsageError) as error:
+        raise Failure(f"{folder.path / 'config.json'}: {error}") from error
+    return config
+
+
+def load_data(
+    experiment: Experiment[Any],
+    folder: RunFolder,
+    config: TaskSetting,
+    record: ArmRecord,
+    dataset: str | None,
+    data_root: Path,
+) -> Any:
+    """Return the data of a run.
+
+    Args:
+        experiment: What it is a run of.
+        folder: The run.
+        config: What its arms share.
+        record: Of an arm, which tells the name of the data set.
+        dataset: The name that is said, if any.
+        data_root: Folder of data sets that are downloaded or computed.
+
+    Raises:
+        UsageError: There is no such data set.
+        Failure: The data is not the run's.
+    """
+    way_out = "name the run's with --dataset"
+    if hasattr(config, "dataset"):
+        name = dataset or dataset_of(record)
+        config = dataclasses.replace(config, dataset=name)  # type: ignore[call-arg]
+        if name.endswith(".npz") and not Path(name).is_file():
+            raise Failure(f"{name}: there is no such file; {way_out}")
+    elif dataset is not None:
+        raise UsageError(f"--dataset {dataset}: {experiment.name} computes its data")
+    else:
+        name, way_out = "what is computed here", "its numbers may come from another machine"
+    data = experiment.load(config, TaskOptions(arms=(), data_root=data_root))
+    if experiment.identify(config, data)["dataset"] != folder.config.get("dataset"):
+        raise Failure(f"{name}: not the data of {folder.path.name}; {way_out}")
+    return data
+
+
+def networks_of(record: ArmRecord) -> list[tuple[int, Any]]:
+    """Return tasks and the network's state after each that is kept, the last one among them."""
+    networks = [*record.snapshots()]
+    last = len(record.rows) - 1
+    if last >= 0 and (not networks or networks[-1][0] < last):
+        state: Any = record.load_state()
+        networks.append((last, state["network"]))
+    return networks
+
+
+def dataset_of(record: ArmRecord) -> str:
+    """Return the name of the data set that an arm was last trained with.
+
+    Raises:
+        UsageError: It is not noted.
+    """
+    try:
+        *_, last = (record.path / "provenance.jsonl").read_text().splitlines()
+        return str(json.loads(last)["dataset"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError("--dataset: the run does not tell its data set; name it") from error
