@@ -24,7 +24,7 @@ from experiments.figures import experiment_of
 from experiments.parts import cli
 from experiments.parts.drawing import draw_run
 from experiments.parts.experiment import Failure, TaskOptions, UsageError
-from experiments.parts.kept import config_of, find_arms, load_data, networks_of
+from experiments.parts.kept import config_of, find_arms, load_data, load_network, networks_of
 from experiments.parts.labels import arm_name
 
 if TYPE_CHECKING:
@@ -153,12 +153,7 @@ def measure_arm(
         learner.start_task(stream[0].index)
         take("before", 0)
     for place, network in networks:
-        try:
-            learner.network.load_state_dict(network)
-        except RuntimeError as error:  # of many lines
-            task = stream[place].index
-            text = f"the network after task {task} is not the arm's: another version kept it"
-            raise Failure(text) from error
+        load_network(learner, network, stream[place].index)
         take("after", place)
         if any(metric.when == "before" for metric in prepared) and place < networks[-1][0]:
             learner.start_task(stream[place + 1].index)

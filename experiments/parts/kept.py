@@ -20,6 +20,7 @@ from experiments.parts.labels import arm_name
 
 if TYPE_CHECKING:
     from experiments.parts.arms import ArmConfig
+    from plasticity.learning.learner import Learner
     from plasticity.results.record import ArmRecord, RunFolder
 
 
@@ -132,6 +133,19 @@ def networks_of(record: ArmRecord) -> list[tuple[int, Any]]:
         state: Any = record.load_state()
         networks.append((last, state["network"]))
     return networks
+
+
+def load_network(learner: Learner, state: Any, task: int) -> None:
+    """Give a learner's network the state that was kept after a task.
+
+    Raises:
+        Failure: The state does not fit the network.
+    """
+    try:
+        learner.network.load_state_dict(state)
+    except RuntimeError as error:  # of many lines
+        text = f"the network after task {task} is not the arm's: another version kept it"
+        raise Failure(text) from error
 
 
 def dataset_of(record: ArmRecord) -> str:
