@@ -1,0 +1,259 @@
+"""Measure how accurate the networks of a run are on a device with noise and finitely many shots.
+
+A run keeps its networks after tasks 0, 1, 2, 4, 8, ... and the last. Each arm with a quantum layer
+is evaluated on each network's own test samples, with the layer as a device would run it: after a
+number of shots, and at levels of noise, one kind at a time. Nothing is trained. It writes
+device.jsonl into each arm's folder, anew each time, and device.md and device.png into the run's.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":
+    from experiments.parts import interrupts
+
+    interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
+
+import contextlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from experiments.figures import experiment_of
+from experiments.parts import cli
+from experiments.parts.experiment import MAY_BE_EMPTY, Experiment, Failure, TaskOptions, UsageError
+from experiments.parts.kept import config_of, find_arms, load_data, load_network, networks_of
+from experiments.parts.labels import arm_name, labels_of
+
+if TYPE_CHECKING:
+    from experiments.parts.conditions import Condition
+    from experiments.parts.supervised import Supervised
+    from plasticity.results.record import ArmRecord, RunFolder
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a device is like."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Run folder, as the command that trained it printed it."""
+    arms: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(metavar="NAME ...", help_behavior_hint="(default: all with a circuit)"),
+    ] = ()
+    """Arms to evaluate, by their names or those of their folders."""
+    shots: Annotated[tuple[int, ...], MAY_BE_EMPTY] = (100, 1_000, 10_000, 100_000, 1_000_000)
+    """Measurements of each sample, without noise and at the levels to quote: two-qubit gates
+    depolarised with probability 0.001, bits read wrongly with probability 0.01."""
+    depolarizing: Annotated[tuple[float, ...], MAY_BE_EMPTY] = (
+        0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2,
+    )  # fmt: skip
+    """Probabilities with which the two qubits of a gate are replaced by the maximally mixed
+    state."""
+    readout_error: Annotated[tuple[float, ...], MAY_BE_EMPTY] = (0.0, 1e-3, 1e-2, 3e-2, 1e-1)
+    """Probabilities to read a bit wrongly."""
+    damping: Annotated[tuple[float, ...], MAY_BE_EMPTY] = ()
+    """Probabilities with which a qubit in |1> falls to |0> during a gate."""
+    seed: int = 0
+    """Of the shots."""
+    qasm: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Write each arm's last circuit as OpenQASM 3, too: circuit.qasm in its folder."""
+    dataset: Annotated[
+        str | None,
+        tyro.conf.arg(metavar="NAME|FILE.npz", help_behavior_hint="(default: where it was)"),
+    ] = None
+    """The run's data set, if its file lies elsewhere now."""
+    data_root: Path = Path("~/.cache/plasticity")
+    """Folder that data sets are downloaded or computed into, once."""
+
+    def __post_init__(self) -> None:
+        for name, levels in self.levels.items():
+            for level in levels:
+                if not 0 <= level <= 1:
+                    option = name.replace("_", "-")
+                    raise UsageError(f"--{option} {level:g}: a probability, 0 to 1")
+        for count in self.shots:
+            if not 1 <= count <= 10**12:
+                raise UsageError(f"--shots {count}: 1 to 10^12 measurements of each sample")
+        if not 0 <= self.seed < 2**64:
+            raise UsageError(f"--seed {self.seed}: must be 0 to 2**64 - 1")
+        if not self.shots and not any(level for of in self.levels.values() for level in of):
+            raise UsageError("--shots: no shots and no noise are what the run has recorded")
+
+    @property
+    def levels(self) -> dict[str, tuple[float, ...]]:
+        """Return levels of noise by kind."""
+        return {
+            "depolarizing": self.depolarizing,
+            "readout_error": self.readout_error,
+            "damping": self.damping,
+        }
+
+
+def evaluate_run(command: Device) -> None:
+    """Evaluate the arms of a run that have a circuit.
+
+    Raises:
+        UsageError: There is no such arm, or none with a circuit.
+        Failure: The run cannot be used, or the data is not the run's.
+    """
+    import torch
+
+    from experiments.parts.conditions import conditions_for
+    from experiments.parts.running import library_errors, progress_bar, rows_done
+    from plasticity.results.record import read_run
+
+    with library_errors(), contextlib.ExitStack() as opened:
+        save_qasm3 = exporter() if command.qasm else None
+        folder = read_run(command.run)
+        experiment = experiment_of(folder)
+        if not experiment.metrics:
+            raise UsageError(f"{folder.path}: runs of {experiment.name} have no tasks to evaluate")
+        there = folder.arms()
+        arms = find_arms(experiment, there, command.arms, "experiments.device")
+        # All of them first: what is wrong with the last shows before the first is evaluated.
+        records = {
+            path: opened.enter_context(folder.arm(arm_name(path), there[path])) for path in arms
+        }
+        if not any(record.rows for record in records.values()):
+            raise Failure(f"{folder.path}: no task is finished yet, so nothing can be evaluated")
+        ready: dict[Path, Supervised] = {}
+        unfit: list[str] = []
+        for path, record in records.items():
+            name = arm_name(path)
+            if not record.rows:
+                print(f"{name}: no task is finished yet")
+                continue
+            config = config_of(experiment, folder, rows_done(experiment, record.rows))
+            torch.set_num_threads(config.threads)
+            data = load_data(experiment, folder, config, record, command.dataset, command.data_root)
+            arm: Any = experiment.build(config, data, arms[path], name, TaskOptions(arms=(name,)))
+            if why := unfit_for_device(arm):
+                unfit.append(f"{name}: {why}")
+            else:
+                ready[path] = arm
+        if unfit and (command.arms or not ready):
+            raise UsageError(f"{folder.path.name} has no arm for a device: {'; '.join(unfit)}")
+        conditions = conditions_for(command.shots, **command.levels)
+        for path, arm in ready.items():
+            record, name = records[path], arm_name(path)
+            networks = networks_of(record)
+            total = len(networks) * len(conditions)
+            with progress_bar(total=total, desc=name, unit="condition") as bar:
+                rows = rows_of_arm(arm, path.name, networks, conditions, command.seed, bar.update)
+            save_rows(record, rows)
+            many = f"{len(networks)} network{'s' if len(networks) > 1 else ''}"
+            print(f"{name}: {len(conditions)} conditions of {many}: {path / 'device.jsonl'}")
+            if save_qasm3 is not None:
+                print(f"{name}: {export(save_qasm3, arm, path)}")
+        print(report(experiment, folder, there))
+
+
+def unfit_for_device(arm: Supervised) -> str:
+    """Return why no device can run an arm, or nothing."""
+    from experiments.parts.conditions import circuits_of
+
+    try:
+        return "" if circuits_of(arm.learner.network) else "no circuit in it"
+    except (TypeError, ValueError) as error:
+        return str(error)
+
+
+def rows_of_arm(
+    arm: Supervised,
+    name: str,
+    networks: Sequence[tuple[int, Any]],
+    conditions: Sequence[Condition],
+    seed: int,
+    advance: Any,
+) -> list[dict[str, Any]]:
+    """Return a row for each network and condition.
+
+    Args:
+        arm: Untrained.
+        name: What the shots depend on, beside the seed.
+        networks: Places in the arm's stream and the network's state after each.
+        conditions: Under which the networks are evaluated.
+        seed: Of the shots.
+        advance: Told of each row.
+
+    Raises:
+        Failure: A state does not fit the arm's network.
+    """
+    from experiments.parts.conditions import generator_of_shots, rows_of_network
+
+    rows: list[dict[str, Any]] = []
+    for place, state in networks:
+        task = arm.stream[place]
+        load_network(arm.learner, state, task.index)
+        generator = generator_of_shots(seed, name, task.index, arm.learner.device)
+        rows += rows_of_network(arm.learner, task, conditions, generator, advance)
+    return rows
+
+
+def save_rows(record: ArmRecord, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows in the place of those that are there."""
+    record.save_bytes("device.jsonl", b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+
+
+def report(experiment: Experiment[Any], folder: RunFolder, arms: Mapping[Path, Any]) -> str:
+    """Write table and figure of all arms of a run that were evaluated, and return the table."""
+    from experiments.parts.device_figure import figure, table
+    from plasticity.results.record import read_rows
+
+    with folder.locked():
+        labels = labels_of(experiment, arms)
+        rows = {label: read_rows(path, "device.jsonl") for path, label in labels.items()}
+        rows = {label: of_arm for label, of_arm in rows.items() if of_arm}
+        text = table(rows)
+        folder.save_text("device.md", text)
+        path = folder.save_figure("device.png", figure(rows, folder.path.name))
+    return f"{text}\nfigure: {path}"
+
+
+def exporter() -> Any:
+    """Return what writes a circuit as OpenQASM 3.
+
+    Raises:
+        Failure: Qiskit is not installed.
+    """
+    try:
+        import qiskit.qasm3  # noqa: F401
+        from plasticity.quantum.export import save_qasm3
+    except ImportError as error:
+        reason = (str(error).splitlines() or [""])[0]
+        way_out = "pip install 'quantum-plasticity[qiskit]'"
+        raise Failure(f"--qasm needs Qiskit: {reason}: {way_out}") from error
+    return save_qasm3
+
+
+def export(save_qasm3: Any, arm: Supervised, path: Path) -> str:
+    """Write the circuit of an arm's network as it is now, and return where it is and how large."""
+    from experiments.parts.conditions import circuits_of
+
+    (circuit,) = circuits_of(arm.learner.network)
+    counts = save_qasm3(circuit, path / "circuit.qasm")
+    return f"{path / 'circuit.qasm'}: {counts}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Evaluate what the command line asks for and return the exit status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+
+    def evaluate() -> None:
+        evaluate_run(
+            cli.in_one_line(
+                tyro.cli, Device, prog="python -m experiments.device", description=__doc__,
+                args=arguments,
+            )
+        )  # fmt: skip
+
+    return cli.status_of(evaluate, "stopped: arms that were evaluated to the end are saved.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
