@@ -108,7 +108,8 @@ def evaluate_run(command: Device) -> None:
     from plasticity.results.record import read_run
 
     with library_errors(), contextlib.ExitStack() as opened:
-        save_qasm3 = exporter() if command.qasm else None
+        if command.qasm:
+            check_qiskit()
         folder = read_run(command.run)
         experiment = experiment_of(folder)
         if not experiment.metrics:
@@ -148,8 +149,8 @@ def evaluate_run(command: Device) -> None:
             save_rows(record, rows)
             many = f"{len(networks)} network{'s' if len(networks) > 1 else ''}"
             print(f"{name}: {len(conditions)} conditions of {many}: {path / 'device.jsonl'}")
-            if save_qasm3 is not None:
-                print(f"{name}: {export(save_qasm3, arm, path)}")
+            if command.qasm:
+                print(f"{name}: {export(record, arm)}")
         print(report(experiment, folder, there))
 
 
@@ -215,29 +216,35 @@ def report(experiment: Experiment[Any], folder: RunFolder, arms: Mapping[Path, A
     return f"{text}\nfigure: {path}"
 
 
-def exporter() -> Any:
-    """Return what writes a circuit as OpenQASM 3.
+def check_qiskit() -> None:
+    """Look for what writes OpenQASM 3, before anything is evaluated.
 
     Raises:
-        Failure: Qiskit is not installed.
+        Failure: It is not installed.
     """
-    try:
-        import qiskit.qasm3  # noqa: F401
-        from plasticity.quantum.export import save_qasm3
-    except ImportError as error:
-        reason = (str(error).splitlines() or [""])[0]
-        way_out = "pip install 'quantum-plasticity[qiskit]'"
-        raise Failure(f"--qasm needs Qiskit: {reason}: {way_out}") from error
-    return save_qasm3
+    from importlib.util import find_spec
+
+    for module in ("qiskit", "qiskit_qasm3_import"):
+        if find_spec(module) is None:
+            way_out = "pip install 'quantum-plasticity[qiskit]'"
+            raise Failure(f"--qasm needs {module}, which is not installed: {way_out}")
 
 
-def export(save_qasm3: Any, arm: Supervised, path: Path) -> str:
-    """Write the circuit of an arm's network as it is now, and return where it is and how large."""
+def export(record: ArmRecord, arm: Supervised) -> str:
+    """Write the circuit of an arm's network as it is now, and return where it is and how large.
+
+    Raises:
+        Failure: It cannot be written as OpenQASM 3.
+    """
     from experiments.parts.conditions import circuits_of
+    from plasticity.quantum.export import count_gates, to_qasm3
 
-    (circuit,) = circuits_of(arm.learner.network)
-    counts = save_qasm3(circuit, path / "circuit.qasm")
-    return f"{path / 'circuit.qasm'}: {counts}"
+    circuit = circuits_of(arm.learner.network)[0]
+    try:
+        path = record.save_bytes("circuit.qasm", to_qasm3(circuit).encode())
+        return f"{path}: {count_gates(circuit)}"
+    except (ImportError, TypeError, ValueError, RuntimeError) as error:
+        raise Failure(f"{record.path}: no OpenQASM 3 of its circuit: {error}") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,13 +17,14 @@ EARLY, LATE, CHANGE = "#0072B2", "#D55E00", "#000000"
 NOISES = {"depolarizing": "depolarising", "readout_error": "readout error", "damping": "damping"}
 """Columns of noise, and what they are called."""
 ABSCISSAS = {
-    "shots": "shots a sample",
-    "depolarizing": "depolarising probability a gate",
-    "readout_error": "readout error a bit",
-    "damping": "damping probability a gate and qubit",
+    "shots": "shots per sample",
+    "depolarizing": "depolarising probability per gate",
+    "readout_error": "readout error per bit",
+    "damping": "damping probability per gate and qubit",
 }
 Noise = tuple[float, ...]
 NONE: Noise = (0.0,) * len(NOISES)
+EXACT = (NONE, None)
 NORMAL = 1.96
 """Standard errors in half of a 95 % interval."""
 
@@ -107,6 +108,8 @@ class OfArm:
     def against_exact(self, condition: tuple[Noise, int | None]) -> Estimate:
         """Return late - early less its exact value, with the interval of paired samples."""
         assert self.ends is not None
+        if condition == EXACT:
+            return Estimate(0.0, 0.0)
         return self._sum(condition, _difference(self.ends), self._paired)
 
     def read_share(self, condition: tuple[Noise, int | None]) -> float:
@@ -124,13 +127,18 @@ class OfArm:
         return Estimate(value, NORMAL * error)
 
     def _paired(self, row: Mapping[str, Any]) -> tuple[float, float]:
-        mean = row["accuracy"] - self.rows[NONE, None][row["task"]]["accuracy"]
-        return mean, max(0.0, row["changed"] - mean**2) / row["samples"]
+        """Return the difference from the exact accuracy, and its variance."""
+        mean, n = row["accuracy"] - self.rows[EXACT][row["task"]]["accuracy"], row["samples"]
+        # One more pair of each kind (Bonett and Price 2012): no change in n is no certainty.
+        changed, difference = (n * row["changed"] + 2) / (n + 2), n * mean / (n + 2)
+        return mean, (changed - difference**2) / (n + 2)
 
 
 def _accuracy(row: Mapping[str, Any]) -> tuple[float, float]:
-    p = row["accuracy"]
-    return p, p * (1 - p) / row["samples"]
+    """Return a row's accuracy and its variance."""
+    n = row["samples"]
+    p = (n * row["accuracy"] + 2) / (n + 4)  # Agresti and Coull 1998: nor is 0 or 1 of n
+    return row["accuracy"], p * (1 - p) / (n + 4)
 
 
 def _weights(tasks: Sequence[int]) -> dict[int, float]:
@@ -186,7 +194,7 @@ def _lines(arm: OfArm) -> list[str]:
             cells.append(str(arm.accuracy(condition, arm.tasks)))
         else:
             cells += [str(arm.accuracy(condition, tasks)) for tasks in _both(arm.ends)]
-            is_exact = condition == (NONE, None)
+            is_exact = condition == EXACT
             cells.append(signed(arm.change(condition)))
             cells.append("" if is_exact else signed(arm.against_exact(condition)))
         lines.append(cells)
@@ -226,6 +234,8 @@ def figure(arms: Mapping[str, Rows], title: str) -> Figure:
         samples = f"{few:,}" if few == many else f"{few:,} to {many:,}"
         part.suptitle(f"{label}: n = {samples} test samples a task, one seed", fontsize=9)
         grid = part.subplots(count, len(panels), sharex="col", sharey="row", squeeze=False)
+        for letter, axes in zip("abcdefgh", grid.flatten(), strict=False):
+            axes.set_title(letter, fontsize=9, fontweight="bold", loc="left", pad=3)
         for column, name in enumerate(panels):
             draw_accuracy(grid[0, column], arm, name)
             if arm.ends is not None:
@@ -233,16 +243,44 @@ def figure(arms: Mapping[str, Rows], title: str) -> Figure:
             grid[-1, column].set_xlabel(ABSCISSAS[name], fontsize=8.5)
         grid[0, 0].set_ylabel("test accuracy", fontsize=8.5)
         if arm.ends is not None:
-            grid[1, 0].set_ylabel("accuracy, late - early", fontsize=8.5)
-        handles, labels = grid[0, 0].get_legend_handles_labels()
+            grid[1, 0].set_ylabel("accuracy, late $-$ early", fontsize=8.5)
         part.legend(
-            handles, labels, loc="outside lower center", ncols=len(labels), frameon=False,
-            fontsize=8,
-        )  # fmt: skip
-    note = "bars and bands: 95 % intervals of test samples and shots; bars of late - early: of its "
-    note += "difference from the exact value, on the same samples"
+            handles=legend(arm), loc="outside lower center", ncols=2, frameon=False, fontsize=8
+        )
+    note = (
+        "bars and bands: 95 % intervals of test samples and shots, not of tasks or seeds\n"
+        "bars of late $-$ early: of its difference from the exact value, on the same samples"
+    )
     drawn.suptitle(f"{title}\n{note}", fontsize=8.5)
     return drawn
+
+
+def legend(arm: OfArm) -> list[Any]:
+    """Return what stands in the legend: which networks a colour is of, which noise a line."""
+    from matplotlib.lines import Line2D
+
+    shown = [
+        Line2D([], [], color=colour, marker=marker, markersize=4, linewidth=1.3, label=label)
+        for label, _, colour, marker in groups_of(arm)
+    ]
+    shown.append(Line2D([], [], color=CHANGE, linewidth=0.8, linestyle=":", label="exact value"))
+    for noise in noises(arm)[1:]:
+        said = ", ".join(f"{NOISES[n]} {v:g}" for n, v in zip(NOISES, noise, strict=True) if v)
+        look = {"linestyle": "--", "markerfacecolor": "white", "marker": "s", "markersize": 4}
+        label = f"dashed, hollow: at {said}"
+        shown.append(Line2D([], [], color=CHANGE, linewidth=1.3, label=label, **look))  # type: ignore[arg-type]
+    return shown
+
+
+def groups_of(arm: OfArm) -> list[tuple[str, Sequence[int], str, str]]:
+    """Return the tasks whose mean is a curve: what they are called, their colour and marker."""
+    if arm.ends is None:
+        return [(in_words(arm.tasks), arm.tasks, EARLY, "o")]
+    early, late = in_words(arm.ends.early), in_words(arm.ends.late)
+    return [
+        (f"early ({early})", arm.ends.early, EARLY, "o"),
+        (f"late ({late})", arm.ends.late, LATE, "D"),
+    ]
 
 
 def noises(arm: OfArm) -> list[Noise]:
@@ -268,35 +306,31 @@ def sweep(arm: OfArm, column: str, noise: Noise = NONE) -> dict[float, tuple[Noi
 
 def draw_accuracy(axes: Axes, arm: OfArm, column: str) -> None:
     """Draw accuracy early and late, and their exact values as lines from side to side."""
-    groups = [("", arm.tasks, EARLY, "o")]
-    if arm.ends is not None:
-        early, late = in_words(arm.ends.early), in_words(arm.ends.late)
-        groups = [(f"early ({early})", [*arm.ends.early], EARLY, "o"),
-                  (f"late ({late})", [*arm.ends.late], LATE, "D")]  # fmt: skip
-    for label, tasks, colour, marker in groups:
-        exact = arm.accuracy((NONE, None), tasks).value
+    for _, tasks, colour, marker in groups_of(arm):
+        exact = arm.accuracy(EXACT, tasks).value
         axes.axhline(exact, color=colour, linewidth=0.8, linestyle=":", zorder=1)
         for noise in noises(arm):
             points = sweep(arm, column, noise)
             values = [arm.accuracy(condition, tasks) for condition in points.values()]
-            _line(axes, column, [*points], values, label, colour, marker, noise)
+            _line(axes, column, [*points], values, colour, marker, noise)
     _finish(axes, arm, column)
 
 
 def draw_change(axes: Axes, arm: OfArm, column: str) -> None:
     """Draw late - early, and its exact value with its interval as a band."""
-    exact = arm.change((NONE, None))
+    exact = arm.change(EXACT)
     axes.axhspan(
         exact.value - exact.half, exact.value + exact.half, color="#DDDDDD", linewidth=0, zorder=0
     )
     axes.axhline(exact.value, color=CHANGE, linewidth=0.8, linestyle=":", zorder=1)
+    axes.axhline(0, color="#777777", linewidth=0.6, zorder=1)  # neither lost nor gained
     for noise in noises(arm):
         points = sweep(arm, column, noise)
         values = [
             Estimate(arm.change(condition).value, arm.against_exact(condition).half)
             for condition in points.values()
         ]
-        _line(axes, column, [*points], values, "", CHANGE, "s", noise)
+        _line(axes, column, [*points], values, CHANGE, "s", noise)
     _finish(axes, arm, column)
 
 
@@ -305,7 +339,6 @@ def _line(
     column: str,
     abscissas: Sequence[float],
     values: Sequence[Estimate],
-    label: str,
     colour: str,
     marker: str,
     noise: Noise,
@@ -320,16 +353,14 @@ def _line(
     look: dict[str, Any] = {"color": colour, "linewidth": 1.3, "markersize": 4, "elinewidth": 0.9}
     if noise != NONE:
         look |= {"linestyle": "--", "markerfacecolor": "white"}
-        said = ", ".join(f"{NOISES[n]} {v:g}" for n, v in zip(NOISES, noise, strict=True) if v)
-        label = f"{label}, {said}" if label else ""
+        where = [1.2 * place for place in where]  # so that bars do not hide one another
     regular = [k for k, x in enumerate(abscissas) if 0 < x < math.inf]
     apart = [k for k in range(len(abscissas)) if k not in regular]
     for some, more in ((regular, {}), (apart, {"linestyle": "none"})):
         if some:
             axes.errorbar(
                 [where[k] for k in some], [values[k].value for k in some],
-                yerr=[values[k].half for k in some], marker=marker,
-                label=label if some is regular else "", **look | more,
+                yerr=[values[k].half for k in some], marker=marker, **look | more,
             )  # fmt: skip
 
 
@@ -363,6 +394,7 @@ def _finish(axes: Axes, arm: OfArm, column: str) -> None:
             va="center", fontsize=8, clip_on=False,
         )  # fmt: skip
     axes.tick_params(labelsize=7.5)
+    axes.margins(y=0.08)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -373,7 +405,7 @@ def _is_power(x: float) -> bool:
 
 def _tick(x: float) -> str:
     if x in (0, math.inf):
-        return "0" if x == 0 else "∞"
+        return "0" if x == 0 else r"$\infty$"
     if _is_power(x):
         return f"$10^{{{round(math.log10(x))}}}$"
     return f"{x:g}"
