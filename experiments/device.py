@@ -203,17 +203,33 @@ def save_rows(record: ArmRecord, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def report(experiment: Experiment[Any], folder: RunFolder, arms: Mapping[Path, Any]) -> str:
     """Write table and figure of all arms of a run that were evaluated, and return the table."""
-    from experiments.parts.device_figure import figure, table
-    from plasticity.results.record import read_rows
+    from experiments.parts.device_figure import figure
+    from experiments.parts.device_table import table
 
     with folder.locked():
         labels = labels_of(experiment, arms)
-        rows = {label: read_rows(path, "device.jsonl") for path, label in labels.items()}
-        rows = {label: of_arm for label, of_arm in rows.items() if of_arm}
+        rows = {label: found for path, label in labels.items() if (found := evaluated(path))}
         text = table(rows)
         folder.save_text("device.md", text)
         path = folder.save_figure("device.png", figure(rows, folder.path.name))
     return f"{text}\nfigure: {path}"
+
+
+def evaluated(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of an arm's device.jsonl, if there is one.
+
+    Raises:
+        Failure: They are not those that are written here.
+    """
+    from experiments.parts.conditions import EXACT, COLUMNS
+    from plasticity.results.record import read_rows
+
+    rows = read_rows(path, "device.jsonl")
+    exact = {row.get("task") for row in rows if EXACT.columns.items() <= row.items()}
+    if any({*row} != {*COLUMNS} or row["task"] not in exact for row in rows):
+        text = "was edited, or another version wrote it.\nRemove it, or evaluate the arm again"
+        raise Failure(f"{path / 'device.jsonl'} {text}")
+    return rows
 
 
 def check_qiskit() -> None:

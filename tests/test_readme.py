@@ -148,7 +148,8 @@ def help_of(module: str, *arguments: str) -> str:
 
 def test_options_that_the_pages_name_are_there() -> None:
     pytest.importorskip("stable_baselines3")
-    commands = (*EXPERIMENTS, "bench", "bench_ppo", "measure", "watch", "figures", "study")
+    others = ("bench", "bench_ppo", "measure", "device", "watch", "figures", "study")
+    commands = (*EXPERIMENTS, *others)
     helps = [help_of(name) for name in commands]
     of_others = {"--logdir"}  # of the program tensorboard
     slurm = {"--array", "--cpus-per-task", "--ntasks", "--time", "--wrap"}

@@ -18,6 +18,13 @@ from plasticity.quantum.layer import QNN
 from plasticity.seeding import generator_for
 from plasticity.tasks.streams import Task
 
+COLUMNS = (
+    "task", "shots", "depolarizing", "damping", "readout_error", "accuracy", "read_share",
+    "samples", "changed",
+)  # fmt: skip
+"""Of a row: the task, the condition, the test accuracy, the part of the shots that is read, the
+number of test samples, and the part of these that are right exactly and wrong here, or reversed."""
+
 QUOTED = NoiseModel(depolarizing=1e-3, readout_error=1e-2)
 """The levels at which shots are counted, beside none: 0.1 % a gate and 1 % a bit (arXiv:2601.06392,
 for superconducting qubits)."""

@@ -1,215 +1,25 @@
-"""Table and figure of networks on a device: accuracy, and whether the change over tasks stays."""
+"""Figure of networks on a device: accuracy against shots and noise, and its change over tasks."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from experiments.parts.curves import Rows
+from experiments.parts.device_table import EXACT, NOISES, NONE, Estimate, Noise, OfArm, in_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 EARLY, LATE, CHANGE = "#0072B2", "#D55E00", "#000000"
-NOISES = {"depolarizing": "depolarising", "readout_error": "readout error", "damping": "damping"}
-"""Columns of noise, and what they are called."""
 ABSCISSAS = {
     "shots": "shots per sample",
     "depolarizing": "depolarising probability per gate",
     "readout_error": "readout error per bit",
     "damping": "damping probability per gate and qubit",
 }
-Noise = tuple[float, ...]
-NONE: Noise = (0.0,) * len(NOISES)
-EXACT = (NONE, None)
-NORMAL = 1.96
-"""Standard errors in half of a 95 % interval."""
-
-
-@dataclass(frozen=True)
-class Ends:
-    """The tasks whose means are compared.
-
-    Attributes:
-        early: At the beginning.
-        late: At the end.
-    """
-
-    early: tuple[int, ...]
-    late: tuple[int, ...]
-
-
-def ends_of(tasks: Sequence[int]) -> Ends | None:
-    """Return which of the tasks with a network are early and late; None where there is but one.
-
-    Late are those of the second half of all tasks. Early are those of the first tenth, tasks 1 and
-    2 at least, without task 0, which is learned by a network that has seen nothing; where that
-    leaves none, all that are not late.
-
-    Args:
-        tasks: With a network, in order; the last is the last of all.
-    """
-    count = tasks[-1] + 1
-    late = tuple(task for task in tasks if 2 * task >= count)
-    others = [task for task in tasks if task not in late]
-    early = tuple(task for task in others if 1 <= task <= max(2, count / 10))
-    early = early or tuple(others)
-    return Ends(early, late) if early and late else None
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number and half of its 95 % interval."""
-
-    value: float
-    half: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.4f} ± {self.half:.4f}"
-
-
-def signed(estimate: Estimate) -> str:
-    """Return a difference and its interval."""
-    return f"{estimate.value:+.4f} ± {estimate.half:.4f}"
-
-
-class OfArm:
-    """An arm's rows by condition, and means over its early and late networks.
-
-    Intervals are those of the test samples and of the shots, not of tasks or seeds. The networks of
-    two tasks are taken to err independently: where tasks share their images that is on the safe
-    side for late - early.
-
-    Args:
-        rows: Of device.jsonl.
-    """
-
-    def __init__(self, rows: Rows) -> None:
-        self.rows: dict[tuple[Noise, int | None], dict[int, Mapping[str, Any]]] = {}
-        for row in rows:
-            condition = tuple(row[name] for name in NOISES), row["shots"]
-            self.rows.setdefault(condition, {})[row["task"]] = row
-        self.tasks = sorted({row["task"] for row in rows})
-        self.ends = ends_of(self.tasks)
-        self.samples = sorted({row["samples"] for row in rows})
-
-    def accuracy(self, condition: tuple[Noise, int | None], tasks: Sequence[int]) -> Estimate:
-        """Return the mean accuracy over tasks, with the binomial interval."""
-        return self._sum(condition, _weights(tasks), _accuracy)
-
-    def change(self, condition: tuple[Noise, int | None]) -> Estimate:
-        """Return late - early."""
-        assert self.ends is not None
-        return self._sum(condition, _difference(self.ends), _accuracy)
-
-    def against_exact(self, condition: tuple[Noise, int | None]) -> Estimate:
-        """Return late - early less its exact value, with the interval of paired samples."""
-        assert self.ends is not None
-        if condition == EXACT:
-            return Estimate(0.0, 0.0)
-        return self._sum(condition, _difference(self.ends), self._paired)
-
-    def read_share(self, condition: tuple[Noise, int | None]) -> float:
-        """Return the part of the shots that is read, a mean over all networks."""
-        rows = self.rows[condition].values()
-        return math.fsum(row["read_share"] for row in rows) / len(rows)
-
-    def _sum(
-        self, condition: tuple[Noise, int | None], weights: Mapping[int, float], of_row: Any
-    ) -> Estimate:
-        of_tasks = self.rows[condition]
-        found = [(weight, *of_row(of_tasks[task])) for task, weight in weights.items()]
-        value = math.fsum(weight * mean for weight, mean, _ in found)
-        error = math.sqrt(math.fsum(weight**2 * variance for weight, _, variance in found))
-        return Estimate(value, NORMAL * error)
-
-    def _paired(self, row: Mapping[str, Any]) -> tuple[float, float]:
-        """Return the difference from the exact accuracy, and its variance."""
-        mean, n = row["accuracy"] - self.rows[EXACT][row["task"]]["accuracy"], row["samples"]
-        # One more pair of each kind (Bonett and Price 2012): no change in n is no certainty.
-        changed, difference = (n * row["changed"] + 2) / (n + 2), n * mean / (n + 2)
-        return mean, (changed - difference**2) / (n + 2)
-
-
-def _accuracy(row: Mapping[str, Any]) -> tuple[float, float]:
-    """Return a row's accuracy and its variance."""
-    n = row["samples"]
-    p = (n * row["accuracy"] + 2) / (n + 4)  # Agresti and Coull 1998: nor is 0 or 1 of n
-    return row["accuracy"], p * (1 - p) / (n + 4)
-
-
-def _weights(tasks: Sequence[int]) -> dict[int, float]:
-    return {task: 1 / len(tasks) for task in tasks}
-
-
-def _difference(ends: Ends) -> dict[int, float]:
-    minus = {task: -weight for task, weight in _weights(ends.early).items()}
-    return _weights(ends.late) | minus
-
-
-def in_words(tasks: Sequence[int]) -> str:
-    """Return tasks as a text names them."""
-    return f"task{'s' * (len(tasks) > 1)} {', '.join(map(str, tasks))}"
-
-
-# --- table
-
-
-def table(arms: Mapping[str, Rows]) -> str:
-    """Return a table in Markdown, a line for each arm and condition, and what its numbers are."""
-    lines = []
-    for label, rows in arms.items():
-        arm = OfArm(rows)
-        few, many = arm.samples[0], arm.samples[-1]
-        samples = f"{few:,}" if few == many else f"{few:,} to {many:,}"
-        lines += [f"## {label}", "", f"Test samples of a task: {samples}."]
-        if arm.ends is None:
-            lines += [f"One network, of {in_words(arm.tasks)}: there is no change over tasks.", ""]
-        else:
-            early, late = in_words(arm.ends.early), in_words(arm.ends.late)
-            lines += [f"Early: mean over the networks of {early}. Late: of {late}.", ""]
-        lines += [*_lines(arm), ""]
-    lines += [
-        "± is half of a 95 % interval, of test samples and shots. It does not tell how tasks or",
-        "seeds differ. *Against exact* is late - early less its exact value, on the same samples.",
-        "*Read* is the part of the shots that give one of the outcomes that are read.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _lines(arm: OfArm) -> list[str]:
-    noises = [name for name in NOISES if any(row[name] for row in _all(arm))]
-    titles = [*(NOISES[name] for name in noises), "shots", "read"]
-    titles += ["accuracy"] if arm.ends is None else ["early", "late"]
-    titles += [] if arm.ends is None else ["late - early", "against exact"]
-    lines = [titles, ["--:"] * len(titles)]
-    for condition in arm.rows:
-        levels, shots = dict(zip(NOISES, condition[0], strict=True)), condition[1]
-        cells = [f"{levels[name]:g}" for name in noises]
-        cells += ["∞" if shots is None else f"{shots:,}", f"{arm.read_share(condition):.4f}"]
-        if arm.ends is None:
-            cells.append(str(arm.accuracy(condition, arm.tasks)))
-        else:
-            cells += [str(arm.accuracy(condition, tasks)) for tasks in _both(arm.ends)]
-            is_exact = condition == EXACT
-            cells.append(signed(arm.change(condition)))
-            cells.append("" if is_exact else signed(arm.against_exact(condition)))
-        lines.append(cells)
-    return [f"| {' | '.join(cells)} |" for cells in lines]
-
-
-def _all(arm: OfArm) -> list[Mapping[str, Any]]:
-    return [row for rows in arm.rows.values() for row in rows.values()]
-
-
-def _both(ends: Ends) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return ends.early, ends.late
-
-
-# --- figure
 
 
 def figure(arms: Mapping[str, Rows], title: str) -> Figure:

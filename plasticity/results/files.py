@@ -17,6 +17,7 @@ MAX_ROWS_BYTES = 2**30  # of rows.jsonl: a million rows of a thousand characters
 _WAYS_OUT = {
     "config.json": "Restore it, or remove it: training writes it again",
     "measured.jsonl": "Restore it, or remove it and measure again",
+    "device.jsonl": "Restore it, or remove it and evaluate again",
 }
 
 

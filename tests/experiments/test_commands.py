@@ -14,12 +14,14 @@ from experiments.parts import bench_options, cli, contestants
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
-    "mnist", "cifar", "qdata", "ant", "bench", "bench_ppo", "figures", "measure", "watch", "study"
+    "mnist", "cifar", "qdata", "ant", "bench", "bench_ppo", "figures", "measure", "device",
+    "watch", "study",
 )  # fmt: skip
 # What is said to a command so that it does something, if only for a moment.
 WORDS = {
     "figures": ["some folder"],
     "measure": ["some folder", "--metrics", "fisher"],
+    "device": ["some folder"],
     "watch": ["some folder", "out.mp4"],
     "study": ["quick", "--list"],
 }
@@ -85,7 +87,7 @@ def test_help_of_every_command_begins_with_how_it_is_called(command: str) -> Non
     assert "``" not in done.stdout
     names = {
         "watch": "RUN VIDEO", "figures": "RUN [RUN ...] [FILE.png]", "measure": "RUN",
-        "study": "NAME|FILE.py",
+        "device": "RUN", "study": "NAME|FILE.py",
     }  # fmt: skip
     assert usage.endswith(names.get(command, "]"))
 
