@@ -221,7 +221,7 @@ def evaluated(path: Path) -> list[dict[str, Any]]:
     Raises:
         Failure: They are not those that are written here.
     """
-    from experiments.parts.conditions import EXACT, COLUMNS
+    from experiments.parts.conditions import COLUMNS, EXACT
     from plasticity.results.record import read_rows
 
     rows = read_rows(path, "device.jsonl")
