@@ -123,7 +123,7 @@ def evaluate_run(command: Device) -> None:
         if not any(record.rows for record in records.values()):
             raise Failure(f"{folder.path}: no task is finished yet, so nothing can be evaluated")
         ready: dict[Path, Supervised] = {}
-        unfit: list[str] = []
+        unfit: dict[str, str] = {}
         for path, record in records.items():
             name = arm_name(path)
             if not record.rows:
@@ -134,11 +134,14 @@ def evaluate_run(command: Device) -> None:
             data = load_data(experiment, folder, config, record, command.dataset, command.data_root)
             arm: Any = experiment.build(config, data, arms[path], name, TaskOptions(arms=(name,)))
             if why := unfit_for_device(arm):
-                unfit.append(f"{name}: {why}")
+                unfit[name] = why
             else:
                 ready[path] = arm
         if unfit and (command.arms or not ready):
-            raise UsageError(f"{folder.path.name} has no arm for a device: {'; '.join(unfit)}")
+            reasons = "; ".join(f"{name}: {why}" for name, why in unfit.items())
+            raise UsageError(f"no device can run these arms of {folder.path.name}: {reasons}")
+        for name, why in unfit.items():
+            print(f"{name}: left out: {why}")
         conditions = conditions_for(command.shots, **command.levels)
         for path, arm in ready.items():
             record, name = records[path], arm_name(path)
