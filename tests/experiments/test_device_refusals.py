@@ -175,7 +175,7 @@ def export(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = ModuleType("plasticity.quantum.export")
 
     def to_qasm3(qnn: QNN) -> str:
-        return f"OPENQASM 3.0; // {float(qnn.angles.double().sum())}\n"
+        return f"OPENQASM 3.0; // {float(qnn.angles.detach().double().sum())}\n"
 
     module.to_qasm3 = to_qasm3  # type: ignore[attr-defined]
     module.count_gates = lambda qnn: "12 two-qubit gates"  # type: ignore[attr-defined]
