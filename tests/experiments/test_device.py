@@ -239,6 +239,30 @@ def test_shots_are_those_of_the_layer_on_a_device() -> None:
         assert row["accuracy"] == right / 300
 
 
+def test_probabilities_are_computed_anew_where_the_samples_are_others() -> None:
+    learner, task = made_up(LogOdds(4), 4, 30)
+    qnn: Any = learner.network
+    repeated = conditions.OnDevice(qnn, QUOTED)
+    x, _ = task.test.batch(slice(None))
+    with torch.no_grad():
+        for samples in (x, x.flip(0), x[:7]):
+            for _ in range(2):
+                assert torch.equal(repeated(samples), qnn.on_device(QUOTED)(samples))
+
+
+def test_shots_of_conditions_tasks_arms_and_seeds_are_independent() -> None:
+    found = [
+        torch.rand(
+            3, generator=conditions.generator_of_shots(seed, arm, task, torch.device("cpu"))(asked)
+        )
+        for seed in (0, 1)
+        for arm in ("a", "b")
+        for task in (0, 1)
+        for asked in (EXACT, Condition(shots=5), Condition(QUOTED, 5))
+    ]
+    assert len({tuple(numbers.tolist()) for numbers in found}) == len(found)
+
+
 def test_fewer_shots_and_more_noise_make_a_network_worse() -> None:
     learner, task = made_up(LogOdds(4), 4, 2000)
     shots = [Condition(shots=count) for count in (1, 10, 100, 1000, 10_000)]
@@ -280,7 +304,8 @@ def test_the_same_seed_gives_the_same_rows_and_other_conditions_change_none(run:
         assert start(run, *words) == 0
         found.append(path.read_bytes())
     first, again, other, fewer = found
-    assert first == again != other
+    assert first == again
+    assert first != other
     assert {*fewer.splitlines()} < {*first.splitlines()}
     of_other_arm = (arm_folder(run, "qnn-scaled") / "device.jsonl").read_bytes()
     assert [json.loads(line)["changed"] for line in of_other_arm.splitlines()] != [
@@ -326,7 +351,7 @@ def test_rows_table_and_figure_are_written_and_nothing_else_is_touched(
     assert printed.endswith(f"figure: {run / 'device.png'}\n")
     assert "qnn: 100%" in bars
     path = arm_folder(run, "qnn") / "device.jsonl"
-    assert printed.startswith(f"qnn: 9 conditions of 5 networks: {path}\n")
+    assert f"\nqnn: 9 conditions of 5 networks: {path}\n" in printed
     assert len(read_rows(path.parent, "device.jsonl")) == 9 * len(KEPT)
 
 
