@@ -92,7 +92,7 @@ def run(options: Options) -> None:
         f"ours: {options.images:,} images": lambda: device.probabilities(x),
     }
     if importlib.util.find_spec("qiskit_aer") is not None:
-        steps["Aer: one image"] = aer(device, x[0], options.threads)
+        steps["Aer: one image"] = aer(device, qnn.gates().detach(), x[0], options.threads)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     with torch.no_grad():
         for _ in range(options.rounds + 1):
@@ -138,7 +138,7 @@ def make_operators(device: DeviceQNN, x: Tensor) -> None:
     device.probabilities(x[:1])
 
 
-def aer(device: DeviceQNN, x: Tensor, threads: int) -> Callable[[], torch.Tensor]:
+def aer(device: DeviceQNN, gates: Tensor, x: Tensor, threads: int) -> Callable[[], torch.Tensor]:
     """Return what simulates one image: the gates as they are, each followed by its noise."""
     import torch
     from qiskit import QuantumCircuit
@@ -154,7 +154,7 @@ def aer(device: DeviceQNN, x: Tensor, threads: int) -> Callable[[], torch.Tensor
     error = depolarizing_error(noise.depolarizing, 2).to_instruction()
     circuit = QuantumCircuit(n)
     circuit.set_statevector(turned.numpy())
-    for gate, (a, b) in zip(device.qnn.gates().detach(), device.ansatz.pairs, strict=True):
+    for gate, (a, b) in zip(gates, device.ansatz.pairs, strict=True):
         circuit.unitary(gate.numpy(), [b, a])
         circuit.append(error, [a, b])
     circuit.save_probabilities()

@@ -126,7 +126,7 @@ def test_commands_of_the_pages_are_right_use(
     monkeypatch.setattr(stopwatch, "table", lambda report: "")
     monkeypatch.setattr(stopwatch, "save", lambda report, folder: "")
     monkeypatch.setattr(study, "carry_out", asked.append)
-    if module == "experiments.bench_ppo":
+    if module in ("experiments.bench_ppo", "experiments.bench_device"):
         monkeypatch.setattr(importlib.import_module(module), "run", asked.append)
     try:
         status = main(arguments)
@@ -148,7 +148,16 @@ def help_of(module: str, *arguments: str) -> str:
 
 def test_options_that_the_pages_name_are_there() -> None:
     pytest.importorskip("stable_baselines3")
-    others = ("bench", "bench_ppo", "measure", "device", "watch", "figures", "study")
+    others = (
+        "bench",
+        "bench_ppo",
+        "bench_device",
+        "measure",
+        "device",
+        "watch",
+        "figures",
+        "study",
+    )
     commands = (*EXPERIMENTS, *others)
     helps = [help_of(name) for name in commands]
     of_others = {"--logdir"}  # of the program tensorboard

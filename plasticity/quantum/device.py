@@ -105,8 +105,8 @@ class DeviceQNN(nn.Module):
     the outputs are those of the frequencies, and their derivative is that of the readout there. A
     large circuit's operators are made twice then, so that they need not all be kept in memory.
 
-    While no gradient is asked for, operators are kept, and used again as long as gates and noise
-    are the same.
+    While no gradient is asked for, the operators of up to 32 outcomes are kept, and used again as
+    long as gates and noise are the same. More are made 32 at a time, and each time anew.
 
     Args:
         qnn: The layer. Its gates must be unitary and independent of the data.
@@ -132,7 +132,7 @@ class DeviceQNN(nn.Module):
         _check_gates(qnn)
         self.qnn, self.noise, self.shots = qnn, noise or NoiseModel(), shots
         self.generator = generator
-        self._kept: tuple[Tensor, NoiseModel, list[Tensor], tuple[int, ...]] | None = None
+        self._kept: tuple[Tensor, NoiseModel, Tensor, tuple[int, ...]] | None = None
 
     def __getstate__(self) -> dict[str, object]:  # copies and pickles begin without operators
         return self.__dict__ | {"_kept": None}
@@ -210,8 +210,8 @@ class DeviceQNN(nn.Module):
             ``(outcomes, 2**num_qubits, 2**num_qubits)``, complex, Hermitian, with eigenvalues in
             [0, 1]; of a readout of Z one operator, that of reading 0.
         """
-        parts, sizes = self._operators()
-        operators = torch.cat([as_operators(part) for part in parts])
+        parts = [(as_operators(matrices), sizes) for matrices, sizes in self._operators()]
+        operators, sizes = torch.cat([part for part, _ in parts]), parts[0][1]
         n = self.ansatz.num_qubits
         inside = [q for q, size in enumerate(sizes) if size > 1]
         outside = [q for q, size in enumerate(sizes) if size == 1]
@@ -232,24 +232,22 @@ class DeviceQNN(nn.Module):
         """Describe noise and shots in one line."""
         return f"{self.noise}, shots={self.shots}"
 
-    def _operators(self) -> tuple[list[Tensor], tuple[int, ...]]:
-        """Return operators as real matrices, some outcomes a part, and the qubits' sizes."""
+    def _operators(self) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
+        """Yield operators as real matrices, some outcomes at once, and the qubits' sizes."""
         gates = self._circuit.gates()
         keeps = not torch.is_grad_enabled() and not is_transformed(gates)
         if keeps and self._kept is not None:
-            kept_gates, kept_noise, parts, sizes = self._kept
-            same_kind = parts[0].dtype == self._dtype and parts[0].device == gates.device
+            kept_gates, kept_noise, matrices, sizes = self._kept
+            same_kind = matrices.dtype == self._dtype and matrices.device == gates.device
             if same_kind and kept_noise == self.noise and torch.equal(kept_gates, gates):
-                return parts, sizes
+                yield matrices, sizes
+                return
         self._kept = None  # before others are made
-        parts, all_sizes = [], set()
-        for part, sizes in self._made(gates):
-            parts.append(part)
-            all_sizes.add(sizes)
-        (sizes,) = all_sizes
-        if keeps and len(parts) == 1:
-            self._kept = gates.clone(), self.noise, parts, sizes
-        return parts, sizes
+        num_outcomes = self.readout.num_outcomes(self.ansatz.num_qubits)
+        for matrices, sizes in self._made(gates):
+            if keeps and matrices.shape[2] == (num_outcomes or 1):  # all of them
+                self._kept = gates.clone(), self.noise, matrices, sizes
+            yield matrices, sizes
 
     def _made(self, gates: Tensor) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
         """Make operators, ``OUTCOMES`` at once."""
@@ -267,27 +265,25 @@ class DeviceQNN(nn.Module):
             yield as_matrices(pulled, sizes), sizes
 
     def _probabilities(self, x: Tensor) -> Tensor:
-        parts, sizes = self._operators()
+        """Return the probabilities of samples at unit norm."""
         n = self.ansatz.num_qubits
-        inside = [q for q, size in enumerate(sizes) if size > 1]
-        others = 2 ** (n - len(inside))
-        if others > 1:  # of states of the qubits outside, the probabilities are added
-            x = torch.nn.functional.pad(x, (0, 2**n - x.shape[1]))
-            outside = [q for q in range(n) if q not in inside]
-            x = x.view(-1, *(2,) * n).permute(0, *(1 + q for q in (*outside, *inside)))
-            x = x.reshape(-1, 2 ** len(inside))
-        features = x.shape[1]
         read = []
-        for part in parts:
-            matrices = part[:features, :features]
+        for matrices, sizes in self._operators():
+            outside = [q for q, size in enumerate(sizes) if size == 1]
+            states = x
+            if outside:  # over their states, the probabilities are added
+                inside = [q for q, size in enumerate(sizes) if size > 1]
+                states = torch.nn.functional.pad(x, (0, 2**n - x.shape[1])).view(-1, *(2,) * n)
+                states = states.permute(0, *(1 + q for q in (*outside, *inside)))
+                states = states.reshape(-1, len(matrices))
+            features = states.shape[1]
+            matrices = matrices[:features, :features]
             if torch.is_grad_enabled() or is_transformed(x):
-                read.append(expectations(x, matrices))
+                p = expectations(states, matrices)
             else:
-                chunks = [expectations(some, matrices) for some in x.split(SAMPLES)]
-                read.append(torch.cat(chunks))
-        p = torch.cat(read, 1)
-        p = p.unflatten(0, (-1, others)).sum(1) if others > 1 else p
-        p = p.clamp(0, 1)  # rounding
+                p = torch.cat([expectations(some, matrices) for some in states.split(SAMPLES)])
+            read.append(p.unflatten(0, (-1, 2 ** len(outside))).sum(1) if outside else p)
+        p = torch.cat(read, 1).clamp(0, 1)  # rounding
         return p if self.readout.qubit is None else p.squeeze(1)
 
     def _drawn(self, probabilities: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ from experiments.parts import bench_options, cli, contestants
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
-    "mnist", "cifar", "qdata", "ant", "bench", "bench_ppo", "figures", "measure", "device",
-    "watch", "study",
+    "mnist", "cifar", "qdata", "ant", "bench", "bench_ppo", "bench_device", "figures", "measure",
+    "device", "watch", "study",
 )  # fmt: skip
 # What is said to a command so that it does something, if only for a moment.
 WORDS = {
