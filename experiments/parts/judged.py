@@ -32,7 +32,9 @@ class Judged:
         drop: Their difference, and the verdict on it.
         slope: Change of the score in 100 tasks.
         gap: How much better a new network learns the same tasks; None where it is not recorded.
-        growth: Logarithm of last over first norm of the parameters; None where it is not recorded.
+        growth: Logarithm of the parameters' norm, last over first tenth of the tasks; None where it
+            is not recorded.
+        growth_in_all: The same, last tenth over first task.
     """
 
     arm: str
@@ -43,6 +45,7 @@ class Judged:
     slope: Flatness
     gap: Estimate | None
     growth: Estimate | None
+    growth_in_all: Estimate | None
 
     @property
     def parameters(self) -> str:
@@ -98,6 +101,7 @@ def judged(found: Gathered, score: str) -> tuple[list[Judged], dict[str, str]]:
         Judged(
             arm, of_seeds, estimate(of_seeds["early"]), estimate(of_seeds["level"]), drops[arm],
             slopes[arm], gap(found, arm, score), growth(found, arm),
+            growth(found, arm, in_all=True),
         )
         for arm, of_seeds in summaries.items()
     ]  # fmt: skip
@@ -151,13 +155,22 @@ def gap(found: Gathered, arm: str, score: str) -> Estimate | None:
     return estimate(means) if means else None
 
 
-def growth(found: Gathered, arm: str) -> Estimate | None:
-    """Return the logarithm of the norm of an arm's parameters, last over first tenth of tasks."""
+def growth(found: Gathered, arm: str, *, in_all: bool = False) -> Estimate | None:
+    """Return the logarithm of the norm of an arm's parameters, last over first tenth of tasks.
+
+    Args:
+        found: The study's numbers.
+        arm: Its name.
+        in_all: Compare with the first task, and not with the first tenth: parameters may have
+            stopped to grow before the first tenth is over.
+    """
     for column in NORMS:
         values = found.of(arm, column)
         if values is None:
             continue
         first, last = ends(values)
+        if in_all:
+            first = np.array([row[np.isfinite(row)][0] for row in values if np.isfinite(row).any()])
         if len(first) and (first > 0).all() and (last > 0).all():
             return estimate(np.log(last / first))
     return None

@@ -169,6 +169,7 @@ def _summary(
                 "p_flat": one.slope.p, "p_flat_adjusted": one.slope.p_adjusted,
             }  # fmt: skip
             line |= _numbers("gap", one.gap) | _numbers("log_growth", one.growth)
+            line |= _numbers("log_growth_in_all", one.growth_in_all)
             line["parameters"] = one.parameters
         for name, of_arms in metrics.items():
             if arm in of_arms:

@@ -151,6 +151,7 @@ def sceptic(arms: Sequence[Judged]) -> str:
         (
             f"`{one.arm}`",
             factor(one.growth),
+            factor(one.growth_in_all) if one.growth_in_all else "",
             one.parameters,
             one.drop.verdict,
             READINGS.get((one.parameters, one.drop.verdict), "open"),
@@ -165,9 +166,10 @@ def sceptic(arms: Sequence[Judged]) -> str:
         "The growth is the norm of the parameters, last over first tenth of the tasks (geometric "
         f"mean over seeds). They *grow* if its 95 % interval lies above {GROWN:g}, and are *held* "
         "if it lies below. An arm that is **held and loses**, or **grows and keeps**, speaks "
-        "against the hypothesis."
+        "against the hypothesis. Growth *in all* is that since the first task: look at it, too, "
+        "since parameters may have stopped to grow before the first tenth is over."
     )
-    titles = ("arm", "growth of the norm", "parameters", "verdict", "reading")
+    titles = ("arm", "growth of the norm", "in all", "parameters", "verdict", "reading")
     return "\n".join(["## A sceptic's table", "", text, "", table(titles, rows)])
 
 

@@ -206,6 +206,10 @@ def test_growth_is_the_mean_logarithm_of_last_over_first_norm() -> None:
     grown = growth(found, "mlp")
     assert grown is not None
     assert grown.estimate == pytest.approx(statistics.fmean(map(math.log, ratios)), rel=1e-5)
+    in_all = growth(found, "mlp", in_all=True)
+    ratios = [float(row[-2:].mean() / row[0]) for row in norm]
+    assert in_all is not None
+    assert in_all.estimate == pytest.approx(statistics.fmean(map(math.log, ratios)), rel=1e-5)
     del found.columns["mlp"]["weight_norm"]
     assert growth(found, "mlp") is None
     found.columns["mlp"]["circuit_angle_norm"] = norm
@@ -279,6 +283,8 @@ def test_sceptic_sees_who_is_held_and_loses_and_who_grows_and_keeps(report: Path
     assert readings["free-brickwork"] == "**held and loses**"
     assert readings["mlp-bounded"] == readings["mlp+l2-init"] == "open"
     assert lines["stiefel"]["growth of the norm"].startswith("1.02 [1.0")
+    tenth, in_all = (lines["mlp"][title] for title in ("growth of the norm", "in all"))
+    assert float(in_all.partition(" ")[0]) > float(tenth.partition(" ")[0]) > 2
 
 
 @pytest.mark.parametrize(
