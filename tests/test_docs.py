@@ -166,6 +166,17 @@ def test_pages_with_measured_percentages_are_found() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["mnist", "digits"])
+def test_table_of_a_run_on_a_device_is_that_of_its_records(name: str) -> None:
+    from experiments.parts.device_table import table
+
+    rows = read_rows(DOCS / "records" / f"device-{name}", "device.jsonl")
+    lines = table({"quantum (QNN)": rows}).splitlines()
+    rows_of_table = [line for line in lines if line.startswith("|")]
+    assert len(rows_of_table) > 20
+    assert "\n".join(rows_of_table) in page("device")
+
+
 @pytest.mark.parametrize("name", sorted(p.name for p in (DOCS / "records/studies").iterdir()))
 def test_table_of_a_study_is_that_of_its_records(name: str, tmp_path) -> None:
     from experiments.parts.gathered import load_records
