@@ -64,6 +64,8 @@ def test_python_of_the_pages_runs(
 ) -> None:
     if "stable_baselines3" in code or "gymnasium" in code:
         pytest.importorskip("stable_baselines3")
+    if "quantum.export" in code:
+        pytest.importorskip("qiskit")
     monkeypatch.chdir(tmp_path)
     if "sys.argv" in code or "gymnasium.register(" in code:  # would stay registered here
         run_as_program(code, tmp_path)
