@@ -1,5 +1,6 @@
 """How the documentation is built: ``sphinx-build -W docs docs/_build``."""
 
+import logging
 import sys
 from pathlib import Path
 
@@ -7,6 +8,9 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 from plasticity import __version__  # noqa: E402
+
+# An example uses qiskit, which logs what it does.
+logging.getLogger("qiskit").setLevel(logging.WARNING)
 
 project = "quantum-plasticity"
 author = "the authors of quantum-plasticity"

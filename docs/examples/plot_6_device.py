@@ -108,7 +108,7 @@ axes.errorbar(
 )
 axes.set(xlabel="outcome (digit)", ylabel="probability", xticks=range(10))
 axes.legend(frameon=False)
-axes.set_title("one image under noise; bars: 95 % of the shots' error", fontsize=10)
+_ = axes.set_title("one image under noise; bars: 95 % of the shots' error", fontsize=10)
 
 # %%
 # For a device, transpile the circuit once more with the device's coupling: the pairs of a brickwork

@@ -1,7 +1,7 @@
 """A quantum layer as a device would run it: with noise and a finite number of measurements.
 
 Nothing is simulated sample by sample. The circuit does not depend on the data, and neither does its
-noise, so the probability of each outcome is p_k(x) = <x| E_k |x>, with effective measurement
+noise, so the probability of each outcome is ``p_k(x) = <x| E_k |x>``, with effective measurement
 operators E_k that are computed once. It is exact. Measurements (shots) are then drawn from their
 law, which is multinomial.
 """
@@ -49,9 +49,9 @@ class NoiseModel:
             ``depolarizing_error(l, 2)``; in TensorCircuit,
             ``isotropicdepolarizingchannel(15 l / 16, 2)``. If a device makes a gate of three CX,
             each depolarised with probability m, then l = 1 - (1 - m)**3.
-        damping: Probability g with which a qubit in |1> falls to |0> during a gate (amplitude
-            damping): Kraus operators diag(1, sqrt(1 - g)) and sqrt(g) |0><1|. Over a time t it is
-            1 - exp(-t / T1).
+        damping: Probability g with which a qubit falls from 1 to 0 during a gate (amplitude
+            damping): Kraus operators [[1, 0], [0, sqrt(1 - g)]] and [[0, sqrt(g)], [0, 0]]. Over a
+            time t it is 1 - exp(-t / T1).
         readout_error: Probability to read a bit wrongly; or two: to read 1 where it is 0, and to
             read 0 where it is 1.
 
@@ -204,7 +204,7 @@ class DeviceQNN(nn.Module):
     def operators(self) -> Tensor:
         """Return the effective measurement operators E_k.
 
-        The probability of outcome k is <x| E_k |x>, with x padded and scaled to unit norm.
+        The probability of outcome k is ``<x| E_k |x>``, with x padded and scaled to unit norm.
 
         Returns:
             ``(outcomes, 2**num_qubits, 2**num_qubits)``, complex, Hermitian, with eigenvalues in
