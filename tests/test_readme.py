@@ -121,6 +121,8 @@ def test_commands_of_the_pages_are_right_use(
     module, *arguments = shlex.split(command)
     if module in ("experiments.ant", "experiments.bench_ppo"):
         pytest.importorskip("stable_baselines3")
+    if "--qasm" in arguments:
+        pytest.importorskip("qiskit")
     main, asked = command_main(module), []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(running, "run", lambda *parsed: asked.append(parsed))
