@@ -290,6 +290,25 @@ def qnn_probabilities(qnn: QNN, x: torch.Tensor) -> torch.Tensor:
     return (qnn(x) - 1e-9).sigmoid()  # of log odds
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_gives_the_same_probabilities_and_gradients_and_draws_shots() -> None:
+    for readout in (LogOdds(5), PauliZ(2)):
+        qnn, x = layer(Ring(6, 2), readout), samples(4, 60)
+        on_cpu = qnn.on_device(NOISES["all"])
+        expected = on_cpu.probabilities(x)
+        (gradient,) = torch.autograd.grad(expected.square().sum(), qnn.angles)
+        on_cuda = copy.deepcopy(qnn).cuda().on_device(NOISES["all"], shots=1000)
+        found = on_cuda.probabilities(x.cuda())
+        torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=1e-12)
+        (theirs,) = torch.autograd.grad(found.square().sum(), on_cuda.qnn.angles)
+        torch.testing.assert_close(theirs.cpu(), gradient, rtol=0, atol=1e-10)
+        with torch.no_grad():
+            torch.testing.assert_close(on_cuda.probabilities(x.cuda()), found.detach())
+        frequencies = on_cuda.counts(x.cuda()).cpu() / 1000
+        assert (frequencies - expected).abs().max() < 0.1
+
+
 def test_it_does_not_follow_autocast() -> None:
     qnn = layer(Brickwork(4, 2), LogOdds(3)).float()
     device, x = qnn.on_device(NOISES["all"]), samples(3, 16).float()
