@@ -25,8 +25,8 @@ import tyro
 
 from experiments.figures import experiment_of
 from experiments.parts import cli
-from experiments.parts.experiment import MAY_BE_EMPTY, Experiment, Failure, TaskOptions, UsageError
-from experiments.parts.kept import config_of, find_arms, load_data, load_network, networks_of
+from experiments.parts.experiment import MAY_BE_EMPTY, Experiment, Failure, UsageError
+from experiments.parts.kept import find_arms, load_network, networks_of, open_records, untrained
 from experiments.parts.labels import arm_name, labels_of
 
 if TYPE_CHECKING:
@@ -101,10 +101,8 @@ def evaluate_run(command: Device) -> None:
         UsageError: There is no such arm, or none with a circuit.
         Failure: The run cannot be used, or the data is not the run's.
     """
-    import torch
-
     from experiments.parts.conditions import conditions_for
-    from experiments.parts.running import library_errors, progress_bar, rows_done
+    from experiments.parts.running import library_errors, progress_bar
     from plasticity.results.record import read_run
 
     with library_errors(), contextlib.ExitStack() as opened:
@@ -116,25 +114,15 @@ def evaluate_run(command: Device) -> None:
             raise UsageError(f"{folder.path}: runs of {experiment.name} have no tasks to evaluate")
         there = folder.arms()
         arms = find_arms(experiment, there, command.arms, "experiments.device")
-        # All of them first: what is wrong with the last shows before the first is evaluated.
-        records = {
-            path: opened.enter_context(folder.arm(arm_name(path), there[path])) for path in arms
-        }
-        if not any(record.rows for record in records.values()):
-            raise Failure(f"{folder.path}: no task is finished yet, so nothing can be evaluated")
+        records = open_records(folder, arms, opened)
         ready: dict[Path, Supervised] = {}
         unfit: dict[str, str] = {}
         for path, record in records.items():
-            name = arm_name(path)
-            if not record.rows:
-                print(f"{name}: no task is finished yet")
-                continue
-            config = config_of(experiment, folder, rows_done(experiment, record.rows))
-            torch.set_num_threads(config.threads)
-            data = load_data(experiment, folder, config, record, command.dataset, command.data_root)
-            arm: Any = experiment.build(config, data, arms[path], name, TaskOptions(arms=(name,)))
+            arm = untrained(
+                experiment, folder, arms[path], record, command.dataset, command.data_root
+            )
             if why := unfit_for_device(arm):
-                unfit[name] = why
+                unfit[arm_name(path)] = why
             else:
                 ready[path] = arm
         if unfit and (command.arms or not ready):

@@ -23,8 +23,8 @@ import tyro
 from experiments.figures import experiment_of
 from experiments.parts import cli
 from experiments.parts.drawing import draw_run
-from experiments.parts.experiment import Failure, TaskOptions, UsageError
-from experiments.parts.kept import config_of, find_arms, load_data, load_network, networks_of
+from experiments.parts.experiment import UsageError
+from experiments.parts.kept import find_arms, load_network, networks_of, open_records, untrained
 from experiments.parts.labels import arm_name
 
 if TYPE_CHECKING:
@@ -62,10 +62,7 @@ def measure_run(command: Measure) -> None:
         UsageError: There is no such metric or arm, or a metric needs the training itself.
         Failure: The run cannot be used, or the data is not the run's.
     """
-    import torch
-
-    from experiments.parts.running import library_errors, progress_bar, rows_done
-    from experiments.parts.supervised import Supervised
+    from experiments.parts.running import library_errors, progress_bar
     from plasticity.results.record import read_run
 
     with library_errors(), contextlib.ExitStack() as opened:
@@ -74,24 +71,12 @@ def measure_run(command: Measure) -> None:
         if not experiment.metrics:
             raise UsageError(f"{folder.path}: runs of {experiment.name} have no tasks to measure")
         metrics = find_metrics(command.metrics)
-        there = folder.arms()
-        arms = find_arms(experiment, there, command.arms, "experiments.measure")
-        # All of them first: what is wrong with the last shows before the first is measured.
-        records = {
-            path: opened.enter_context(folder.arm(arm_name(path), there[path])) for path in arms
-        }
-        if not any(record.rows for record in records.values()):
-            raise Failure(f"{folder.path}: no task is finished yet, so nothing can be measured")
+        arms = find_arms(experiment, folder.arms(), command.arms, "experiments.measure")
+        records = open_records(folder, arms, opened)
         for path, record in records.items():
-            if not record.rows:
-                print(f"{arm_name(path)}: no task is finished yet")
-                continue
-            config = config_of(experiment, folder, rows_done(experiment, record.rows))
-            torch.set_num_threads(config.threads)
-            data = load_data(experiment, folder, config, record, command.dataset, command.data_root)
-            options = TaskOptions(arms=(arm_name(path),))
-            ready = experiment.build(config, data, arms[path], arm_name(path), options)
-            assert isinstance(ready, Supervised)
+            ready = untrained(
+                experiment, folder, arms[path], record, command.dataset, command.data_root
+            )
             networks = networks_of(record)
             with progress_bar(total=len(networks), desc=arm_name(path), unit="network") as bar:
                 measured = measure_arm(ready, metrics, networks, bar.update)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from experiments.parts.labels import arm_name
 
 if TYPE_CHECKING:
     from experiments.parts.arms import ArmConfig
+    from experiments.parts.supervised import Supervised
     from plasticity.learning.learner import Learner
     from plasticity.results.record import ArmRecord, RunFolder
 
@@ -66,6 +68,62 @@ def find_arms(
             f"{command}.main from the program that registers it"
         ) from reason
     return arms
+
+
+def open_records(
+    folder: RunFolder, arms: Mapping[Path, ArmConfig], opened: ExitStack
+) -> dict[Path, ArmRecord]:
+    """Return the records of arms that have finished a task, all of them locked.
+
+    All are opened first: what is wrong with the last shows before anything is done with the first.
+
+    Raises:
+        Failure: No arm has finished a task.
+    """
+    there = folder.arms()
+    records = {path: opened.enter_context(folder.arm(arm_name(path), there[path])) for path in arms}
+    if not any(record.rows for record in records.values()):
+        raise Failure(f"{folder.path}: no task is finished yet, so there is no network")
+    for path in [path for path, record in records.items() if not record.rows]:
+        print(f"{arm_name(path)}: no task is finished yet")
+        del records[path]
+    return records
+
+
+def untrained(
+    experiment: Experiment[Any],
+    folder: RunFolder,
+    arm: ArmConfig,
+    record: ArmRecord,
+    dataset: str | None,
+    data_root: Path,
+) -> Supervised:
+    """Return an arm as it was before its first task, with the run's threads set.
+
+    Args:
+        experiment: Which its run is of.
+        folder: Its run.
+        arm: What it is made of.
+        record: Of the arm.
+        dataset: The run's data set, if its file lies elsewhere now.
+        data_root: As ``load_data``.
+
+    Raises:
+        UsageError: There is no such data set.
+        Failure: The run cannot be used, or the data is not the run's.
+    """
+    import torch
+
+    from experiments.parts.running import rows_done
+    from experiments.parts.supervised import Supervised
+
+    name = arm_name(record.path)
+    config = config_of(experiment, folder, rows_done(experiment, record.rows))
+    torch.set_num_threads(config.threads)
+    data = load_data(experiment, folder, config, record, dataset, data_root)
+    ready = experiment.build(config, data, arm, name, TaskOptions(arms=(name,)))
+    assert isinstance(ready, Supervised)
+    return ready
 
 
 def config_of(experiment: Experiment[Any], folder: RunFolder, num_tasks: int) -> TaskSetting:

@@ -1,15 +1,18 @@
-"""What tests of measure share: runs of tiny arms, and what was measured of them."""
+"""What tests of measure and device share: runs of tiny arms, what was measured, what is refused."""
 
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from experiments import cifar, measure, mnist, qdata
 from experiments.parts import cli
 from experiments.parts.experiment import Experiment
 from plasticity.results.record import read_rows
-from tests.experiments.runs import arm_folder, run_folder
+from tests.experiments.runs import arm_folder, run_folder, snapshot
 
 EXPERIMENTS: dict[str, Experiment[Any]] = {
     "mnist": mnist.EXPERIMENT, "cifar": cifar.EXPERIMENT, "qdata": qdata.EXPERIMENT
@@ -58,3 +61,25 @@ def measured(folder: Path, arm: str) -> dict[int, dict[str, float]]:
     """Return what was measured of an arm, by task."""
     rows = read_rows(arm_folder(folder, arm), "measured.jsonl")
     return {row["task"]: {k: v for k, v in row.items() if k != "task"} for row in rows}
+
+
+def refusal(
+    main: Callable[[Sequence[str]], int],
+    words: Sequence[Any],
+    status: int,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> str:
+    """Return how a command refuses: in one or two lines, and no file is changed or lost."""
+    before = snapshot(folder)
+    capsys.readouterr()
+    assert main([str(word) for word in words]) == status
+    printed, said = capsys.readouterr()
+    of_bar = re.compile("(network|condition)/s")
+    lines = [line for line in re.split(r"[\r\n]+", said) if line and not of_bar.search(line)]
+    said = "\n".join(lines)
+    assert said.startswith("error: ")
+    assert len(lines) <= (1 if status == 2 else 2)
+    assert "Traceback" not in printed + said
+    assert snapshot(folder) == before
+    return said

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -19,8 +18,8 @@ from experiments.parts import device_figure, drawing
 from plasticity.quantum.layer import QNN
 from plasticity.results import provenance
 from plasticity.results.record import open_run, read_run
-from tests.experiments.measuring import train, write_data
-from tests.experiments.runs import arm_folder, snapshot
+from tests.experiments.measuring import refusal, train, write_data
+from tests.experiments.runs import arm_folder
 
 SHORT = ("--shots=5", "--depolarizing=0.1", "--readout-error")
 
@@ -56,17 +55,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[...,
     """Evaluate what cannot be: one or two lines, and no file written, changed or lost."""
 
     def refuse(*words: Any, status: int) -> str:
-        before = snapshot(tmp_path)
-        capsys.readouterr()
-        assert device.main([str(word) for word in words]) == status
-        printed, said = capsys.readouterr()
-        lines = [line for line in re.split(r"[\r\n]+", said) if line and "condition" not in line]
-        said = "\n".join(lines)
-        assert said.startswith("error: ")
-        assert len(lines) <= (1 if status == 2 else 2)
-        assert "Traceback" not in printed + said
-        assert snapshot(tmp_path) == before
-        return said
+        return refusal(device.main, words, status, tmp_path, capsys)
 
     return refuse
 

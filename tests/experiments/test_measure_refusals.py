@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -22,8 +21,8 @@ from plasticity.networks import NETWORKS
 from plasticity.remedies import REMEDIES
 from plasticity.results import provenance
 from plasticity.results.record import open_run, read_run
-from tests.experiments.measuring import KEPT, measured, start, train, write_data
-from tests.experiments.runs import arm_folder, arm_folders, snapshot
+from tests.experiments.measuring import KEPT, measured, refusal, start, train, write_data
+from tests.experiments.runs import arm_folder, arm_folders
 
 
 @pytest.fixture(autouse=True)
@@ -56,17 +55,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[...,
     """Measure what cannot be: one or two lines, and no file written, changed or lost."""
 
     def refuse(*words: Any, status: int) -> str:
-        before = snapshot(tmp_path)
-        capsys.readouterr()
-        assert measure.main([str(word) for word in words]) == status
-        printed, said = capsys.readouterr()
-        lines = [line for line in re.split(r"[\r\n]+", said) if line and "network/s" not in line]
-        said = "\n".join(lines)
-        assert said.startswith("error: ")
-        assert len(lines) <= (1 if status == 2 else 2)
-        assert "Traceback" not in printed + said
-        assert snapshot(tmp_path) == before
-        return said
+        return refusal(measure.main, words, status, tmp_path, capsys)
 
     return refuse
 
