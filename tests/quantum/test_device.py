@@ -47,13 +47,8 @@ ANSAETZE = {
 
 
 def readouts_of(num_qubits: int):
-    return [
-        LogOdds(3),
-        LogProbabilities(2),
-        Probabilities(),
-        PauliZ(0),
-        SignedPauliZ(num_qubits - 1),
-    ]
+    of_states = [LogOdds(3), LogProbabilities(2), Probabilities()]
+    return [*of_states, PauliZ(0), PauliZ(1), SignedPauliZ(num_qubits - 1)]
 
 
 def layer(ansatz: Ansatz, readout, seed: int = 0) -> QNN:
