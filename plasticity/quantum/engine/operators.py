@@ -8,7 +8,9 @@ on the words of two qubits. A qubit on which an operator is the identity needs o
 four; one on which it is diagonal needs two. So an operator grows as gates reach it.
 
 Operators are arrays ``(words, outcomes)``: the word's letters, I, X, Y, Z, qubit by qubit, and the
-outcomes last, so that each product is one of wide matrices.
+outcomes last, so that each product is one of wide matrices. A gate is a block of its own: it is as
+large as the blocks of four qubits that carry states. Two gates fused into a 64x64 matrix on three
+qubits were measured, and took a fifth longer than one after the other.
 """
 
 from __future__ import annotations
