@@ -1,5 +1,6 @@
 """What the documentation says of columns, exports, presets, numbers and files is what there is."""
 
+import dataclasses
 import importlib.util
 import re
 from pathlib import Path
@@ -186,3 +187,40 @@ def test_table_of_a_study_is_that_of_its_records(name: str, tmp_path) -> None:
     report = report_on(load_records(DOCS / "records/studies" / name, find(name)), tmp_path)
     table = report.read_text().partition("## Verdicts")[2].split("\n\n")[1].strip()
     assert table in (DOCS / "studies" / "verdict.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["mnist-why", "qdata-why"])
+def test_tables_of_the_pilot_are_those_of_its_records(name: str) -> None:
+    from experiments.parts import report_text
+    from experiments.parts.gathered import load_records
+    from experiments.parts.judged import comparisons, judged
+    from experiments.study import find
+
+    found = load_records(DOCS / "records/pilot" / name)
+    # What the page's command asks for: the study as it is, with three seeds.
+    assert found.study == dataclasses.replace(find(name), seeds=(0, 1, 2))
+    arms, silent = judged(found, "test_accuracy")
+    assert not silent
+    text = (DOCS / "studies/pilot.md").read_text()
+    for part in (
+        report_text.verdicts(arms, silent), report_text.pairs(comparisons(found, arms)),
+        report_text.power(arms), report_text.sceptic(arms),
+    ):  # fmt: skip
+        table = "\n".join(line for line in part.splitlines() if line.startswith("|"))
+        assert len(table.splitlines()) > 8
+        assert table in text
+
+
+def test_cost_of_the_pilot_is_that_of_its_records() -> None:
+    text = (DOCS / "studies/pilot.md").read_text()
+    seconds: dict[tuple[str, str], list[float]] = {}
+    for row in (DOCS / "records/pilot/cost.csv").read_text().splitlines()[1:]:
+        experiment, arm, _, spent = row.split(",")
+        seconds.setdefault((experiment, arm), []).append(float(spent))
+    assert len(seconds) == 38 + 22
+    for experiment in ("mnist", "qdata"):
+        means = {a: sum(s) / len(s) for (e, a), s in seconds.items() if e == experiment}
+        for arm, mean in means.items():
+            assert f"| `{arm}` | {mean:.0f} | {mean * 10 / 3600:.2f} |" in text
+        total = sum(means.values())
+        assert f"| all | {total:,.0f} | {total * 10 / 3600:.1f} |" in text
