@@ -56,7 +56,7 @@ class Device:
     state."""
     readout_error: Annotated[tuple[float, ...], MAY_BE_EMPTY] = (0.0, 1e-3, 1e-2, 3e-2, 1e-1)
     """Probabilities to read a bit wrongly."""
-    damping: Annotated[tuple[float, ...], MAY_BE_EMPTY] = ()
+    amplitude_damping: Annotated[tuple[float, ...], MAY_BE_EMPTY] = ()
     """Probabilities with which a qubit in |1> falls to |0> during a gate."""
     seed: int = 0
     """Of the shots."""
@@ -90,7 +90,7 @@ class Device:
         return {
             "depolarizing": self.depolarizing,
             "readout_error": self.readout_error,
-            "damping": self.damping,
+            "amplitude_damping": self.amplitude_damping,
         }
 
 

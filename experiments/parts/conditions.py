@@ -19,7 +19,7 @@ from plasticity.seeding import generator_for
 from plasticity.tasks.streams import Task
 
 COLUMNS = (
-    "task", "shots", "depolarizing", "damping", "readout_error", "accuracy", "read_share",
+    "task", "shots", "depolarizing", "amplitude_damping", "readout_error", "accuracy", "read_share",
     "samples", "changed",
 )  # fmt: skip
 """Of a row: the task, the condition, the test accuracy, the part of the shots that is read, the
@@ -49,7 +49,7 @@ class Condition:
         return {
             "shots": self.shots,
             "depolarizing": noise.depolarizing,
-            "damping": noise.damping,
+            "amplitude_damping": noise.amplitude_damping,
             "readout_error": noise.readout_error,
         }
 
@@ -188,7 +188,7 @@ def generator_of_shots(
     """Return what gives a generator for each condition, which no other condition changes."""
 
     def of(condition: Condition) -> torch.Generator:
-        drawn = generator_for(seed, f"shots {arm} {condition}", task)
+        drawn = generator_for(seed, f"shots {arm} {[*condition.columns.values()]}", task)
         return torch.Generator(device).manual_seed(drawn.initial_seed())
 
     return of

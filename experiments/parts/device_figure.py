@@ -18,7 +18,7 @@ ABSCISSAS = {
     "shots": "shots per sample",
     "depolarizing": "depolarising probability per gate",
     "readout_error": "readout error per bit",
-    "damping": "damping probability per gate and qubit",
+    "amplitude_damping": "amplitude damping per gate and qubit",
 }
 
 

@@ -9,7 +9,11 @@ from typing import Any
 
 from experiments.parts.curves import Rows
 
-NOISES = {"depolarizing": "depolarising", "readout_error": "readout error", "damping": "damping"}
+NOISES = {
+    "depolarizing": "depolarising",
+    "readout_error": "readout error",
+    "amplitude_damping": "amplitude damping",
+}
 """Columns of noise, and what they are called."""
 Noise = tuple[float, ...]
 NONE: Noise = (0.0,) * len(NOISES)

@@ -49,9 +49,9 @@ class NoiseModel:
             ``depolarizing_error(l, 2)``; in TensorCircuit,
             ``isotropicdepolarizingchannel(15 l / 16, 2)``. If a device makes a gate of three CX,
             each depolarised with probability m, then l = 1 - (1 - m)**3.
-        damping: Probability g with which a qubit falls from 1 to 0 during a gate (amplitude
-            damping): Kraus operators [[1, 0], [0, sqrt(1 - g)]] and [[0, sqrt(g)], [0, 0]]. Over a
-            time t it is 1 - exp(-t / T1).
+        amplitude_damping: Probability g with which each qubit of a gate falls from 1 to 0: Kraus
+            operators [[1, 0], [0, sqrt(1 - g)]] and [[0, sqrt(g)], [0, 0]]. Over a time t it is
+            1 - exp(-t / T1).
         readout_error: Probability to read a bit wrongly; or two: to read 1 where it is 0, and to
             read 0 where it is 1.
 
@@ -60,15 +60,18 @@ class NoiseModel:
 
     Example:
         >>> NoiseModel(depolarizing=1e-3, readout_error=0.01)
-        NoiseModel(depolarizing=0.001, damping=0.0, readout_error=0.01)
+        NoiseModel(depolarizing=0.001, amplitude_damping=0.0, readout_error=0.01)
     """
 
     depolarizing: float = 0.0
-    damping: float = 0.0
+    amplitude_damping: float = 0.0
     readout_error: float | tuple[float, float] = 0.0
 
     def __post_init__(self) -> None:
-        values = {"depolarizing": [self.depolarizing], "damping": [self.damping]}
+        values = {
+            "depolarizing": [self.depolarizing],
+            "amplitude_damping": [self.amplitude_damping],
+        }
         for name, of_name in (values | {"readout_error": self.flips}).items():
             for value in of_name:
                 if not 0 <= value <= 1:
@@ -252,7 +255,7 @@ class DeviceQNN(nn.Module):
     def _made(self, gates: Tensor) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
         """Make operators, ``OUTCOMES`` at once."""
         ansatz, readout, noise = self.ansatz, self.readout, self.noise
-        transfers = pulling_back(gates, noise.depolarizing, noise.damping).to(self._dtype)
+        transfers = pulling_back(gates, noise.depolarizing, noise.amplitude_damping).to(self._dtype)
         num_outcomes = readout.num_outcomes(ansatz.num_qubits)
         if num_outcomes is None:
             initial = reading_zero(noise.flips).unsqueeze(1).to(transfers)

@@ -10,13 +10,13 @@ import pytest
 from experiments.parts.device_figure import figure
 from experiments.parts.device_table import Ends, OfArm, ends_of, table
 
-QUOTED = {"depolarizing": 1e-3, "damping": 0.0, "readout_error": 1e-2}
-NONE = {"depolarizing": 0.0, "damping": 0.0, "readout_error": 0.0}
+QUOTED = {"depolarizing": 1e-3, "amplitude_damping": 0.0, "readout_error": 1e-2}
+NONE = {"depolarizing": 0.0, "amplitude_damping": 0.0, "readout_error": 0.0}
 KEPT = (0, 1, 2, 4, 8, 16, 19)
 
 
 def key(noise: dict[str, float], shots: int | None = None) -> tuple[Any, ...]:
-    return (noise["depolarizing"], noise["readout_error"], noise["damping"]), shots
+    return (noise["depolarizing"], noise["readout_error"], noise["amplitude_damping"]), shots
 
 
 def made_up_rows(
@@ -141,7 +141,7 @@ def test_the_table_has_a_line_for_each_arm_and_condition() -> None:
     assert cells[4] == str(arm.accuracy(key(QUOTED, 100), (1, 2)))
     change = arm.change(key(QUOTED, 100))
     assert cells[6] == f"{change.value:+.4f} ± {change.half:.4f}"
-    assert "| damping |" not in text
+    assert "| amplitude damping |" not in text
 
 
 def test_panels_show_each_condition_once_and_zero_and_infinity_beside_the_axis() -> None:

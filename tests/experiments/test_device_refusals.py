@@ -64,7 +64,7 @@ WRONG_USE = {
     "--depolarizing 1.5": "--depolarizing 1.5: a probability, 0 to 1",
     "--depolarizing 0 nan": "--depolarizing nan: a probability, 0 to 1",
     "--readout-error -0.1": "--readout-error -0.1: a probability, 0 to 1",
-    "--damping 2": "--damping 2: a probability, 0 to 1",
+    "--amplitude-damping 2": "--amplitude-damping 2: a probability, 0 to 1",
     "--shots 0": "--shots 0: 1 to 10^12",
     "--shots 100 -3": "--shots -3: 1 to 10^12",
     "--shots 10000000000000": "--shots 10000000000000: 1 to 10^12",
@@ -215,7 +215,7 @@ def test_help_tells_of_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert not stopped.value.code
     text = " ".join(capsys.readouterr().out.split())
     for part in ("RUN", "--arms NAME", "--shots", "100 1000 10000 100000 1000000",
-                 "--depolarizing", "--readout-error", "--damping", "--seed", "--qasm",
+                 "--depolarizing", "--readout-error", "--amplitude-damping", "--seed", "--qasm",
                  "--dataset NAME|FILE.npz", "--data-root", "device.jsonl", "device.md",
                  "device.png", "circuit.qasm"):  # fmt: skip
         assert part in text

@@ -32,9 +32,9 @@ from tests.oracle import PAULI, amplitudes, tensorcircuit
 NOISES = {
     "none": NoiseModel(),
     "depolarising": NoiseModel(depolarizing=0.05),
-    "damping": NoiseModel(damping=0.07),
+    "damping": NoiseModel(amplitude_damping=0.07),
     "readout": NoiseModel(readout_error=(0.02, 0.11)),
-    "all": NoiseModel(depolarizing=0.03, damping=0.05, readout_error=(0.02, 0.11)),
+    "all": NoiseModel(depolarizing=0.03, amplitude_damping=0.05, readout_error=(0.02, 0.11)),
 }
 ANSAETZE = {
     "brickwork": Brickwork(4, 2),
@@ -65,7 +65,7 @@ def kraus_of(noise: NoiseModel) -> list[tuple[list[np.ndarray], int]]:
     """Kraus operators after each gate, and on how many qubits, in order, written out."""
     words = [np.kron(PAULI[a], PAULI[b]) for a, b in itertools.product("IXYZ", repeat=2)]
     weights = [1 - 15 / 16 * noise.depolarizing] + [noise.depolarizing / 16] * 15
-    g = noise.damping
+    g = noise.amplitude_damping
     damping = [np.diag([1, math.sqrt(1 - g)]), np.array([[0, math.sqrt(g)], [0, 0]])]
     return [
         ([math.sqrt(w) * word for w, word in zip(weights, words, strict=True)], 2),
@@ -120,7 +120,7 @@ def by_tensorcircuit(qnn: QNN, noise: NoiseModel, x: torch.Tensor) -> np.ndarray
     result = []
     with tensorcircuit("numpy"):
         depolarizing = tc.channels.isotropicdepolarizingchannel(15 / 16 * noise.depolarizing, 2)
-        damping = tc.channels.amplitudedampingchannel(noise.damping, 1)
+        damping = tc.channels.amplitudedampingchannel(noise.amplitude_damping, 1)
         for state in amplitudes(x, n).T:
             circuit = tc.DMCircuit(n, inputs=state)
             for gate, (a, b) in zip(gates, qnn.ansatz.pairs, strict=True):
@@ -178,7 +178,7 @@ def test_operators_give_the_probabilities_of_all_states(ansatz: str, noise: str)
 
 
 def test_probabilities_are_means_over_trajectories() -> None:
-    noise = NoiseModel(depolarizing=0.2, damping=0.15, readout_error=(0.05, 0.1))
+    noise = NoiseModel(depolarizing=0.2, amplitude_damping=0.15, readout_error=(0.05, 0.1))
     qnn = layer(Brickwork(3, 2), Probabilities())
     n, gates, x = 3, qnn.gates().detach().numpy(), samples(1, 8)
     chance = np.random.default_rng(5)
@@ -222,7 +222,7 @@ def test_full_depolarisation_leaves_uniform_outcomes() -> None:
 
 
 def test_full_damping_leaves_the_ground_state() -> None:
-    device = layer(Brickwork(4, 1), Probabilities()).on_device(NoiseModel(damping=1))
+    device = layer(Brickwork(4, 1), Probabilities()).on_device(NoiseModel(amplitude_damping=1))
     read = device.probabilities(samples(3, 16))
     torch.testing.assert_close(read, torch.eye(16, dtype=read.dtype)[:1].expand(3, -1))
 
@@ -269,7 +269,7 @@ def test_outcomes_and_samples_in_parts_are_the_whole(readout, monkeypatch) -> No
 def test_ten_qubits_in_single_precision_are_those_in_double() -> None:
     qnn = layer(Brickwork(10, 4), LogOdds(10))
     x = samples(20, 784).abs()
-    noise = NoiseModel(depolarizing=1e-3, damping=1e-3, readout_error=0.01)
+    noise = NoiseModel(depolarizing=1e-3, amplitude_damping=1e-3, readout_error=0.01)
     with torch.no_grad():
         exact = qnn.on_device(noise).probabilities(x)
         device = copy.deepcopy(qnn).float().on_device(noise)
@@ -518,8 +518,8 @@ def test_gradients_with_shots_are_the_readouts_at_the_frequencies() -> None:
     [
         {"depolarizing": -0.1},
         {"depolarizing": 1.1},
-        {"damping": float("nan")},
-        {"damping": 2},
+        {"amplitude_damping": float("nan")},
+        {"amplitude_damping": 2},
         {"readout_error": -1e-9},
         {"readout_error": (0.1, 1.5)},
     ],
