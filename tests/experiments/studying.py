@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,8 @@ def start_study(
             [sys.executable, str(file), *words],
             cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)},
             stdout=out, stderr=err, text=True, start_new_session=session,
+            # A shell starts background jobs with Ctrl-C ignored, and so their children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
 
 
