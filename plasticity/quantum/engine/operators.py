@@ -116,41 +116,37 @@ def pull_back(
         The operators, ``(product of the sizes, outcomes)``, and of each qubit how many numbers it
         has: 1 (it is the identity there), 2 (diagonal) or 4.
     """
-    sizes = [2 if qubit in (None, q) else 1 for q in range(ansatz.num_qubits)]
+    sizes = tuple(2 if qubit in (None, q) else 1 for q in range(ansatz.num_qubits))
     gates = light_cone(ansatz, qubit)[::-1]
-    result = operators
     memory = _memory_for(transfers)
-    if memory is not None:
-        for gate in gates:
-            result = _through(result, sizes, ansatz.pairs[gate], transfers[gate], memory)
-        return result, tuple(sizes)
-    large = 4**ansatz.num_qubits * operators.shape[1] >= LARGE and not are_transforms_active()
-    length = math.isqrt(len(gates) - 1) + 1 if large and gates else len(gates) or 1
+
+    def through(
+        operators: Tensor, transfers: Tensor, before: Sequence[int], some: Sequence[int]
+    ) -> Tensor:
+        sizes = list(before)  # a backward pass may come here again
+        for gate in some:
+            operators = _through(operators, sizes, ansatz.pairs[gate], transfers[gate], memory)
+        return operators
+
+    numbers = 4**ansatz.num_qubits * operators.shape[1]
+    if memory is not None or numbers < LARGE or are_transforms_active() or not gates:
+        operators = through(operators, transfers, sizes, gates)
+        return operators, _after(sizes, ansatz, gates)
+    length = math.isqrt(len(gates) - 1) + 1
     for first in range(0, len(gates), length):
         some = gates[first : first + length]
-        before = tuple(sizes)
+        operators = checkpoint(
+            through, operators, transfers, sizes, some, use_reentrant=False,
+            preserve_rng_state=False,
+        )  # fmt: skip
+        sizes = _after(sizes, ansatz, some)
+    return operators, sizes
 
-        def through_some(
-            operators: Tensor,
-            transfers: Tensor,
-            some: Sequence[int] = some,
-            before: Sequence[int] = before,
-        ) -> Tensor:
-            now = list(before)
-            for gate in some:
-                operators = _through(operators, now, ansatz.pairs[gate], transfers[gate])
-            return operators
 
-        if large:
-            result = checkpoint(
-                through_some, result, transfers, use_reentrant=False, preserve_rng_state=False
-            )
-        else:
-            result = through_some(result, transfers)
-        for gate in some:
-            for q in ansatz.pairs[gate]:
-                sizes[q] = 4
-    return result, tuple(sizes)
+def _after(sizes: Sequence[int], ansatz: Ansatz, gates: Sequence[int]) -> tuple[int, ...]:
+    """Return how many numbers each qubit has once operators were pulled back through gates."""
+    reached = {qubit for gate in gates for qubit in ansatz.pairs[gate]}
+    return tuple(4 if qubit in reached else size for qubit, size in enumerate(sizes))
 
 
 class _Memory:
