@@ -18,19 +18,20 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import tyro
 
 from experiments.parts.cli import in_one_line, status_of
-from experiments.parts.experiment import Failure, UsageError
+from experiments.parts.experiment import Failure, UsageError, check_numbers
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from plasticity.quantum.device import DeviceQNN
+    from plasticity.quantum.device import DeviceQNN, NoiseModel
+    from plasticity.quantum.layer import QNN
 
 TOLERANCE = 1e-5
 """How far apart probabilities in single precision may be."""
@@ -48,9 +49,9 @@ class Options:
     """Basis states that are read."""
     images: int = 10_000
     """Samples, of as many features as there are amplitudes, at most 784."""
-    depolarizing: float = 1e-3
+    depolarizing: float = field(default=1e-3, metadata={"least": 0})
     """Probability with which a gate's qubits are depolarised."""
-    readout_error: float = 0.01
+    readout_error: float = field(default=0.01, metadata={"least": 0})
     """Probability to read a bit wrongly."""
     rounds: int = 5
     """How often everything is timed, in turn."""
@@ -58,9 +59,7 @@ class Options:
     """Threads of torch and of Aer."""
 
     def __post_init__(self) -> None:
-        for name in ("depth", "outcomes", "images", "rounds", "threads"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"--{name} {getattr(self, name)}: must be at least 1")
+        check_numbers(self, "--")
         if not 2 <= self.num_qubits <= 12:  # operators of 12 qubits take 64 MiB an outcome
             raise UsageError(f"--num-qubits {self.num_qubits}: must be 2 to 12")
 
@@ -86,13 +85,13 @@ def run(options: Options) -> None:
     device = qnn.on_device(noise)
     size = options.images, min(784, 2**options.num_qubits)
     x = torch.rand(size, generator=generator_for(0, "bench inputs"))
-    found: dict[str, list[Any]] = {}
+    found: dict[str, Any] = {}
     steps: dict[str, Callable[[], Any]] = {
         "ours: operators, once": lambda: make_operators(device, x),
         f"ours: {options.images:,} images": lambda: device.probabilities(x),
     }
     if importlib.util.find_spec("qiskit_aer") is not None:
-        steps["Aer: one image"] = aer(device, qnn.gates().detach(), x[0], options.threads)
+        steps["Aer: one image"] = aer(qnn, noise, x[0], options.threads)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     with torch.no_grad():
         for _ in range(options.rounds + 1):
@@ -138,23 +137,20 @@ def make_operators(device: DeviceQNN, x: Tensor) -> None:
     device.probabilities(x[:1])
 
 
-def aer(device: DeviceQNN, gates: Tensor, x: Tensor, threads: int) -> Callable[[], torch.Tensor]:
+def aer(qnn: QNN, noise: NoiseModel, x: Tensor, threads: int) -> Callable[[], torch.Tensor]:
     """Return what simulates one image: the gates as they are, each followed by its noise."""
     import torch
     from qiskit import QuantumCircuit
     from qiskit_aer import AerSimulator
     from qiskit_aer.noise import depolarizing_error
 
-    from plasticity.quantum.encoding import initial_state
+    from plasticity.quantum.export import qiskit_amplitudes
 
-    n, noise = device.ansatz.num_qubits, device.noise
-    state = initial_state(x, n, torch.float64)
-    # Qiskit's qubit 0 is the least significant bit of an index.
-    turned = state.reshape((2,) * n).permute(*reversed(range(n))).flatten()
+    n = qnn.ansatz.num_qubits
     error = depolarizing_error(noise.depolarizing, 2).to_instruction()
     circuit = QuantumCircuit(n)
-    circuit.set_statevector(turned.numpy())
-    for gate, (a, b) in zip(gates, device.ansatz.pairs, strict=True):
+    circuit.set_statevector(qiskit_amplitudes(qnn, x).numpy())
+    for gate, (a, b) in zip(qnn.gates().detach(), qnn.ansatz.pairs, strict=True):
         circuit.unitary(gate.numpy(), [b, a])
         circuit.append(error, [a, b])
     circuit.save_probabilities()
@@ -165,7 +161,7 @@ def aer(device: DeviceQNN, gates: Tensor, x: Tensor, threads: int) -> Callable[[
         [[1 - noise.flips[0], noise.flips[1]], [noise.flips[0], 1 - noise.flips[1]]],
         dtype=torch.float64,
     )
-    outcomes = device.readout.num_outcomes(n)
+    outcomes = qnn.readout.num_outcomes(n)
 
     def simulate() -> torch.Tensor:
         saved = simulator.run(circuit).result().data(0)["probabilities"]
@@ -179,15 +175,16 @@ def aer(device: DeviceQNN, gates: Tensor, x: Tensor, threads: int) -> Callable[[
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what the command line asks for."""
-    return status_of(
-        lambda: run(
+
+    def measure() -> None:
+        run(
             in_one_line(
                 tyro.cli, Options, prog="python -m experiments.bench_device", description=__doc__,
                 args=arguments,
             )
-        ),
-        "stopped.",
-    )  # fmt: skip
+        )  # fmt: skip
+
+    return status_of(measure)
 
 
 if __name__ == "__main__":

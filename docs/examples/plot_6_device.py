@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 
 from plasticity import QNN, Brickwork, LogOdds
 from plasticity.quantum.device import NoiseModel
-from plasticity.quantum.export import count_gates, to_qiskit
+from plasticity.quantum.export import count_gates, qiskit_amplitudes, to_qiskit
 
 torch.manual_seed(0)
 torch.set_num_threads(1)
@@ -80,11 +80,8 @@ print(count_gates(qnn, x[1500]))
 
 p, shots = 3e-3, 100_000
 network = to_qiskit(qnn, measure=True)
-state = x[1500] / x[1500].norm()
 circuit = network.copy_empty_like()
-circuit.set_statevector(
-    state.double().reshape((2,) * 6).permute(5, 4, 3, 2, 1, 0).flatten().numpy()
-)
+circuit.set_statevector(qiskit_amplitudes(qnn, x[1500]).numpy())
 circuit = circuit.compose(network, clbits=network.clbits)
 on_cx = AerNoise()
 on_cx.add_all_qubit_quantum_error(depolarizing_error(p, 2), ["cx"])

@@ -292,7 +292,7 @@ class DeviceQNN(nn.Module):
     def _drawn(self, probabilities: Tensor) -> Tensor:
         """Draw counts from the multinomial law, float64: each is binomial, given those before."""
         assert self.shots is not None
-        p = probabilities.double().clamp(0, 1)
+        p = probabilities.double()
         if self.readout.qubit is not None:
             return self._binomial(torch.full_like(p, self.shots), p)
         left = torch.full_like(p[:, 0], self.shots)  # shots that no outcome has had yet

@@ -156,6 +156,26 @@ def save_qasm3(
         raise
 
 
+def qiskit_amplitudes(qnn: QNN, x: Tensor) -> Tensor:
+    """Return a sample's amplitudes in Qiskit's order, to begin a circuit in that state.
+
+    Args:
+        qnn: Whose encoding it is.
+        x: One sample, ``(features,)``, real or complex.
+
+    Returns:
+        ``(2**num_qubits,)`` in double precision, of norm 1. Qubit 0 is the least significant bit of
+        an index.
+    """
+    return _turned(initial_state(x.detach().cpu(), qnn.ansatz.num_qubits, torch.float64))
+
+
+def _turned(state: Tensor) -> Tensor:
+    """Reverse the bits of a state's indices."""
+    num_qubits = len(state).bit_length() - 1
+    return state.reshape((2,) * num_qubits).permute(*reversed(range(num_qubits))).flatten()
+
+
 @dataclass(frozen=True)
 class CircuitCounts:
     """Say what a circuit costs on a device.
@@ -257,8 +277,7 @@ def _parts(qnn: QNN, x: Tensor | None, basis_gates: Sequence[str], tolerance: fl
     encoding = None
     if state is not None:
         encoding = QuantumCircuit(num_qubits)
-        turned = state.reshape((2,) * num_qubits).permute(*reversed(range(num_qubits)))
-        encoding.prepare_state(turned.flatten().numpy(), range(num_qubits))
+        encoding.prepare_state(_turned(state).numpy(), range(num_qubits))
         encoding = _decomposed(encoding, basis_gates)
     parts = _Parts(encoding, _decomposed(network, basis_gates), expected)
     expected.compare(parts.circuit, "Qiskit's circuit")

@@ -13,7 +13,7 @@ from qiskit_aer import noise as aer
 
 from plasticity.quantum.circuits import Brickwork, Ring
 from plasticity.quantum.device import NoiseModel
-from plasticity.quantum.export import to_qiskit
+from plasticity.quantum.export import qiskit_amplitudes, to_qiskit
 from plasticity.quantum.layer import QNN
 from plasticity.quantum.readouts import LogOdds, Probabilities
 
@@ -42,6 +42,7 @@ def circuit_of(qnn: QNN, x: torch.Tensor, *, measure: bool):
     n = qnn.ansatz.num_qubits
     state = torch.nn.functional.pad(x, (0, 2**n - len(x))) / x.norm()
     turned = state.reshape((2,) * n).permute(*reversed(range(n))).flatten()
+    torch.testing.assert_close(qiskit_amplitudes(qnn, x), turned, rtol=0, atol=1e-15)
     begin = network.copy_empty_like()
     begin.set_statevector(turned.numpy())
     return begin.compose(network, clbits=network.clbits)
