@@ -66,7 +66,7 @@ def answer(arguments: list[str], commands: dict[str, str]) -> None:
         return
     from difflib import get_close_matches
 
-    from experiments.parts.experiment import UsageError
+    from plasticity.errors import UsageError
 
     near = get_close_matches(arguments[0], commands, 1)
     way_out = f"did you mean {near[0]}?" if near else f"must be one of {', '.join(commands)}"

@@ -29,15 +29,8 @@ from experiments.parts.control import (
     QnnPolicy,
     needed,
 )
-from experiments.parts.experiment import (
-    Experiment,
-    Exports,
-    Options,
-    Panel,
-    Preset,
-    Progress,
-    UsageError,
-)
+from experiments.parts.experiment import Experiment, Exports, Options, Panel, Preset, Progress
+from plasticity.errors import UsageError
 
 if TYPE_CHECKING:
     from experiments.parts.policies import PolicyArm

@@ -21,7 +21,7 @@ import tyro
 
 from experiments.parts.bench_options import Options
 from experiments.parts.cli import in_one_line, status_of
-from experiments.parts.experiment import Failure
+from plasticity.errors import Failure
 
 
 def parse(arguments: Sequence[str]) -> Options:

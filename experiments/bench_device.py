@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from experiments.parts.cli import in_one_line, status_of
-from experiments.parts.experiment import Failure, UsageError, check_numbers
+from experiments.parts.experiment import check_numbers
+from plasticity.errors import Failure, UsageError
 
 if TYPE_CHECKING:
     import torch

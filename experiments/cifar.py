@@ -25,10 +25,10 @@ from experiments.parts.experiment import (
     Preset,
     TaskOptions,
     TaskSetting,
-    UsageError,
     content_of,
 )
 from experiments.parts.supervised import Problem, SupervisedLearning
+from plasticity.errors import UsageError
 from plasticity.networks import NETWORKS
 from plasticity.networks.mlp import Mlp
 from plasticity.networks.qnn import Qnn

@@ -25,9 +25,10 @@ import tyro
 
 from experiments.figures import experiment_of
 from experiments.parts import cli
-from experiments.parts.experiment import MAY_BE_EMPTY, Experiment, Failure, UsageError
+from experiments.parts.experiment import MAY_BE_EMPTY, Experiment
 from experiments.parts.kept import find_arms, load_network, networks_of, open_records, untrained
 from experiments.parts.labels import arm_name, labels_of
+from plasticity.errors import Failure, UsageError
 
 if TYPE_CHECKING:
     from experiments.parts.conditions import Condition
@@ -102,10 +103,10 @@ def evaluate_run(command: Device) -> None:
         Failure: The run cannot be used, or the data is not the run's.
     """
     from experiments.parts.conditions import conditions_for
-    from experiments.parts.running import library_errors, progress_bar
+    from experiments.parts.running import progress_bar
     from plasticity.results.record import read_run
 
-    with library_errors(), contextlib.ExitStack() as opened:
+    with contextlib.ExitStack() as opened:
         if command.qasm:
             check_qiskit()
         folder = read_run(command.run)

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.parts.cli import status_of
 from experiments.parts.drawing import figure_of, recorded, series_of
-from experiments.parts.experiment import Experiment, Failure, UsageError
+from experiments.parts.experiment import Experiment
 from experiments.parts.labels import looks_of
+from plasticity.errors import Failure, UsageError
 
 if TYPE_CHECKING:
     from plasticity.results.record import RunFolder
@@ -58,7 +59,8 @@ def draw(arguments: Sequence[str]) -> None:
     target = paths.pop() if len(paths) > 1 and not paths[-1].is_dir() else None
     if not paths:
         raise UsageError(f"no run folder: say {SYNTAX}")
-    from plasticity.results.record import RecordError, read_run
+    from plasticity.errors import RecordError
+    from plasticity.results.record import read_run
 
     try:
         folders = [read_run(path) for path in paths]

@@ -23,9 +23,9 @@ import tyro
 from experiments.figures import experiment_of
 from experiments.parts import cli
 from experiments.parts.drawing import draw_run
-from experiments.parts.experiment import UsageError
 from experiments.parts.kept import find_arms, load_network, networks_of, open_records, untrained
 from experiments.parts.labels import arm_name
+from plasticity.errors import UsageError
 
 if TYPE_CHECKING:
     from experiments.parts.supervised import Supervised
@@ -62,10 +62,10 @@ def measure_run(command: Measure) -> None:
         UsageError: There is no such metric or arm, or a metric needs the training itself.
         Failure: The run cannot be used, or the data is not the run's.
     """
-    from experiments.parts.running import library_errors, progress_bar
+    from experiments.parts.running import progress_bar
     from plasticity.results.record import read_run
 
-    with library_errors(), contextlib.ExitStack() as opened:
+    with contextlib.ExitStack() as opened:
         folder = read_run(command.run)
         experiment = experiment_of(folder)
         if not experiment.metrics:

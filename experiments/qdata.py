@@ -25,11 +25,11 @@ from experiments.parts.experiment import (
     Preset,
     TaskOptions,
     TaskSetting,
-    UsageError,
     at_rates,
     content_of,
 )
 from experiments.parts.supervised import MECHANISMS, Problem, SupervisedLearning
+from plasticity.errors import UsageError
 from plasticity.networks import NETWORKS
 from plasticity.networks.compact import SmallMlp
 from plasticity.networks.mlp import Mlp

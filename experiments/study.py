@@ -24,8 +24,8 @@ from typing import Annotated
 import tyro
 
 from experiments.parts import cli
-from experiments.parts.experiment import Failure, UsageError
 from experiments.parts.study import Study, cells, is_complete
+from plasticity.errors import Failure, UsageError
 
 STUDIES = Path(__file__).parent / "studies"
 
@@ -119,41 +119,38 @@ def carry_out(command: Command) -> None:
     study = find(command.study)
     if command.seeds is not None:
         study = study.with_seeds(command.seeds)
-    from experiments.parts.running import library_errors  # takes seconds
+    results = command.results.expanduser().absolute()
+    if command.tune:
+        from experiments.parts.tuning import tuning_cells
 
-    with library_errors():
-        results = command.results.expanduser().absolute()
-        if command.tune:
-            from experiments.parts.tuning import tuning_cells
+        todo = [cell for some in tuning_cells(study).values() for cell in some]
+    else:
+        todo = cells(study)
+    if command.list:
+        for cell in todo:
+            if not is_complete(cell, results):
+                print(shlex.join(cell.command(results)))
+        return
+    failed = []
+    if not command.report:
+        from experiments.parts import engine
 
-            todo = [cell for some in tuning_cells(study).values() for cell in some]
+        failed = engine.train(todo, results, workers=command.workers, address=command.cluster)
+    folder = results / "studies" / f"{study.name}-{study.digest()}"
+    if command.tune:
+        from experiments.parts.tuning import write_tuning
+
+        print(f"tuning: {write_tuning(study, results, folder)}")
+    else:
+        from experiments.parts import report
+
+        if command.records is None:
+            path = report.write_report(study, results, folder)
         else:
-            todo = cells(study)
-        if command.list:
-            for cell in todo:
-                if not is_complete(cell, results):
-                    print(shlex.join(cell.command(results)))
-            return
-        failed = []
-        if not command.report:
-            from experiments.parts import engine
+            from experiments.parts.gathered import load_records
 
-            failed = engine.train(todo, results, workers=command.workers, address=command.cluster)
-        folder = results / "studies" / f"{study.name}-{study.digest()}"
-        if command.tune:
-            from experiments.parts.tuning import write_tuning
-
-            print(f"tuning: {write_tuning(study, results, folder)}")
-        else:
-            from experiments.parts import report
-
-            if command.records is None:
-                path = report.write_report(study, results, folder)
-            else:
-                from experiments.parts.gathered import load_records
-
-                path = report.report_on(load_records(command.records.expanduser(), study), folder)
-            print(f"report: {path}")
+            path = report.report_on(load_records(command.records.expanduser(), study), folder)
+        print(f"report: {path}")
     for cell, why in failed:
         print(f"{shlex.join(cell.command(results)[1:])}: {cli.printable(why)}", file=sys.stderr)
     if failed:

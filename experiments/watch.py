@@ -20,7 +20,7 @@ import tyro
 
 from experiments.parts import cli
 from experiments.parts.control import needed
-from experiments.parts.experiment import UsageError
+from plasticity.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from experiments.parts.experiment import UsageError
+from plasticity.errors import UsageError
 
 SHAPES = (
     "mnist", "cifar", "cifar-deep", "xxz", "ant", "ant-rollout", "mnist-evaluation",

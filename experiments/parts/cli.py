@@ -16,15 +16,8 @@ import tyro
 
 from experiments.parts import interrupts
 from experiments.parts.arms import Adam, ArmConfig
-from experiments.parts.experiment import (
-    Config,
-    Experiment,
-    Failure,
-    InUse,
-    Options,
-    UsageError,
-    check_numbers,
-)
+from experiments.parts.experiment import Config, Experiment, Options, check_numbers
+from plasticity.errors import PlasticityError, UsageError
 
 Name = TypeVar("Name", bound=str)
 OfArms = TypeVar("OfArms")
@@ -64,12 +57,10 @@ def status_of(command: Callable[[], object], stopped: str = "stopped: nothing is
                 print(end="", flush=True)  # a closed pipe is found here, not when Python exits
     except BrokenPipeError:
         return interrupts.drop_output()
-    except UsageError as error:
-        print(f"error: {printable(str(error))} (see --help)", file=sys.stderr)
-        return 2
-    except Failure as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return 75 if isinstance(error, InUse) else 1
+    except PlasticityError as error:
+        way_out = " (see --help)" if isinstance(error, UsageError) else ""
+        print(f"error: {printable(str(error))}{way_out}", file=sys.stderr)
+        return error.status
     except KeyboardInterrupt:
         print(stopped, file=sys.stderr)
         return 130

@@ -21,7 +21,7 @@ from tensorcircuit.torchnn import TorchLayer
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from experiments.parts.experiment import Failure
+from plasticity.errors import Failure
 from plasticity.quantum.circuits import Ansatz, Brickwork, Ring, Staircase, light_cone, pauli_words
 from plasticity.quantum.layer import QNN, Carry
 from plasticity.quantum.readouts import LogOdds, PauliZ, Probabilities, Readout, SignedPauliZ

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from experiments.parts.experiment import MAY_BE_EMPTY, Failure, Setting, UsageError
+from experiments.parts.experiment import MAY_BE_EMPTY, Setting
+from plasticity.errors import Failure, UsageError
 from plasticity.learning.remedy import Remedy
 from plasticity.networks.network import Network
 from plasticity.remedies.penalties import L2

@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.parts import interrupts
-from experiments.parts.experiment import Failure
 from experiments.parts.study import Cell, folder_of, is_complete, parts_of, tasks_left
+from plasticity.errors import Failure
 
 LAST_LINES = 12
 """Of what a cell printed, kept to say why it failed."""

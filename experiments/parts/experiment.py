@@ -19,21 +19,10 @@ import tyro
 
 from experiments.parts.arms import ArmConfig, Registry
 from experiments.parts.identity import to_json
+from plasticity.errors import UsageError
 
 if TYPE_CHECKING:
     from experiments.parts.training import Arm, Row
-
-
-class UsageError(Exception):
-    """Wrong use of the command line; the message says what would be right."""
-
-
-class Failure(Exception):
-    """What cannot be done here; the message says why, and the way out."""
-
-
-class InUse(Failure):
-    """Another process does it just now."""
 
 
 MAY_BE_EMPTY = tyro.conf.arg(help_behavior_hint=lambda words: f"(default: {words or 'none'})")

@@ -13,8 +13,8 @@ import numpy as np
 
 from experiments.parts.arms import record_name
 from experiments.parts.drawing import recorded
-from experiments.parts.experiment import Failure
 from experiments.parts.study import Cell, Study, cells, folder_of, is_complete, parts_of
+from plasticity.errors import Failure
 
 INDEX = "study.json"
 OF_A_COLUMN = "column."
@@ -109,7 +109,7 @@ def _length(cell: Cell) -> int:
 
 def _arrays(cell: Cell, results: Path, length: int) -> tuple[dict[str, np.ndarray], int]:
     """Return the numbers in a cell's rows by column, ``(tasks,)`` each, and how many rows are."""
-    from plasticity.results.disk import RecordError
+    from plasticity.errors import RecordError
 
     folder = folder_of(cell, results)
     try:
@@ -176,8 +176,8 @@ def load_records(folder: Path, study: Study | None = None) -> Gathered:
         Failure: A file is missing or damaged, or it is of another study, or of this one as it was
             declared otherwise.
     """
+    from plasticity.errors import RecordError
     from plasticity.results.compact import read_arrays
-    from plasticity.results.disk import RecordError
 
     own, tasks = _study_of(folder / INDEX)
     digest = own.digest()

@@ -9,15 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.parts.experiment import (
-    Experiment,
-    Failure,
-    TaskOptions,
-    TaskSetting,
-    UsageError,
-)
+from experiments.parts.experiment import Experiment, TaskOptions, TaskSetting
 from experiments.parts.identity import from_json
 from experiments.parts.labels import arm_name
+from plasticity.errors import Failure, UsageError
 
 if TYPE_CHECKING:
     from experiments.parts.arms import ArmConfig

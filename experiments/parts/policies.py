@@ -22,9 +22,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from experiments.parts.arms import ArmConfig
 from experiments.parts.control import FILES, Config, MlpPolicy, QnnPolicy
-from experiments.parts.experiment import Failure, UsageError
 from experiments.parts.training import Arm, Row
-from plasticity.networks.network import DoesNotFit
+from plasticity.errors import DoesNotFit, Failure, UsageError
 from plasticity.rl.environments import Resumable, Slippery, check_resumable, set_friction
 from plasticity.rl.features import QuantumFeatures
 from plasticity.rl.learner import PolicyLearner

@@ -28,7 +28,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from experiments.parts.arms import ArmConfig, Registry
 from experiments.parts.cli import printable
 from experiments.parts.control import POLICIES, REMEDIES, Config, MlpPolicy, QnnPolicy
-from experiments.parts.experiment import Failure, UsageError
 from experiments.parts.identity import from_json
 from experiments.parts.labels import arm_name
 from experiments.parts.policies import (
@@ -37,7 +36,8 @@ from experiments.parts.policies import (
     make_model,
     seed_for,
 )
-from experiments.parts.running import library_errors, progress_bar
+from experiments.parts.running import progress_bar
+from plasticity.errors import Failure, UsageError
 from plasticity.networks.network import Network
 from plasticity.results.record import RunFolder, read_config, read_rows, read_run
 from plasticity.rl.environments import MAX_FRICTION, MIN_FRICTION, set_friction
@@ -47,7 +47,6 @@ MAX_POLICY_BYTES = 2**31
 """Of a saved policy's file: that of 24 qubits on Ant, with its optimiser's state, has less."""
 
 
-@library_errors()
 def watch(
     run: Path,
     video: Path,

@@ -17,28 +17,17 @@ from tqdm import tqdm
 
 from experiments.parts.arms import ArmConfig, record_name
 from experiments.parts.drawing import draw_run
-from experiments.parts.experiment import Config, Experiment, Failure, InUse, Options, UsageError
+from experiments.parts.experiment import Config, Experiment, Options
 from experiments.parts.supervised import find_metric
 from experiments.parts.training import Arm, Row
-from plasticity.learning.loop import Diverged
+from plasticity.errors import (
+    Diverged,
+    DoesNotFit,
+    Failure,
+    UsageError,
+)
 from plasticity.learning.metric import is_log_spaced
-from plasticity.networks.network import DoesNotFit
-from plasticity.results.record import ArmRecord, RecordError, RecordInUse, open_run
-from plasticity.tasks.images import DataError
-
-
-@contextlib.contextmanager
-def library_errors() -> Iterator[None]:
-    """Turn the library's errors that a user can cause into the experiments' own.
-
-    The command line knows only these: the library's modules take seconds to import.
-    """
-    try:
-        yield
-    except RecordInUse as error:
-        raise InUse(str(error)) from error
-    except (DataError, RecordError, Diverged) as error:
-        raise Failure(str(error)) from error
+from plasticity.results.record import ArmRecord, open_run
 
 
 def check_device(device: str) -> None:
@@ -54,7 +43,6 @@ def check_device(device: str) -> None:
         raise UsageError(f"--device {device}: this torch finds {there}")
 
 
-@library_errors()
 def run(
     experiment: Experiment[Config],
     preset: str,

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.parts import cli
 from experiments.parts.arms import record_name
-from experiments.parts.experiment import Experiment, TaskOptions, UsageError
+from experiments.parts.experiment import Experiment, TaskOptions
+from plasticity.errors import UsageError
 
 if TYPE_CHECKING:
     from experiments.parts.arms import ArmConfig
@@ -180,7 +181,7 @@ def is_complete(cell: Cell, results: Path) -> bool:
 
 def tasks_left(cell: Cell, results: Path) -> int:
     """Return how many tasks a cell still has to learn."""
-    from plasticity.results.disk import RecordError
+    from plasticity.errors import RecordError
 
     experiment, _, _, config, arm = parts_of(cell)
     total = experiment.progress.total(config)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from experiments.parts.arms import ArmConfig
-from experiments.parts.experiment import TaskOptions, TaskSetting, UsageError
+from experiments.parts.experiment import TaskOptions, TaskSetting
 from experiments.parts.training import Arm, Row
+from plasticity.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor

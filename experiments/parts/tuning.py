@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
-from experiments.parts.experiment import UsageError
 from experiments.parts.study import Cell, Study, cells, experiment_of, rows_of
+from plasticity.errors import UsageError
 
 
 def tuning_cells(study: Study) -> dict[float, list[Cell]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from plasticity.errors import Diverged
 from plasticity.learning.learner import Learner
 from plasticity.learning.metric import Metric
 from plasticity.seeding import generator_for
@@ -14,10 +15,6 @@ from plasticity.tasks.streams import TaskStream
 
 Row = dict[str, Any]
 """What is recorded of a task or an update: numbers, and lists of them, by the column's name."""
-
-
-class Diverged(Exception):
-    """Training has left the numbers: the loss is not finite."""
 
 
 def train_on_stream(

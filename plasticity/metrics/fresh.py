@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from plasticity.errors import Diverged
 from plasticity.learning.learner import Learner
-from plasticity.learning.loop import Diverged, train_on_stream
+from plasticity.learning.loop import train_on_stream
 from plasticity.learning.metric import Metric
 from plasticity.metrics.accuracy import test_accuracy
 from plasticity.tasks.streams import Task

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from plasticity.networks.network import DoesNotFit, Network, Shape
+from plasticity.errors import DoesNotFit
+from plasticity.networks.network import Network, Shape
 from plasticity.networks.qnn import (
     AnsatzName,
     Qnn,

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
+from plasticity.errors import DoesNotFit
 from plasticity.networks.mlp import glorot, mlp, require_units
-from plasticity.networks.network import DoesNotFit, Network, Shape
+from plasticity.networks.network import Network, Shape
 
 if TYPE_CHECKING:
     import torch

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
+from plasticity.errors import DoesNotFit
 from plasticity.networks.mlp import mlp
-from plasticity.networks.network import DoesNotFit, Network, Shape
+from plasticity.networks.network import Network, Shape
 from plasticity.networks.qnn import (
     AnsatzName,
     Qnn,

@@ -10,10 +10,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class DoesNotFit(ValueError):
-    """A network cannot be built for a problem; the message says why, in a line."""
-
-
 @dataclass(frozen=True)
 class Shape:
     """What a problem asks of a network.

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
-from plasticity.networks.network import DoesNotFit, Network, Shape
+from plasticity.errors import DoesNotFit
+from plasticity.networks.network import Network, Shape
 
 if TYPE_CHECKING:
     import torch

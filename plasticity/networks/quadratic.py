@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
+from plasticity.errors import DoesNotFit
 from plasticity.networks.mlp import mlp
-from plasticity.networks.network import DoesNotFit, Network, Shape
+from plasticity.networks.network import Network, Shape
 from plasticity.networks.qnn import qubits_for
 
 if TYPE_CHECKING:

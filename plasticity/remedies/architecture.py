@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from plasticity.errors import DoesNotFit
 from plasticity.learning.remedy import Remedy
-from plasticity.networks.network import DoesNotFit
 from plasticity.remedies.limits import require
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from plasticity.networks.network import DoesNotFit
+from plasticity.errors import DoesNotFit
 
 
 def glorot_rows(incoming: nn.Linear, number: int, generator: torch.Generator) -> Tensor:

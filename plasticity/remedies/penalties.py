@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from plasticity.errors import DoesNotFit
 from plasticity.learning.remedy import Learns, Remedy
-from plasticity.networks.network import DoesNotFit
 from plasticity.remedies.limits import require
 
 if TYPE_CHECKING:

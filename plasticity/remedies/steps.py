@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from plasticity.errors import DoesNotFit
 from plasticity.learning.remedy import Learns, Remedy
-from plasticity.networks.network import DoesNotFit
 from plasticity.remedies.limits import require
 
 if TYPE_CHECKING:

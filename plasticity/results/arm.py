@@ -15,13 +15,8 @@ import filelock
 import numpy as np
 import torch
 
-from plasticity.results.disk import (
-    RecordError,
-    disk_errors,
-    make_folder,
-    remove_asides,
-    replace_file,
-)
+from plasticity.errors import RecordError
+from plasticity.results.disk import disk_errors, make_folder, remove_asides, replace_file
 from plasticity.results.files import changed, config_json, parse_lines, read_lines, save_file
 from plasticity.results.provenance import provenance
 

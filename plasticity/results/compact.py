@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from plasticity.results.disk import RecordError, disk_errors, make_folder, replace_file
+from plasticity.errors import RecordError
+from plasticity.results.disk import disk_errors, make_folder, replace_file
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:

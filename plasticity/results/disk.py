@@ -6,11 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from plasticity.errors import RecordError
+
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-class RecordError(Exception):
-    """Files of a run that cannot be used: which, what is wrong with them, the way out."""
 
 
 @contextlib.contextmanager

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from plasticity.results.disk import RecordError, disk_errors, replace_file
+from plasticity.errors import RecordError
+from plasticity.results.disk import disk_errors, replace_file
 
 LOCK_FILES = {"lock", "lock.pid"}
 OF_TRAINING = {"provenance.jsonl", "rows.jsonl", "checkpoint.pt", "snapshots", "measured.jsonl"}

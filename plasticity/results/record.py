@@ -32,14 +32,9 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 
+from plasticity.errors import InUse
 from plasticity.results.arm import FORMAT, ArmRecord, identity_of
-from plasticity.results.disk import (
-    RecordError,
-    disk_errors,
-    make_folder,
-    remove_asides,
-    replace_file,
-)
+from plasticity.results.disk import disk_errors, make_folder, remove_asides, replace_file
 from plasticity.results.files import (
     LOCK_FILES,
     MAX_ROWS_BYTES,
@@ -58,13 +53,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "FORMAT", "MAX_ROWS_BYTES", "ArmRecord", "RecordError", "RecordInUse", "RunFolder",
-    "config_hash", "folder_name", "open_run", "read_config", "read_rows", "read_run", "run_path",
+    "FORMAT",
+    "MAX_ROWS_BYTES",
+    "ArmRecord",
+    "RunFolder",
+    "config_hash",
+    "folder_name",
+    "open_run",
+    "read_config",
+    "read_rows",
+    "read_run",
+    "run_path",
 ]  # fmt: skip
-
-
-class RecordInUse(RecordError):
-    """Another process is writing there: wait for it."""
 
 
 def run_path(results: str | Path, prefix: str, config: Mapping[str, Any]) -> Path:
@@ -144,7 +144,7 @@ class RunFolder:
         `overwrite` empties its folder once it is locked.
 
         Raises:
-            RecordInUse: another process has it open.
+            InUse: another process has it open.
             RecordError: its files were edited, cut off, removed or belong to another arm, or they
                 cannot be written.
         """
@@ -160,7 +160,7 @@ class RunFolder:
                 with contextlib.suppress(OSError):
                     pid = (path / "lock.pid").read_text()
                 text = f"{path} is in use by another process (pid {pid or 'unknown'})."
-                raise RecordInUse(f"{text}\nWait for it, or stop it.") from None
+                raise InUse(f"{text}\nWait for it, or stop it.") from None
             try:
                 with contextlib.suppress(OSError):  # it only serves the message above
                     replace_file(path / "lock.pid", str(os.getpid()).encode())

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from plasticity.errors import DoesNotFit
 from plasticity.learning.remedy import Remedy
-from plasticity.networks.network import DoesNotFit
 from plasticity.remedies.layers import Hidden
 from plasticity.remedies.recycling import Units
 from plasticity.rl.features import MlpFeatures, NormalisedTanh, QuantumFeatures

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plasticity.learning.loop import Diverged
+from plasticity.errors import Diverged
 
 try:
     from stable_baselines3 import PPO

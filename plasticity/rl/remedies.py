@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from plasticity.errors import DoesNotFit
 from plasticity.learning.remedy import Learns, Remedy
-from plasticity.networks.network import DoesNotFit
 from plasticity.remedies import recycling
 
 if TYPE_CHECKING:

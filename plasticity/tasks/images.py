@@ -26,6 +26,8 @@ import filelock
 import numpy as np
 import torch
 
+from plasticity.errors import DataError
+
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 MAX_PIXELS = 2**20
 # Of an .npz file. Gray images compress 3 to 10 times, drawings of two colours as float64 up to some
@@ -37,10 +39,6 @@ SMALL_BYTES = 2**26  # what unpacks to no more is read, however well it was comp
 MNIST_DIGEST = "71d2fb5be09a2455696fc3a18cb070e3a4b9b4af1c7d368e7eade743afc74e3b"
 # Rec. 601 luma with the digits TensorFlow's rgb_to_grayscale has (they sum to 0.9999).
 GRAY_WEIGHTS = np.array([0.2989, 0.5870, 0.1140], dtype=np.float32)
-
-
-class DataError(Exception):
-    """Data that cannot be had or cannot be used; the message is one or two lines."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,8 +34,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from plasticity.errors import DataError
 from plasticity.results.disk import make_folder, replace_file
-from plasticity.tasks.images import DataError, locked
+from plasticity.tasks.images import locked
 from plasticity.tasks.spinchain import (
     DELTAS,
     MAX_SITES,

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plasticity.errors import DataError
 from plasticity.seeding import generator_for
-from plasticity.tasks.images import DataError, Images
+from plasticity.tasks.images import Images
 from plasticity.tasks.levels import SpinLevels
 
 

@@ -22,8 +22,8 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from experiments.parts.control import REMEDIES
+from plasticity.errors import DoesNotFit
 from plasticity.learning.remedy import Remedy
-from plasticity.networks.network import DoesNotFit
 from plasticity.remedies.penalties import L2
 from plasticity.remedies.steps import EqualBetas
 from plasticity.rl.features import MlpFeatures, NormalisedTanh, QuantumFeatures

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.parts.experiment import Failure
 from experiments.parts.gathered import Gathered, gathered, load_records, save_records
 from experiments.parts.study import Study, cells, folder_of
+from plasticity.errors import Failure
 from tests.experiments import made_up
 
 RESULTS = Path("results")

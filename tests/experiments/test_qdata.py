@@ -25,10 +25,10 @@ from experiments.qdata import (
     Config,
     loss,
 )
+from plasticity.errors import DoesNotFit
 from plasticity.learning.learner import Learner
 from plasticity.learning.loop import train_on_stream
 from plasticity.networks.mlp import Mlp
-from plasticity.networks.network import DoesNotFit
 from plasticity.quantum.layer import QNN
 from plasticity.remedies import REMEDIES
 from plasticity.results import provenance

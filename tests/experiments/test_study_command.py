@@ -13,8 +13,8 @@ import pytest
 
 from experiments import study
 from experiments.parts import engine
-from experiments.parts.experiment import Failure
 from experiments.parts.study import Study, cells
+from plasticity.errors import Failure
 from tests.experiments.runs import snapshot, start
 from tests.experiments.studying import ROOT, tiny_study, train_here, write_study
 from tests.experiments.test_commands import run

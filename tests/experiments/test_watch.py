@@ -29,7 +29,7 @@ from experiments import ant, watch
 from experiments.ant import EXPERIMENT
 from experiments.parts import cli, policies, rendering
 from experiments.parts.control import needed
-from experiments.parts.experiment import Failure
+from plasticity.errors import Failure
 from plasticity.results.record import read_run
 from tests.experiments import runs
 from tests.experiments.control_runs import ANT, ARMS, TINY, folder_of, only, run

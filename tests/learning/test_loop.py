@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from plasticity.errors import Diverged
 from plasticity.learning.learner import Learner
-from plasticity.learning.loop import Diverged, train_on_stream
+from plasticity.learning.loop import train_on_stream
 from plasticity.learning.metric import Metric
 from plasticity.learning.remedy import Remedy
 from plasticity.metrics.accuracy import test_accuracy

@@ -9,6 +9,7 @@ import scipy.linalg
 import torch
 from torch.nn.functional import cross_entropy
 
+from plasticity.errors import DoesNotFit
 from plasticity.learning.learner import Learner
 from plasticity.networks.bricks import (
     FreeBrickwork,
@@ -22,7 +23,7 @@ from plasticity.networks.modules.bricks import (
     TrivialisedQNN,
     WrappedQNN,
 )
-from plasticity.networks.network import DoesNotFit, Shape
+from plasticity.networks.network import Shape
 from plasticity.networks.qnn import Qnn
 from plasticity.quantum.circuits import Brickwork, pauli_words
 from plasticity.quantum.gates import FreeCircuit

@@ -12,13 +12,14 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from experiments.parts.identity import from_json, to_json
+from plasticity.errors import DoesNotFit
 from plasticity.learning.learner import Learner
 from plasticity.networks import NETWORKS
 from plasticity.networks.compact import OrthogonalMlp, SineMlp, SmallMlp, SphereMlp, TorusMlp
 from plasticity.networks.mlp import Mlp
 from plasticity.networks.modules.compact import OnSpheres, OrthogonalHidden, TorusLinear
 from plasticity.networks.modules.units import FixedProjection, MaxMin, ScaledTanh
-from plasticity.networks.network import DoesNotFit, Network, Shape
+from plasticity.networks.network import Network, Shape
 from plasticity.networks.qnn import Qnn
 from plasticity.seeding import generator_for
 from tests.networks.slow import (

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from plasticity.errors import DoesNotFit
 from plasticity.learning.learner import Learner
 from plasticity.metrics.accuracy import class_logits
 from plasticity.metrics.fisher import fisher_traces
 from plasticity.networks import NETWORKS
-from plasticity.networks.network import DoesNotFit, Shape
+from plasticity.networks.network import Shape
 from plasticity.seeding import generator_for
 from tests.tiny import make_adam, same
 

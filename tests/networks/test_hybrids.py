@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from plasticity.errors import DoesNotFit
 from plasticity.networks import NETWORKS
 from plasticity.networks.hybrids import QnnRelu, QnnReupload, QnnScaled
 from plasticity.networks.modules.hybrids import Factor, ZOnEveryQubit
-from plasticity.networks.network import DoesNotFit, Shape
+from plasticity.networks.network import Shape
 from plasticity.networks.qnn import Qnn
 from plasticity.quantum.circuits import Brickwork, Staircase
 from plasticity.quantum.layer import QNN

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from plasticity.errors import DoesNotFit
 from plasticity.networks import NETWORKS
 from plasticity.networks.mlp import Mlp, bounded, mlp
-from plasticity.networks.network import DoesNotFit, Network, Shape
+from plasticity.networks.network import Network, Shape
 from plasticity.networks.qnn import Qnn, qubits_for
 from plasticity.quantum.circuits import Brickwork, Ring, Staircase
 from plasticity.quantum.layer import QNN

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from plasticity.errors import DoesNotFit
 from plasticity.learning.learner import Learner
 from plasticity.networks import NETWORKS
 from plasticity.networks.modules.quadratic import Overlaps
-from plasticity.networks.network import DoesNotFit, Network, Shape
+from plasticity.networks.network import Network, Shape
 from plasticity.networks.qnn import Qnn
 from plasticity.networks.quadratic import Linear, Quadratic, Stiefel, StiefelFree
 from plasticity.seeding import generator_for

@@ -7,10 +7,11 @@ import math
 import pytest
 import torch
 
+from plasticity.errors import DoesNotFit
 from plasticity.learning.learner import Learner
 from plasticity.metrics.accuracy import evaluating
 from plasticity.networks import NETWORKS
-from plasticity.networks.network import DoesNotFit, Shape
+from plasticity.networks.network import Shape
 from plasticity.remedies import REMEDIES
 from plasticity.remedies.resets import ResetOptimizer
 from plasticity.seeding import generator_for

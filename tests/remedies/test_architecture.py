@@ -9,11 +9,12 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from plasticity.errors import DoesNotFit
 from plasticity.learning.learner import Learner
 from plasticity.metrics.fisher import FisherProbe
 from plasticity.networks import NETWORKS
 from plasticity.networks.mlp import Mlp
-from plasticity.networks.network import DoesNotFit, Shape
+from plasticity.networks.network import Shape
 from plasticity.remedies import REMEDIES
 from plasticity.remedies.architecture import CRelu, InputStandardisation, LayerNorm
 from plasticity.remedies.modules import Standardise

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from plasticity.networks.network import DoesNotFit
+from plasticity.errors import DoesNotFit
 from plasticity.remedies.layers import hidden_layers, linear_layers, seen, watch
 
 

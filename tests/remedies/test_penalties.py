@@ -10,9 +10,10 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from plasticity.errors import DoesNotFit
 from plasticity.learning.learner import Learner
 from plasticity.networks import NETWORKS
-from plasticity.networks.network import DoesNotFit, Shape
+from plasticity.networks.network import Shape
 from plasticity.remedies.penalties import L2, L2Init, Parseval, Spectral
 from plasticity.seeding import generator_for
 from tests.remedies.small import batch, learner, network, train

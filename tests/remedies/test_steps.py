@@ -8,10 +8,11 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from plasticity.errors import DoesNotFit
 from plasticity.learning.learner import Learner
 from plasticity.learning.remedy import Remedy
 from plasticity.networks import NETWORKS
-from plasticity.networks.network import DoesNotFit, Shape
+from plasticity.networks.network import Shape
 from plasticity.quantum.layer import QNN
 from plasticity.remedies import REMEDIES
 from plasticity.remedies.steps import AdamW, EqualBetas, ShrinkPerturb, UtilityGated

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from plasticity.errors import RecordError
 from plasticity.results.compact import read_arrays, write_arrays
-from plasticity.results.disk import RecordError
 
 ARRAYS = {
     "a": np.arange(12, dtype=np.float32).reshape(3, 4),

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from plasticity.results.disk import RecordError, disk_errors, make_folder, replace_file
+from plasticity.errors import RecordError
+from plasticity.results.disk import disk_errors, make_folder, replace_file
 from tests.results.demo import MLP, SHARED, files, folder_name, open_demo, train
 
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import plasticity
+from plasticity.errors import RecordError
 from plasticity.results import disk, provenance
-from plasticity.results.record import RecordError
 from tests.results.demo import ARMS, MLP, NUM_ROWS, QNN, files, open_demo, train
 
 commit_of_checkout = provenance.git_commit  # before a fixture replaces it

@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from plasticity.errors import InUse, RecordError
 from plasticity.results import record
 from plasticity.results.record import (
     ArmRecord,
-    RecordError,
-    RecordInUse,
     config_hash,
     folder_name,
     open_run,
@@ -405,13 +404,13 @@ def test_second_opening_of_the_same_arm_is_refused(tmp_path: Path) -> None:
     body = """
 try:
     open_demo(Path(sys.argv[1])).arm("mlp", ARMS["mlp"], overwrite=True)
-except record.RecordInUse as error:
+except record.InUse as error:
     print(error)
 """
     with open_mlp(tmp_path) as arm:
         arm.append({"task": 0}, {})
         before = files(tmp_path, without=())
-        with pytest.raises(RecordInUse, match=f"in use by another process .pid {os.getpid()}"):
+        with pytest.raises(InUse, match=f"in use by another process .pid {os.getpid()}"):
             open_mlp(tmp_path, overwrite=True)
         assert run_script(body, tmp_path).splitlines() == [
             f"{arm.path} is in use by another process (pid {os.getpid()}).",
@@ -445,7 +444,7 @@ with open_demo(results).arm("qnn", ARMS["qnn"]):
         other = start_script(body, results, held, held_again)
         with killed_on_failure(other):
             wait_until(held.exists, lambda: other.poll() is None)
-            with pytest.raises(RecordInUse) as refusal:
+            with pytest.raises(InUse) as refusal:
                 open_demo(results).arm("qnn", ARMS["qnn"])
             assert other.stdin is not None
             other.stdin.write("train on\n")

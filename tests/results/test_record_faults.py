@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from plasticity.results.record import RecordError, open_run, read_rows, read_run
+from plasticity.errors import RecordError
+from plasticity.results.record import open_run, read_rows, read_run
 from tests.results.demo import (
     ARMS,
     MLP,

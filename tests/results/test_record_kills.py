@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from plasticity.errors import RecordError
 from plasticity.results import arm as arm_record
 from plasticity.results import record
-from plasticity.results.record import RecordError, config_hash, folder_name
+from plasticity.results.record import config_hash, folder_name
 from tests.results.demo import (
     ARMS,
     MLP,

@@ -23,7 +23,7 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from plasticity.learning.loop import Diverged
+from plasticity.errors import Diverged
 from plasticity.rl.environments import Resumable, Slippery
 from plasticity.rl.features import MlpFeatures, QuantumFeatures
 from plasticity.rl.ppo import _GradientNorm, get_state, set_state, train_ppo

@@ -21,15 +21,9 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 
+from plasticity.errors import DataError
 from plasticity.tasks import images as data
-from plasticity.tasks.images import (
-    DataError,
-    Images,
-    load_cifar100,
-    load_images,
-    load_mnist,
-    load_npz,
-)
+from plasticity.tasks.images import Images, load_cifar100, load_images, load_mnist, load_npz
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from plasticity.errors import DataError
 from plasticity.seeding import generator_for
-from plasticity.tasks.images import DataError, Images, load_digits
+from plasticity.tasks.images import Images, load_digits
 from plasticity.tasks.streams import ClassPairs, PermutedPixels, SpinChainLevels
 from tests.tiny import NUM_INPUTS, NUM_PIXELS, random_states, same, tiny_images, tiny_stream
 
