@@ -76,10 +76,10 @@ def _docstring(thing: Any) -> list[str]:
 
 def write(app: Any = None) -> None:
     """Write the pages, before Sphinx looks for them."""
-    from experiments.parts.control import REMEDIES as OF_POLICIES
     from plasticity.metrics import METRICS
     from plasticity.networks import NETWORKS
     from plasticity.remedies import REMEDIES
+    from plasticity.rl.protocol import REMEDIES as OF_POLICIES
 
     FOLDER.mkdir(exist_ok=True)
     pages = {

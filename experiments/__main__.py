@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from experiments.parts import interrupts
+from experiments.processes import interrupts
 
 PROGRAM = "python -m experiments" if __name__ == "__main__" else "plasticity"
 
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
         command, *sys.argv[1:] = arguments
         runpy.run_module(f"experiments.{command}", run_name="__main__", alter_sys=True)
         return 0
-    from experiments.parts.cli import status_of
+    from experiments.cli.parse import status_of
 
     return status_of(lambda: answer(arguments, commands))
 

@@ -9,7 +9,7 @@ python -m experiments.watch RUN out.mp4 renders an episode of a policy that a ru
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from experiments.parts import interrupts
+    from experiments.processes import interrupts
 
     interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
 
@@ -18,22 +18,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from experiments.parts import cli
-from experiments.parts.arms import Adam, ArmConfig, Registry
-from experiments.parts.control import (
-    FILES,
-    POLICIES,
-    REMEDIES,
-    Config,
-    MlpPolicy,
-    QnnPolicy,
-    needed,
-)
-from experiments.parts.experiment import Experiment, Exports, Options, Panel, Preset, Progress
+from experiments.cli import parse as cli
 from plasticity.errors import UsageError
+from plasticity.protocol.arms import Adam, ArmConfig, Registry
+from plasticity.protocol.experiment import Experiment, Exports, Panel, Preset, Progress
+from plasticity.protocol.options import Options
+from plasticity.rl.protocol import FILES, POLICIES, REMEDIES, Config, MlpPolicy, QnnPolicy, needed
 
 if TYPE_CHECKING:
-    from experiments.parts.policies import PolicyArm
+    from plasticity.rl.trainer import PolicyArm
 
 # The released program's numbers (quantum-plasticity, commit c3c6cb4), but for n_steps: the released
 # 30,000,000 / 16 make one rollout by the untrained policy and a single update, so that no
@@ -94,7 +87,7 @@ class AntOptions(Options):
 def load(config: Config, options: AntOptions) -> Any:
     """Check the environment, and choose where its copies run."""
     with needed():
-        from experiments.parts.policies import Environments
+        from plasticity.rl.trainer import Environments
     return Environments(config, options.env_processes)
 
 
@@ -107,7 +100,7 @@ def build(
     config: Config, environments: Any, arm: ArmConfig, name: str, options: AntOptions
 ) -> PolicyArm:
     """Make an arm; this process's random states are the arm's from here on."""
-    from experiments.parts.policies import PolicyArm
+    from plasticity.rl.trainer import PolicyArm
 
     return PolicyArm(config, environments, arm, name)
 

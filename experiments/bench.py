@@ -9,7 +9,7 @@ Memory is measured in a process of its own for each.
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from experiments.parts import interrupts
+    from experiments.processes import interrupts
 
     interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
 
@@ -19,8 +19,8 @@ from collections.abc import Iterator, Sequence
 
 import tyro
 
-from experiments.parts.bench_options import Options
-from experiments.parts.cli import in_one_line, status_of
+from experiments.benchmarks.options import Options
+from experiments.cli.parse import in_one_line, status_of
 from plasticity.errors import Failure
 
 
@@ -36,7 +36,7 @@ def measure(options: Options) -> None:
     Raises:
         Failure: Results differ from ours, or nothing can be saved.
     """
-    from experiments.parts import stopwatch
+    from experiments.benchmarks import stopwatch
 
     folder = options.results.expanduser()
     with disk_errors():

@@ -8,7 +8,7 @@ qiskit), only ours is timed.
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from experiments.parts import interrupts
+    from experiments.processes import interrupts
 
     interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
 
@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from experiments.parts.cli import in_one_line, status_of
-from experiments.parts.experiment import check_numbers
+from experiments.cli.parse import in_one_line, status_of
 from plasticity.errors import Failure, UsageError
+from plasticity.protocol.options import check_numbers
 
 if TYPE_CHECKING:
     import torch

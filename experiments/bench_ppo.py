@@ -7,7 +7,7 @@ process. A shorter rollout than the protocol's changes no proportion.
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from experiments.parts import interrupts
+    from experiments.processes import interrupts
 
     interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
 
@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from experiments.ant import RELEASED
-from experiments.parts.cli import in_one_line, status_of
-from experiments.parts.control import Config, MlpPolicy, needed
-from experiments.parts.experiment import check_numbers
+from experiments.cli.parse import in_one_line, status_of
+from plasticity.protocol.options import check_numbers
+from plasticity.rl.protocol import Config, MlpPolicy, needed
 
 if TYPE_CHECKING:
     from stable_baselines3 import PPO
@@ -96,7 +96,7 @@ class Contestant:
 
 def ours(config: Config, name: str) -> Contestant:
     """Enter one of our arms."""
-    from experiments.parts.policies import Environments, PolicyArm
+    from plasticity.rl.trainer import Environments, PolicyArm
 
     policy = PolicyArm(config, Environments(config, None), RELEASED.arms[name], name)
     rows = policy.rows(1, lambda steps: None)
@@ -109,7 +109,7 @@ def own_loop(config: Config, kind: type[DummyVecEnv] | type[SubprocVecEnv]) -> C
     from stable_baselines3 import PPO
     from stable_baselines3.common.env_util import make_vec_env
 
-    from experiments.parts.policies import make_gymnasium
+    from plasticity.rl.trainer import make_gymnasium
 
     env = make_vec_env(
         lambda: make_gymnasium(config.env), config.num_envs, seed=0, vec_env_cls=kind
@@ -135,10 +135,10 @@ def run(options: Options) -> None:
     with needed():
         from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
-        import experiments.parts.policies  # noqa: F401  # what it needs is found to be there, or not
+        import plasticity.rl.trainer  # noqa: F401  # what it needs is found to be there, or not
     import torch
 
-    from experiments.parts.running import progress_bar
+    from plasticity.runs.progress import progress_bar
 
     torch.set_num_threads(options.threads)
     contestants = {

@@ -9,7 +9,7 @@ device.jsonl into each arm's folder, anew each time, and device.md and device.pn
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from experiments.parts import interrupts
+    from experiments.processes import interrupts
 
     interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
 
@@ -23,16 +23,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from experiments.cli import parse as cli
 from experiments.figures import experiment_of
-from experiments.parts import cli
-from experiments.parts.experiment import MAY_BE_EMPTY, Experiment
-from experiments.parts.kept import find_arms, load_network, networks_of, open_records, untrained
-from experiments.parts.labels import arm_name, labels_of
 from plasticity.errors import Failure, UsageError
+from plasticity.figures.labels import labels_of
+from plasticity.protocol.experiment import Experiment
+from plasticity.protocol.options import MAY_BE_EMPTY
+from plasticity.results.names import arm_name
+from plasticity.runs.restore import find_arms, load_network, networks_of, open_records, untrained
 
 if TYPE_CHECKING:
-    from experiments.parts.conditions import Condition
-    from experiments.parts.supervised import Supervised
+    from plasticity.on_device.conditions import Condition
+    from plasticity.protocol.supervised import Supervised
     from plasticity.results.record import ArmRecord, RunFolder
 
 
@@ -102,9 +104,9 @@ def evaluate_run(command: Device) -> None:
         UsageError: There is no such arm, or none with a circuit.
         Failure: The run cannot be used, or the data is not the run's.
     """
-    from experiments.parts.conditions import conditions_for
-    from experiments.parts.running import progress_bar
+    from plasticity.on_device.conditions import conditions_for
     from plasticity.results.record import read_run
+    from plasticity.runs.progress import progress_bar
 
     with contextlib.ExitStack() as opened:
         if command.qasm:
@@ -148,7 +150,7 @@ def evaluate_run(command: Device) -> None:
 
 def unfit_for_device(arm: Supervised) -> str:
     """Return why no device can run an arm, or nothing."""
-    from experiments.parts.conditions import circuits_of
+    from plasticity.on_device.conditions import circuits_of
 
     try:
         return "" if circuits_of(arm.learner.network) else "no circuit in it"
@@ -177,7 +179,7 @@ def rows_of_arm(
     Raises:
         Failure: A state does not fit the arm's network.
     """
-    from experiments.parts.conditions import generator_of_shots, rows_of_network
+    from plasticity.on_device.conditions import generator_of_shots, rows_of_network
 
     rows: list[dict[str, Any]] = []
     for place, state in networks:
@@ -195,8 +197,8 @@ def save_rows(record: ArmRecord, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def report(experiment: Experiment[Any], folder: RunFolder, arms: Mapping[Path, Any]) -> str:
     """Write table and figure of all arms of a run that were evaluated, and return the table."""
-    from experiments.parts.device_figure import figure
-    from experiments.parts.device_table import table
+    from plasticity.on_device.figure import figure
+    from plasticity.on_device.table import table
 
     with folder.locked():
         labels = labels_of(experiment, arms)
@@ -213,7 +215,7 @@ def evaluated(path: Path) -> list[dict[str, Any]]:
     Raises:
         Failure: They are not those that are written here.
     """
-    from experiments.parts.conditions import COLUMNS, EXACT
+    from plasticity.on_device.conditions import COLUMNS, EXACT
     from plasticity.results.record import read_rows
 
     rows = read_rows(path, "device.jsonl")
@@ -244,7 +246,7 @@ def export(record: ArmRecord, arm: Supervised) -> str:
     Raises:
         Failure: It cannot be written as OpenQASM 3.
     """
-    from experiments.parts.conditions import circuits_of
+    from plasticity.on_device.conditions import circuits_of
     from plasticity.quantum.export import count_gates, to_qasm3
 
     circuit = circuits_of(arm.learner.network)[0]

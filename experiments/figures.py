@@ -7,7 +7,7 @@ figure, of means over seeds. Without FILE.png, the figure lies here, under the n
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from experiments.parts import interrupts
+    from experiments.processes import interrupts
 
     interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
 
@@ -17,11 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.parts.cli import status_of
-from experiments.parts.drawing import figure_of, recorded, series_of
-from experiments.parts.experiment import Experiment
-from experiments.parts.labels import looks_of
+from experiments.cli.parse import status_of
 from plasticity.errors import Failure, UsageError
+from plasticity.figures.labels import looks_of
+from plasticity.protocol.experiment import Experiment
+from plasticity.results.files import recorded
+from plasticity.runs.drawing import figure_of, series_of
 
 if TYPE_CHECKING:
     from plasticity.results.record import RunFolder

@@ -7,7 +7,7 @@ written into measured.jsonl in each arm's folder, and drawn into the run's figur
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from experiments.parts import interrupts
+    from experiments.processes import interrupts
 
     interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
 
@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from experiments.cli import parse as cli
 from experiments.figures import experiment_of
-from experiments.parts import cli
-from experiments.parts.drawing import draw_run
-from experiments.parts.kept import find_arms, load_network, networks_of, open_records, untrained
-from experiments.parts.labels import arm_name
 from plasticity.errors import UsageError
+from plasticity.results.names import arm_name
+from plasticity.runs.drawing import draw_run
+from plasticity.runs.restore import find_arms, load_network, networks_of, open_records, untrained
 
 if TYPE_CHECKING:
-    from experiments.parts.supervised import Supervised
     from plasticity.learning.metric import Metric
+    from plasticity.protocol.supervised import Supervised
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def measure_run(command: Measure) -> None:
         UsageError: There is no such metric or arm, or a metric needs the training itself.
         Failure: The run cannot be used, or the data is not the run's.
     """
-    from experiments.parts.running import progress_bar
     from plasticity.results.record import read_run
+    from plasticity.runs.progress import progress_bar
 
     with contextlib.ExitStack() as opened:
         folder = read_run(command.run)
@@ -93,8 +93,8 @@ def find_metrics(names: Sequence[str]) -> list[Metric]:
     Raises:
         UsageError: There is none of a name, or it needs the training itself; or there is no name.
     """
-    from experiments.parts.supervised import find_metric
     from plasticity.metrics import METRICS
+    from plasticity.protocol.supervised import find_metric
 
     if not names:
         raise UsageError(f"--metrics: say which; there are {', '.join(sorted(METRICS))}")

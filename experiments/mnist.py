@@ -7,7 +7,7 @@ neural network of 10 qubits learn 1,000 tasks. Stopped at any moment, the same c
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from experiments.parts import interrupts
+    from experiments.processes import interrupts
 
     interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
 
@@ -16,23 +16,15 @@ import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from experiments.parts import cli
-from experiments.parts.arms import Adam, ArmConfig, Registry
-from experiments.parts.experiment import (
-    Experiment,
-    Exports,
-    Panel,
-    Preset,
-    TaskOptions,
-    TaskSetting,
-    at_rates,
-    content_of,
-)
-from experiments.parts.supervised import MECHANISMS, Problem, SupervisedLearning
+from experiments.cli import parse as cli
 from plasticity.errors import UsageError
 from plasticity.networks import NETWORKS
 from plasticity.networks.mlp import Mlp
 from plasticity.networks.qnn import Qnn
+from plasticity.protocol.arms import Adam, ArmConfig, Registry
+from plasticity.protocol.experiment import Experiment, Exports, Panel, Preset, at_rates, content_of
+from plasticity.protocol.options import TaskOptions, TaskSetting
+from plasticity.protocol.supervised import MECHANISMS, Problem, SupervisedLearning
 from plasticity.remedies import REMEDIES
 
 if TYPE_CHECKING:

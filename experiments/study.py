@@ -7,7 +7,7 @@ by hand, or run as a job by --list, counts as well. A report is written of what 
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from experiments.parts import interrupts
+    from experiments.processes import interrupts
 
     interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
 
@@ -23,9 +23,9 @@ from typing import Annotated
 
 import tyro
 
-from experiments.parts import cli
+from experiments.cli import parse as cli
 from experiments.parts.study import Study, cells, is_complete
-from plasticity.errors import Failure, UsageError
+from plasticity.errors import Failure, UsageError, printable
 
 STUDIES = Path(__file__).parent / "studies"
 
@@ -152,7 +152,7 @@ def carry_out(command: Command) -> None:
             path = report.report_on(load_records(command.records.expanduser(), study), folder)
         print(f"report: {path}")
     for cell, why in failed:
-        print(f"{shlex.join(cell.command(results)[1:])}: {cli.printable(why)}", file=sys.stderr)
+        print(f"{shlex.join(cell.command(results)[1:])}: {printable(why)}", file=sys.stderr)
     if failed:
         names = ", ".join(f"{cell.arm} seed {cell.seed}" for cell, _ in failed[:5])
         more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""

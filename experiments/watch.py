@@ -6,7 +6,7 @@ python -m experiments.watch RUN out.mp4 renders the quantum arm's best policy, i
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from experiments.parts import interrupts
+    from experiments.processes import interrupts
 
     interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
 
@@ -18,9 +18,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from experiments.parts import cli
-from experiments.parts.control import needed
+from experiments.cli import parse as cli
 from plasticity.errors import UsageError
+from plasticity.rl.protocol import needed
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def parse(arguments: Sequence[str]) -> Watch:
 def render(command: Watch) -> None:
     """Render a policy."""
     with needed():
-        from experiments.parts.rendering import watch
+        from plasticity.rl.video import watch
 
     watch(
         command.run, command.video, arm=command.arm, policy=command.policy, env_said=command.env,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.parts import cli
+from experiments.cli import parse as cli
 from plasticity.results.record import read_rows
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -169,7 +169,7 @@ def test_pages_with_measured_percentages_are_found() -> None:
 
 @pytest.mark.parametrize("name", ["mnist", "digits"])
 def test_table_of_a_run_on_a_device_is_that_of_its_records(name: str) -> None:
-    from experiments.parts.device_table import table
+    from plasticity.on_device.table import table
 
     rows = read_rows(DOCS / "records" / f"device-{name}", "device.jsonl")
     lines = table({"quantum (QNN)": rows}).splitlines()

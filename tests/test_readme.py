@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 
 from experiments import study
-from experiments.parts import cli, running, stopwatch
-from plasticity.results.record import folder_name
+from experiments.benchmarks import stopwatch
+from experiments.cli import parse as cli
+from plasticity.results.names import folder_name
+from plasticity.runs import train as running
 from plasticity.tasks.images import MNIST_DIGEST
 
 ROOT = Path(__file__).parents[1]

@@ -50,7 +50,7 @@ PLANTED = {
     "the experiments": (
         "plasticity/rl/ppo.py",
         "from experiments.parts import cli",
-        "plasticity.rl.ppo -> experiments.parts.cli",
+        "plasticity.rl.ppo -> experiments.cli.parse",
         "The library knows nothing of the experiments",
     ),
     "out of quantum": (
@@ -66,9 +66,9 @@ PLANTED = {
         "Only the layer imports its engine",
     ),
     "a command": (
-        "experiments/parts/cli.py",
+        "experiments/cli/parse.py",
         "from experiments.mnist import EXPERIMENT",
-        "experiments.parts.cli -> experiments.mnist",
+        "experiments.cli.parse -> experiments.mnist",
         "What the commands share imports none of them",
     ),
     "a circle in a room": (

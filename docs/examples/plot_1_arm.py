@@ -73,7 +73,7 @@ NETWORKS["sphere"] = Sphere(hidden=(16,), radius=3.0)
 # list below.
 
 from experiments import mnist
-from experiments.parts import cli
+from experiments.cli import parse as cli
 
 results = Path(tempfile.mkdtemp())
 status = cli.main(

@@ -60,7 +60,7 @@ REMEDIES["perturb"] = Perturb(keep=0.8, noise=0.01)
 # are ``--mlp+perturb.perturb.keep`` and ``--mlp+perturb.perturb.noise``.
 
 from experiments import mnist
-from experiments.parts import cli
+from experiments.cli import parse as cli
 from plasticity import read_rows
 
 results = Path(tempfile.mkdtemp())

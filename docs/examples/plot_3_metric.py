@@ -41,7 +41,7 @@ METRICS["distance"] = Metric("distance", prepare=distance_from_start)
 # here. A run keeps its networks after the tasks 0, 1, 2, 4, 8, ... and after the last one.
 
 from experiments import measure, qdata
-from experiments.parts import cli
+from experiments.cli import parse as cli
 
 folder = Path(tempfile.mkdtemp())
 data = f"--data-root={folder}"

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from experiments import mnist
-from experiments.parts import cli
+from experiments.cli import parse as cli
 
 folder = Path(tempfile.mkdtemp())
 

@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.parts import interrupts
 from experiments.parts.study import Cell, folder_of, is_complete, parts_of, tasks_left
+from experiments.processes import interrupts
 from plasticity.errors import Failure
 
 LAST_LINES = 12
@@ -138,7 +138,7 @@ def train(
     Raises:
         Failure: There are no workers that could train them.
     """
-    from experiments.parts.running import progress_bar
+    from plasticity.runs.progress import progress_bar
 
     waiting = [cell for cell in cells if not is_complete(cell, results)]
     if not waiting:

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.parts.arms import record_name
-from experiments.parts.drawing import recorded
 from experiments.parts.study import Cell, Study, cells, folder_of, is_complete, parts_of
 from plasticity.errors import Failure
+from plasticity.results.files import recorded
+from plasticity.results.names import record_name
 
 INDEX = "study.json"
 OF_A_COLUMN = "column."

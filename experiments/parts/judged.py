@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.parts.arms import FRESH
 from experiments.parts.gathered import Gathered
-from plasticity.results.summaries import SUMMARIES
-from plasticity.results.verdicts import Estimate, Flatness, Verdict, decide, estimate, flat
+from plasticity.protocol.arms import FRESH
+from plasticity.statistics.estimates import Estimate, estimate
+from plasticity.statistics.summaries import SUMMARIES
+from plasticity.studies.verdicts import Flatness, Verdict, decide, flat
 
 ORDER = ("keeps", "loses less than the margin", "undecided", "loses")
 """Of verdicts in tables and figures."""

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.parts.judged import Judged
-from experiments.parts.study_figures import LOOKS, how_many, write_title
+from plasticity.figures.over_seeds import LOOKS, how_many, write_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from plasticity.results.verdicts import Estimate
+    from plasticity.statistics.estimates import Estimate
 
 FONT = 7.5
 """Of labels, in points."""

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.parts import report_text
-from experiments.parts.experiment import Panel
 from experiments.parts.gathered import Gathered, gathered, save_records
 from experiments.parts.judged import Change, Judged, changes, comparisons, judged
 from experiments.parts.level_figure import level_against_drop
-from experiments.parts.overview import TELLING
 from experiments.parts.study import Study, experiment_of
-from experiments.parts.study_figures import over_tasks
-from plasticity.results.verdicts import Estimate
+from plasticity.figures.over_seeds import over_tasks
+from plasticity.figures.overview import TELLING
+from plasticity.protocol.experiment import Panel
+from plasticity.statistics.estimates import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

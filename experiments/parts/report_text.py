@@ -8,8 +8,9 @@ import numpy as np
 
 from experiments.parts.gathered import Gathered
 from experiments.parts.judged import GROWN, Change, Compared, Judged
-from plasticity.results.statistics import seeds_needed
-from plasticity.results.verdicts import ALPHA, MIN_SEEDS, SKEWED, Estimate, Verdict
+from plasticity.statistics.estimates import SKEWED, Estimate
+from plasticity.statistics.inference import seeds_needed
+from plasticity.studies.verdicts import ALPHA, MIN_SEEDS, Verdict
 
 READINGS = {
     ("held", "keeps"): "held and keeps",

@@ -20,14 +20,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.parts import cli
-from experiments.parts.arms import record_name
-from experiments.parts.experiment import Experiment, TaskOptions
+from experiments.cli import parse as cli
 from plasticity.errors import UsageError
+from plasticity.protocol.experiment import Experiment
+from plasticity.protocol.options import TaskOptions
+from plasticity.results.names import record_name
 
 if TYPE_CHECKING:
-    from experiments.parts.arms import ArmConfig
-    from experiments.parts.training import Row
+    from plasticity.protocol.arms import ArmConfig
+    from plasticity.protocol.trainer import Row
 
 EXPERIMENTS = ("cifar", "mnist", "qdata")
 """Those with tasks."""
@@ -114,7 +115,7 @@ class Study:
                 yield f"{word}: a study's options cannot say it"
         try:
             for metric in self.metrics:
-                from experiments.parts.supervised import find_metric  # takes seconds
+                from plasticity.protocol.supervised import find_metric  # takes seconds
 
                 find_metric(metric)
             for arm in self.arms:
@@ -195,7 +196,7 @@ def tasks_left(cell: Cell, results: Path) -> int:
 
 def folder_of(cell: Cell, results: Path) -> Path:
     """Return where a cell's record is or will be; nothing is made or locked there."""
-    from plasticity.results.files import folder_name
+    from plasticity.results.names import folder_name
     from plasticity.results.record import run_path
 
     experiment, preset, data_root, config, arm = parts_of(cell)

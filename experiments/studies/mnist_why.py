@@ -1,8 +1,8 @@
 """All control arms on permuted MNIST, and the MLP with each remedy: what keeps plasticity?"""
 
 from experiments.parts.study import Study
-from experiments.parts.supervised import MECHANISMS
 from experiments.studies._controls import NETWORKS, PAIRS
+from plasticity.protocol.supervised import MECHANISMS
 
 # All but start-afresh, which keeps nothing: the metric "fresh" is the gap to it.
 REMEDIES = (

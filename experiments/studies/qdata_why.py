@@ -1,8 +1,8 @@
 """All control arms on levels of the XXZ chain: does what holds for digits hold for states?"""
 
 from experiments.parts.study import Study
-from experiments.parts.supervised import MECHANISMS
 from experiments.studies._controls import NETWORKS, PAIRS
+from plasticity.protocol.supervised import MECHANISMS
 
 STUDY = Study(
     name="qdata-why",

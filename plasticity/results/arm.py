@@ -17,7 +17,8 @@ import torch
 
 from plasticity.errors import RecordError
 from plasticity.results.disk import disk_errors, make_folder, remove_asides, replace_file
-from plasticity.results.files import changed, config_json, parse_lines, read_lines, save_file
+from plasticity.results.files import changed, parse_lines, read_lines, save_file
+from plasticity.results.names import config_json
 from plasticity.results.provenance import provenance
 
 FORMAT = 2

@@ -1,6 +1,5 @@
 """The files of a run folder: what they are called, how they are read, what is wrong with them."""
 
-import hashlib
 import io
 import json
 from collections.abc import Mapping
@@ -9,10 +8,8 @@ from typing import Any
 
 from plasticity.errors import RecordError
 from plasticity.results.disk import disk_errors, replace_file
+from plasticity.results.names import checked_name, config_json
 
-LOCK_FILES = {"lock", "lock.pid"}
-OF_TRAINING = {"provenance.jsonl", "rows.jsonl", "checkpoint.pt", "snapshots", "measured.jsonl"}
-_NOT_FREE = LOCK_FILES | OF_TRAINING | {"config.json", "arm.json", "", ".", ".."}
 _MAX_CONFIG_BYTES = 2**20
 MAX_ROWS_BYTES = 2**30  # of rows.jsonl: a million rows of a thousand characters
 _WAYS_OUT = {
@@ -20,20 +17,6 @@ _WAYS_OUT = {
     "measured.jsonl": "Restore it, or remove it and measure again",
     "device.jsonl": "Restore it, or remove it and evaluate again",
 }
-
-
-def config_hash(config: Mapping[str, Any]) -> str:
-    """Return the sha256, in hex, of a config as config.json or arm.json holds it.
-
-    Raises:
-        ValueError, TypeError: the config holds NaN, an infinity or something JSON cannot.
-    """
-    return hashlib.sha256(config_json(config)).hexdigest()
-
-
-def folder_name(prefix: str, config: Mapping[str, Any]) -> str:
-    """Return the name of a config's folder: the prefix and 8 digits of the config's hash."""
-    return checked_name(f"{prefix}-{config_hash(config)[:8]}")
 
 
 def read_rows(path: str | Path, name: str = "rows.jsonl") -> list[dict[str, Any]]:
@@ -79,22 +62,6 @@ def parse_lines(data: bytes, path: Path) -> list[dict[str, Any]]:
             raise changed(path, f"was edited: line {number} is not a JSON object")
         rows.append(row)
     return rows
-
-
-def config_json(config: Mapping[str, Any]) -> bytes:
-    """Return a config as config.json or arm.json holds it."""
-    return json.dumps(config, sort_keys=True, allow_nan=False, indent=2).encode() + b"\n"
-
-
-def checked_name(name: str) -> str:
-    """Return the name of a file or folder.
-
-    Raises:
-        ValueError: It leads elsewhere, or is the name of a file that a run has.
-    """
-    if name in _NOT_FREE or name.endswith(".tmp") or set(name) & set("/\\:\0"):
-        raise ValueError(f"{name!r} cannot name a file or folder of a run")
-    return name
 
 
 def changed(path: Path, what: str) -> RecordError:
@@ -143,3 +110,11 @@ def save_file(folder: Path, name: str, suffix: str, buffer: io.BytesIO) -> Path:
         if not path.exists() or path.stat().st_size != len(data) or path.read_bytes() != data:
             replace_file(path, data)
     return path
+
+
+def recorded(path: Path) -> list[dict[str, Any]]:
+    """Return an arm's rows, with what was measured after training among their columns."""
+    rows, measured = read_rows(path), {}
+    if (path / "measured.jsonl").exists():
+        measured = {row.get("task"): row for row in read_rows(path, "measured.jsonl")}
+    return [measured.get(row["task"], {}) | row for row in rows] if measured else rows

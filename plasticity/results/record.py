@@ -36,18 +36,14 @@ from plasticity.errors import InUse
 from plasticity.results.arm import FORMAT, ArmRecord, identity_of
 from plasticity.results.disk import disk_errors, make_folder, remove_asides, replace_file
 from plasticity.results.files import (
-    LOCK_FILES,
     MAX_ROWS_BYTES,
-    OF_TRAINING,
     changed,
-    config_hash,
-    config_json,
-    folder_name,
     read_config,
     read_rows,
     save_file,
     settle_config,
 )
+from plasticity.results.names import LOCK_FILES, OF_TRAINING, config_hash, config_json, folder_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

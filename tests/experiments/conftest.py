@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from experiments import mnist
-from experiments.parts.experiment import Experiment
+from plasticity.protocol.experiment import Experiment
 from plasticity.results import provenance
 from tests.experiments import runs
 

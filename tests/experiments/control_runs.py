@@ -8,10 +8,11 @@ from types import SimpleNamespace
 
 from experiments import ant
 from experiments.ant import EXPERIMENT, Config
-from experiments.parts import cli, policies
-from experiments.parts.arms import ArmConfig
-from experiments.parts.experiment import Preset
-from plasticity.results.record import folder_name
+from experiments.cli import parse as cli
+from plasticity.protocol.arms import ArmConfig
+from plasticity.protocol.experiment import Preset
+from plasticity.results.names import folder_name
+from plasticity.rl import trainer as policies
 from tests.experiments.runs import arm_folder
 
 ARMS = ("mlp", "qnn")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from experiments import cifar, measure, mnist, qdata
-from experiments.parts import cli
-from experiments.parts.experiment import Experiment
+from experiments.cli import parse as cli
+from plasticity.protocol.experiment import Experiment
 from plasticity.results.record import read_rows
 from tests.experiments.runs import arm_folder, run_folder, snapshot
 

@@ -17,9 +17,9 @@ import sklearn.datasets  # noqa: F401  # here, so that child processes have it f
 import torch
 
 from experiments import cifar, mnist, qdata
-from experiments.parts import cli, running  # noqa: F401  # running: as above
-from experiments.parts.experiment import Experiment
+from experiments.cli import parse as cli
 from plasticity.learning.learner import Learner
+from plasticity.protocol.experiment import Experiment
 from plasticity.results import provenance
 from plasticity.results.record import read_rows
 from plasticity.tasks.images import Images

@@ -24,12 +24,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from experiments import figures
 from experiments.ant import EXPERIMENT, MATCHED, QUICK, RELEASED, Config
-from experiments.parts import cli, policies
-from experiments.parts.arms import Adam, ArmConfig
-from experiments.parts.control import MlpPolicy, QnnPolicy
+from experiments.cli import parse as cli
+from plasticity.protocol.arms import Adam, ArmConfig
 from plasticity.results.record import ArmRecord
+from plasticity.rl import trainer as policies
 from plasticity.rl.environments import MAX_FRICTION, MIN_FRICTION
 from plasticity.rl.features import MlpFeatures, QuantumFeatures
+from plasticity.rl.protocol import MlpPolicy, QnnPolicy
 from plasticity.rl.workers import Workers
 from tests.experiments.control_runs import (
     ANT,

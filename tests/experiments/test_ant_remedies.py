@@ -21,13 +21,13 @@ import gymnasium
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from experiments.parts.control import REMEDIES
 from plasticity.errors import DoesNotFit
 from plasticity.learning.remedy import Remedy
 from plasticity.remedies.penalties import L2
 from plasticity.remedies.steps import EqualBetas
 from plasticity.rl.features import MlpFeatures, NormalisedTanh, QuantumFeatures
 from plasticity.rl.learner import PolicyLearner, hidden_layers, orthogonal_rows
+from plasticity.rl.protocol import REMEDIES
 from plasticity.rl.remedies import ContinualBackprop, LayerNorm, ReDo
 from plasticity.seeding import generator_for
 from tests.experiments.control_runs import TINY, folder_of, run
@@ -163,7 +163,7 @@ def test_policy_with_layer_norm_is_loaded_in_another_process() -> None:
     file = path / f"{arm}_last_policy.zip"
     code = (
         "import sys, json, torch; from pathlib import Path; from stable_baselines3 import PPO\n"
-        "from experiments.parts.rendering import load_policy, read_arm\n"
+        "from plasticity.rl.video import load_policy, read_arm\n"
         "from experiments.parts import cli; from experiments.ant import EXPERIMENT\n"
         "file = Path(sys.argv[1]); config = cli.parse(EXPERIMENT, sys.argv[2:])[2]\n"
         "arm = read_arm(file.parent)\n"

@@ -17,8 +17,8 @@ pytest.importorskip("stable_baselines3")
 
 from stable_baselines3 import PPO
 
-from experiments.parts import policies
 from plasticity.results.record import ArmRecord
+from plasticity.rl import trainer as policies
 from tests.experiments.control_runs import (
     ANT,
     ARMS,

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from experiments import cifar, mnist, qdata
-from experiments.parts.arms import Adam, ArmConfig, Registry
 from plasticity.networks import NETWORKS
 from plasticity.networks.mlp import Mlp
 from plasticity.networks.network import Network, Shape
 from plasticity.networks.qnn import Qnn
+from plasticity.protocol.arms import Adam, ArmConfig, Registry
 from plasticity.remedies import REMEDIES
 from plasticity.seeding import generator_for
 

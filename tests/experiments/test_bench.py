@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from experiments import bench
-from experiments.parts import stopwatch
-from experiments.parts.bench_options import Options
-from experiments.parts.contestants import (
+from experiments.benchmarks import stopwatch
+from experiments.benchmarks.implementations import (
     CONTESTANTS,
     OPTIONAL,
     SHAPES,
@@ -20,6 +19,7 @@ from experiments.parts.contestants import (
     network,
     tensorcircuit_on_torch,
 )
+from experiments.benchmarks.options import Options
 from plasticity.quantum.circuits import Brickwork, Ring, Staircase
 from plasticity.quantum.readouts import LogOdds, PauliZ, Probabilities
 

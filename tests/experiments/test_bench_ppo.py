@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from experiments import bench_ppo
 from experiments.ant import RELEASED
-from experiments.parts import policies
+from plasticity.rl import trainer as policies
 from plasticity.rl.features import QuantumFeatures
 
 pytestmark = pytest.mark.usefixtures("empty_folder")

@@ -14,14 +14,14 @@ import torch
 from torch import nn
 
 from experiments import ant, cifar, mnist, qdata
-from experiments.parts import cli
-from experiments.parts.experiment import Options, TaskOptions
-from experiments.parts.supervised import MECHANISMS
+from experiments.cli import parse as cli
 from plasticity.errors import DoesNotFit, UsageError
 from plasticity.learning.learner import Learner
 from plasticity.metrics import METRICS
 from plasticity.networks import NETWORKS
 from plasticity.networks.network import Network, Shape
+from plasticity.protocol.options import Options, TaskOptions
+from plasticity.protocol.supervised import MECHANISMS
 from plasticity.remedies import REMEDIES
 from tests.experiments.runs import arm_folders, fields_of, finish, only, start
 

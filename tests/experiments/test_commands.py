@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.parts import bench_options, cli, contestants
+from experiments.benchmarks import implementations as contestants
+from experiments.benchmarks import options as bench_options
+from experiments.cli import parse as cli
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
@@ -134,7 +136,7 @@ IN_A_COMMAND = """
 import os, signal, sys, time
 from experiments.parts import interrupts
 interrupts.guard()
-from experiments.parts.cli import status_of
+from experiments.cli.parse import status_of
 def control_c():
     os.kill(os.getpid(), signal.SIGINT)
     for _ in range(1000):

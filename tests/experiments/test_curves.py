@@ -12,15 +12,16 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from experiments import figures
+from experiments.cli import parse as cli
 from experiments.mnist import EXPERIMENT, RELEASED
-from experiments.parts import cli, drawing
-from experiments.parts.curves import half_interval, learning_curves, panels_of
-from experiments.parts.drawing import draw_run
-from experiments.parts.experiment import Panel
-from experiments.parts.labels import labels_of
+from plasticity.figures.curves import half_interval, learning_curves, panels_of
+from plasticity.figures.labels import labels_of
+from plasticity.figures.style import COLOURS, LINES
 from plasticity.metrics import METRICS
-from plasticity.results.plots import COLOURS, LINES
+from plasticity.protocol.experiment import Panel
 from plasticity.results.record import RunFolder, open_run
+from plasticity.runs import drawing
+from plasticity.runs.drawing import draw_run
 from tests.experiments.runs import (
     UPDATES,
     Stop,

@@ -12,15 +12,17 @@ import torch
 from matplotlib.figure import Figure
 
 from experiments import device
-from experiments.parts import conditions, device_figure, drawing
-from experiments.parts.conditions import COLUMNS, EXACT, QUOTED, Condition
 from plasticity.learning.learner import Learner
+from plasticity.on_device import conditions
+from plasticity.on_device import figure as device_figure
+from plasticity.on_device.conditions import COLUMNS, EXACT, QUOTED, Condition
 from plasticity.quantum.circuits import Brickwork
 from plasticity.quantum.device import NoiseModel
 from plasticity.quantum.layer import QNN
 from plasticity.quantum.readouts import LogOdds, PauliZ
 from plasticity.results import provenance
 from plasticity.results.record import read_rows, read_run
+from plasticity.runs import drawing
 from plasticity.tasks.streams import ArraySamples, Task
 from tests.experiments.measuring import EXPERIMENTS, KEPT, train, write_data
 from tests.experiments.runs import arm_folder, arm_folders, rows_of, snapshot
@@ -102,8 +104,8 @@ def rows_on_device(folder: Path, arm: str) -> dict[tuple[Any, ...], dict[str, An
 
 def kept_networks(folder: Path, arm: str, data: Path, name: str) -> dict[int, tuple[Any, Any]]:
     """Return the network after each task that is kept, and the task's test samples, by task."""
-    from experiments.parts.experiment import TaskOptions
-    from experiments.parts.kept import config_of, find_arms, load_data, networks_of
+    from plasticity.protocol.options import TaskOptions
+    from plasticity.runs.restore import config_of, find_arms, load_data, networks_of
 
     experiment, run, found = EXPERIMENTS[name], read_run(folder), {}
     path = arm_folder(folder, arm)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.parts.device_figure import figure
-from experiments.parts.device_table import Ends, OfArm, ends_of, table
+from plasticity.on_device.figure import figure
+from plasticity.on_device.table import Ends, OfArm, ends_of, table
 
 QUOTED = {"depolarizing": 1e-3, "amplitude_damping": 0.0, "readout_error": 1e-2}
 NONE = {"depolarizing": 0.0, "amplitude_damping": 0.0, "readout_error": 0.0}

@@ -14,10 +14,11 @@ import torch
 from matplotlib.figure import Figure
 
 from experiments import ant, device, mnist
-from experiments.parts import device_figure, drawing
+from plasticity.on_device import figure as device_figure
 from plasticity.quantum.layer import QNN
 from plasticity.results import provenance
 from plasticity.results.record import open_run, read_run
+from plasticity.runs import drawing
 from tests.experiments.measuring import refusal, train, write_data
 from tests.experiments.runs import arm_folder
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from experiments import measure
+from experiments.cli import parse as cli
 from experiments.mnist import EXPERIMENT, QUICK
-from experiments.parts import cli
 from plasticity.results.record import read_rows
 
 WORDS = ["--preset=quick", "--train-samples=200"]

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from experiments.ant import EXPERIMENT as ANT
 from experiments.cifar import EXPERIMENT as CIFAR
 from experiments.mnist import EXPERIMENT as MNIST
-from experiments.parts.arms import ArmConfig, Registry
-from experiments.parts.identity import from_json, named_from_json, named_json, to_json
 from experiments.qdata import EXPERIMENT as QDATA
 from plasticity.errors import UsageError
+from plasticity.protocol.arms import ArmConfig, Registry
+from plasticity.protocol.serialization import from_json, named_from_json, named_json, to_json
 from plasticity.remedies.resets import ResetOptimizer
 
 EXPERIMENTS = {experiment.name: experiment for experiment in (MNIST, CIFAR, QDATA, ANT)}

@@ -16,16 +16,16 @@ import torch
 from matplotlib.figure import Figure
 
 from experiments import measure, mnist
-from experiments.parts import drawing
-from experiments.parts.curves import learning_curves, panels_of
-from experiments.parts.drawing import recorded
+from plasticity.figures.curves import learning_curves, panels_of
 from plasticity.learning.learner import Learner
 from plasticity.learning.metric import Metric
 from plasticity.learning.remedy import Learns, Remedy
 from plasticity.metrics import METRICS
 from plasticity.remedies import REMEDIES
 from plasticity.results import provenance
+from plasticity.results.files import recorded
 from plasticity.results.record import RunFolder
+from plasticity.runs import drawing
 from plasticity.tasks.streams import Task
 from tests.experiments.measuring import KEPT, measured, start, train, write_data
 from tests.experiments.runs import arm_folder, arm_folders, rows_of, snapshot

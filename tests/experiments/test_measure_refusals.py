@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 
 from experiments import ant, measure, mnist
-from experiments.parts import curves
+from plasticity.figures import curves
 from plasticity.learning.metric import Metric
 from plasticity.metrics import METRICS
 from plasticity.metrics.norms import weight_norm

@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 import torch
 
+from experiments.cli import parse as cli
 from experiments.mnist import EXPERIMENT, MATCHED, RELEASED
-from experiments.parts import cli
-from experiments.parts.experiment import Preset, TaskOptions
-from experiments.parts.identity import to_json
-from experiments.parts.supervised import Supervised
 from plasticity.learning.learner import Learner
 from plasticity.learning.loop import train_on_stream
 from plasticity.metrics.norms import weight_norm
 from plasticity.networks.mlp import Mlp, mlp
 from plasticity.networks.qnn import Qnn
+from plasticity.protocol.experiment import Preset
+from plasticity.protocol.options import TaskOptions
+from plasticity.protocol.serialization import to_json
+from plasticity.protocol.supervised import Supervised
 from plasticity.remedies.resets import ResetOptimizer
 from plasticity.seeding import generator_for
 from plasticity.tasks.images import Images, load_images

@@ -10,10 +10,10 @@ from scipy import stats
 
 from experiments import figures
 from experiments.mnist import EXPERIMENT, RELEASED
-from experiments.parts import drawing
-from experiments.parts.drawing import draw_run, figure_of
-from experiments.parts.overview import OTHERS, Change, change, in_order_of_loss, overview, table
+from plasticity.figures.overview import OTHERS, Change, change, in_order_of_loss, overview, table
 from plasticity.results.record import RunFolder, open_run
+from plasticity.runs import drawing
+from plasticity.runs.drawing import draw_run, figure_of
 from tests.experiments.runs import tiny_images
 
 pytestmark = pytest.mark.usefixtures("empty_folder")

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from experiments.parts import cli
-from experiments.parts.arms import ArmConfig
-from experiments.parts.experiment import Experiment, Preset
+from experiments.cli import parse as cli
 from plasticity.learning.remedy import Remedy
 from plasticity.networks.network import Network
-from plasticity.results.record import config_hash
+from plasticity.protocol.arms import ArmConfig
+from plasticity.protocol.experiment import Experiment, Preset
+from plasticity.results.names import config_hash
 
 # Stands for the data: its content has this digest, or it is the environment of this name.
 DATA = SimpleNamespace(digest="0" * 64, name="Ant-v4")

@@ -12,10 +12,7 @@ import pytest
 import torch
 
 from experiments import figures
-from experiments.parts import cli
-from experiments.parts.arms import ArmConfig
-from experiments.parts.experiment import Preset, TaskOptions
-from experiments.parts.supervised import Supervised
+from experiments.cli import parse as cli
 from experiments.qdata import (
     EXPERIMENT,
     MATCHED,
@@ -29,6 +26,10 @@ from plasticity.errors import DoesNotFit
 from plasticity.learning.learner import Learner
 from plasticity.learning.loop import train_on_stream
 from plasticity.networks.mlp import Mlp
+from plasticity.protocol.arms import ArmConfig
+from plasticity.protocol.experiment import Preset
+from plasticity.protocol.options import TaskOptions
+from plasticity.protocol.supervised import Supervised
 from plasticity.quantum.layer import QNN
 from plasticity.remedies import REMEDIES
 from plasticity.results import provenance

@@ -15,7 +15,7 @@ from scipy import stats
 from experiments.parts.gathered import Gathered, load_records
 from experiments.parts.judged import comparisons, ends, gap, growth, judged
 from experiments.parts.report import report_on, write_report
-from experiments.parts.study_figures import over_tasks
+from plasticity.figures.over_seeds import over_tasks
 from tests.experiments import made_up
 from tests.experiments.test_gathered import record, rows
 

@@ -184,7 +184,7 @@ def test_arms_trained_by_two_processes_at_once_equal_one_after_the_other(
         child(
             only(at_once, arm),
             tmp_path / arm,
-            met(arm, other, "experiments.parts.running", "open_run", 1),
+            met(arm, other, "plasticity.runs.train", "open_run", 1),
             met(arm, other, *UPDATE, 2 * UPDATES),
         )
         for arm, other in (("mlp", "qnn"), ("qnn", "mlp"))

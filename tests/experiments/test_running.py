@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from experiments import measure
-from experiments.parts import running
 from plasticity.learning.metric import Metric
 from plasticity.metrics import METRICS
 from plasticity.metrics.norms import weight_norm
+from plasticity.runs import train as running
 from tests.experiments.runs import (
     EXPORTS,
     UPDATES,

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from experiments import mnist, study
-from experiments.parts import cli
+from experiments.cli import parse as cli
 from experiments.parts.study import Cell, Study, cells, folder_of, is_complete, rows_of, tasks_left
-from experiments.parts.supervised import MECHANISMS
 from experiments.parts.tuning import at_rate, late_scores, tuning_cells, tuning_table
 from plasticity.errors import UsageError
+from plasticity.protocol.supervised import MECHANISMS
 from plasticity.remedies import REMEDIES
 from plasticity.results.record import read_rows
 from tests.experiments.runs import arm_folders, start

@@ -16,14 +16,8 @@ from scipy import stats
 from experiments.parts.judged import judged
 from experiments.parts.level_figure import level_against_drop
 from experiments.parts.report import report_on
-from experiments.parts.study_figures import (
-    GREY,
-    LOOKS,
-    curve,
-    is_wide,
-    over_tasks,
-)
-from plasticity.results.plots import style
+from plasticity.figures.over_seeds import GREY, LOOKS, curve, is_wide, over_tasks
+from plasticity.figures.style import style
 from tests.experiments import made_up
 
 NAN = math.nan

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from experiments.parts import cli, drawing
+from experiments.cli import parse as cli
 from plasticity.results.record import read_rows
+from plasticity.runs import drawing
 from tests.experiments import toys
 from tests.experiments.runs import (
     EXPERIMENTS,

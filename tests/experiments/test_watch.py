@@ -27,10 +27,12 @@ from stable_baselines3 import PPO
 
 from experiments import ant, watch
 from experiments.ant import EXPERIMENT
-from experiments.parts import cli, policies, rendering
-from experiments.parts.control import needed
+from experiments.cli import parse as cli
 from plasticity.errors import Failure
 from plasticity.results.record import read_run
+from plasticity.rl import trainer as policies
+from plasticity.rl import video as rendering
+from plasticity.rl.protocol import needed
 from tests.experiments import runs
 from tests.experiments.control_runs import ANT, ARMS, TINY, folder_of, only, run
 from tests.experiments.runs import arm_folder, rows_of

@@ -23,9 +23,11 @@ pytest.importorskip("stable_baselines3")
 pytest.importorskip("imageio_ffmpeg")
 
 from experiments import ant, watch
-from experiments.parts import control, policies, rendering
-from experiments.parts.arms import Registry
-from experiments.parts.control import POLICIES
+from plasticity.protocol.arms import Registry
+from plasticity.rl import protocol as control
+from plasticity.rl import trainer as policies
+from plasticity.rl import video as rendering
+from plasticity.rl.protocol import POLICIES
 from tests.experiments.control_runs import OF_ARMS
 from tests.experiments.runs import arm_folder
 

@@ -11,7 +11,6 @@ from scipy import stats
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from experiments.parts.identity import from_json, to_json
 from plasticity.errors import DoesNotFit
 from plasticity.learning.learner import Learner
 from plasticity.networks import NETWORKS
@@ -21,6 +20,7 @@ from plasticity.networks.modules.compact import OnSpheres, OrthogonalHidden, Tor
 from plasticity.networks.modules.units import FixedProjection, MaxMin, ScaledTanh
 from plasticity.networks.network import Network, Shape
 from plasticity.networks.qnn import Qnn
+from plasticity.protocol.serialization import from_json, to_json
 from plasticity.seeding import generator_for
 from tests.networks.slow import (
     assert_outputs_and_gradients,

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from plasticity.results import record
-from plasticity.results.record import RunFolder, folder_name, open_run
+from plasticity.results.names import folder_name
+from plasticity.results.record import RunFolder, open_run
 from tests.waiting import PATIENCE, killed_on_failure
 
 SHARED = {"experiment": "demo", "seed": 0, "learning_rate": 0.01}

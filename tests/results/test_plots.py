@@ -7,7 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
-from plasticity.results.plots import COLOURS, LINES, plot_curve, running_mean, style
+from plasticity.figures.style import COLOURS, LINES, plot_curve, running_mean, style
 
 
 def slow_running_mean(values: np.ndarray, window: int) -> list[float]:

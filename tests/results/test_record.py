@@ -15,14 +15,8 @@ import torch
 
 from plasticity.errors import InUse, RecordError
 from plasticity.results import record
-from plasticity.results.record import (
-    ArmRecord,
-    config_hash,
-    folder_name,
-    open_run,
-    read_rows,
-    read_run,
-)
+from plasticity.results.names import config_hash, folder_name
+from plasticity.results.record import ArmRecord, open_run, read_rows, read_run
 from tests.results.demo import (
     ARMS,
     MLP,

@@ -12,7 +12,7 @@ import torch
 from plasticity.errors import RecordError
 from plasticity.results import arm as arm_record
 from plasticity.results import record
-from plasticity.results.record import config_hash, folder_name
+from plasticity.results.names import config_hash, folder_name
 from tests.results.demo import (
     ARMS,
     MLP,

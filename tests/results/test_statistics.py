@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from plasticity.results.statistics import (
+from plasticity.statistics.inference import (
     bca_interval,
     holm,
     p_above,
@@ -21,7 +21,7 @@ from plasticity.results.statistics import (
     t_interval,
     tost,
 )
-from plasticity.results.summaries import interquartile_mean
+from plasticity.statistics.summaries import interquartile_mean
 
 DRAWS = 20_000
 SIGMAS = 4.5

@@ -7,7 +7,7 @@ import statistics
 import numpy as np
 import pytest
 
-from plasticity.results.summaries import (
+from plasticity.statistics.summaries import (
     SUMMARIES,
     drop,
     early,

@@ -10,16 +10,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from plasticity.results.statistics import bca_interval, p_above, p_below
-from plasticity.results.verdicts import (
-    Estimate,
-    Verdict,
-    compare_drops,
-    compare_levels,
-    decide,
-    estimate,
-    flat,
-)
+from plasticity.statistics.estimates import Estimate, estimate
+from plasticity.statistics.inference import bca_interval, p_above, p_below
+from plasticity.studies.verdicts import Verdict, compare_drops, compare_levels, decide, flat
 
 MARGIN = 0.01
 

@@ -1,6 +1,6 @@
 """One number per run: what the values of its tasks, or its returns, are summarised by.
 
-A number per seed goes into the t tests of ``plasticity.results.statistics``.
+A number per seed goes into the t tests of ``plasticity.statistics.inference``.
 """
 
 from __future__ import annotations

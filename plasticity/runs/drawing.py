@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.parts.curves import Rows, learning_curves, panels_of
-from experiments.parts.experiment import Experiment
-from experiments.parts.labels import labels_of, looks_of
-from experiments.parts.overview import overview, table
+from plasticity.figures.curves import Rows, learning_curves, panels_of
+from plasticity.figures.labels import labels_of, looks_of
+from plasticity.figures.overview import overview, table
+from plasticity.protocol.experiment import Experiment
+from plasticity.results.files import recorded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,16 +47,6 @@ def draw_run(experiment: Experiment[Any], folder: RunFolder) -> Path:
         folder.save_figure(figure.name, drawn)
         os.utime(figure, ns=(date, date))
         return figure
-
-
-def recorded(path: Path) -> list[dict[str, Any]]:
-    """Return an arm's rows, with what was measured after training among their columns."""
-    from plasticity.results.record import read_rows
-
-    rows, measured = read_rows(path), {}
-    if (path / "measured.jsonl").exists():
-        measured = {row.get("task"): row for row in read_rows(path, "measured.jsonl")}
-    return [measured.get(row["task"], {}) | row for row in rows] if measured else rows
 
 
 def series_of(

@@ -25,22 +25,16 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from experiments.parts.arms import ArmConfig, Registry
-from experiments.parts.cli import printable
-from experiments.parts.control import POLICIES, REMEDIES, Config, MlpPolicy, QnnPolicy
-from experiments.parts.identity import from_json
-from experiments.parts.labels import arm_name
-from experiments.parts.policies import (
-    make_evaluation_environment,
-    make_gymnasium,
-    make_model,
-    seed_for,
-)
-from experiments.parts.running import progress_bar
-from plasticity.errors import Failure, UsageError
+from plasticity.errors import Failure, UsageError, printable
 from plasticity.networks.network import Network
+from plasticity.protocol.arms import ArmConfig, Registry
+from plasticity.protocol.serialization import from_json
+from plasticity.results.names import arm_name
 from plasticity.results.record import RunFolder, read_config, read_rows, read_run
 from plasticity.rl.environments import MAX_FRICTION, MIN_FRICTION, set_friction
+from plasticity.rl.protocol import POLICIES, REMEDIES, Config, MlpPolicy, QnnPolicy
+from plasticity.rl.trainer import make_evaluation_environment, make_gymnasium, make_model, seed_for
+from plasticity.runs.progress import progress_bar
 
 EXPERIMENT_ARMS = Registry(POLICIES, REMEDIES)
 MAX_POLICY_BYTES = 2**31

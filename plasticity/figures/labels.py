@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.parts.experiment import LABELS, Experiment
+from plasticity.protocol.experiment import LABELS, Experiment
+from plasticity.results.names import arm_name
 
 
 def labels_of(
@@ -70,11 +71,6 @@ def in_order(experiment: Experiment[Any], arms: Mapping[Path, Mapping[str, Any]]
 def preset_names(experiment: Experiment[Any]) -> list[str]:
     """Return the names of the default preset's arms."""
     return [*next(iter(experiment.presets.values())).arms]
-
-
-def arm_name(path: Path) -> str:
-    """Return the name of the arm that a folder is of."""
-    return path.name.rpartition("-")[0]
 
 
 def _options(experiment: Experiment[Any], arm: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,14 +20,14 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from experiments.parts.arms import ArmConfig
-from experiments.parts.control import FILES, Config, MlpPolicy, QnnPolicy
-from experiments.parts.training import Arm, Row
 from plasticity.errors import DoesNotFit, Failure, UsageError
+from plasticity.protocol.arms import ArmConfig
+from plasticity.protocol.trainer import Arm, Row
 from plasticity.rl.environments import Resumable, Slippery, check_resumable, set_friction
 from plasticity.rl.features import QuantumFeatures
 from plasticity.rl.learner import PolicyLearner
 from plasticity.rl.ppo import get_state, set_state, train_ppo
+from plasticity.rl.protocol import FILES, Config, MlpPolicy, QnnPolicy
 from plasticity.rl.remedies import LayerNorm
 from plasticity.rl.workers import WorkerError, Workers
 from plasticity.seeding import generator_for

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from tqdm import tqdm
 
-from experiments.parts.arms import ArmConfig, record_name
-from experiments.parts.drawing import draw_run
-from experiments.parts.experiment import Config, Experiment, Options
-from experiments.parts.supervised import find_metric
-from experiments.parts.training import Arm, Row
 from plasticity.errors import (
     Diverged,
     DoesNotFit,
@@ -27,7 +18,16 @@ from plasticity.errors import (
     UsageError,
 )
 from plasticity.learning.metric import is_log_spaced
+from plasticity.protocol.arms import ArmConfig
+from plasticity.protocol.experiment import Experiment
+from plasticity.protocol.options import Config, Options
+from plasticity.protocol.supervised import find_metric
+from plasticity.protocol.trainer import Arm, Row
+from plasticity.results.names import record_name
 from plasticity.results.record import ArmRecord, open_run
+from plasticity.runs.drawing import draw_run
+from plasticity.runs.exports import column, export
+from plasticity.runs.progress import progress_bar
 
 
 def check_device(device: str) -> None:
@@ -134,30 +134,6 @@ def rows_done(experiment: Experiment[Any], rows: Sequence[Row]) -> int:
     return experiment.progress.done(rows[-1]) if rows else 0
 
 
-def export(experiment: Experiment[Any], record: ArmRecord, name: str) -> None:
-    """Write an arm's rows to the files of other programs."""
-    rows = record.rows
-    for file, columns in experiment.exports.of(name).items():
-        if isinstance(columns, str):
-            record.save_npy(file, column(rows, columns, math.nan))
-        elif isinstance(columns, tuple):  # pairs, of the rows that have both
-            pairs = [row for row in rows if all(name in row for name in columns)]
-            record.save_npy(file, np.stack([column(pairs, name) for name in columns]))
-        else:
-            arrays = {array: column(rows, name, math.nan) for array, name in columns.items()}
-            record.save_npz(file, **arrays)
-
-
-def column(rows: Sequence[Row], name: str, missing: float | None = None) -> np.ndarray:
-    """Collect what the rows hold under a name: a number, a list of numbers, or nothing.
-
-    A row without it is left out, or has the number ``missing`` instead.
-    """
-    rows = rows if missing is None else [{name: missing} | row for row in rows]
-    values = [row[name] for row in rows if name in row]
-    return np.hstack(values) if values else np.array([])
-
-
 def train(
     experiment: Experiment[Config],
     config: Config,
@@ -225,16 +201,6 @@ def tensorboard(
             writer.flush()
 
         yield write
-
-
-def progress_bar(**options: Any) -> tqdm[Any]:
-    """Make a progress bar, which writes to a file less often than to a terminal.
-
-    Its rate and the time left are those of the mean since the start: rollouts and updates, tasks
-    with and without measurements take turns.
-    """
-    interval = 0.1 if sys.stderr.isatty() else 30
-    return tqdm(dynamic_ncols=True, mininterval=interval, smoothing=0, **options)
 
 
 def summarise(experiment: Experiment[Any], records: Mapping[str, ArmRecord]) -> None:

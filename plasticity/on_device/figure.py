@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from experiments.parts.curves import Rows
-from experiments.parts.device_table import EXACT, NOISES, NONE, Estimate, Noise, OfArm, in_words
+from plasticity.figures.curves import Rows
+from plasticity.on_device.table import EXACT, NOISES, NONE, Estimate, Noise, OfArm, in_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

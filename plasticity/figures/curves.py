@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from experiments.parts.experiment import Experiment, Panel
+from plasticity.protocol.experiment import Experiment, Panel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,7 +60,7 @@ def learning_curves(
     """
     from matplotlib.figure import Figure
 
-    from plasticity.results.plots import style
+    from plasticity.figures.style import style
 
     window, points = window_of(series), len(series) <= MOST_WITH_POINTS
     across = min(len(panels), PANELS_A_ROW)
@@ -161,7 +161,7 @@ def draw_arm(
     """
     import numpy as np
 
-    from plasticity.results.plots import plot_curve, running_mean
+    from plasticity.figures.style import plot_curve, running_mean
 
     abscissa = panel.abscissa or unit
     values = [{row[abscissa]: row for row in rows if panel.column in row} for rows in runs]

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.parts.curves import FEWEST_FOR_AN_INTERVAL, decades
-from plasticity.results.plots import COLOURS, style
+from plasticity.figures.curves import FEWEST_FOR_AN_INTERVAL, decades
+from plasticity.figures.style import COLOURS, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.parts.curves import Rows
+from plasticity.figures.curves import Rows
 
 NOISES = {
     "depolarizing": "depolarising",

@@ -13,9 +13,9 @@ SHAPES = (
     "mnist", "cifar", "cifar-deep", "xxz", "ant", "ant-rollout", "mnist-evaluation",
     "cifar-evaluation", "mlp",
 )  # fmt: skip
-"""Steps that can be timed: those of ``experiments.parts.contestants``, and the classical arm's."""
+"""Steps that can be timed: those of ``implementations``, and the classical arm's."""
 CONTESTANTS = ("ours", "tensorcircuit", "plain-torch", "pennylane", "deepquantum")
-"""Those of ``experiments.parts.contestants``, which takes seconds to import."""
+"""Those of ``experiments.benchmarks.implementations``, which takes seconds to import."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from experiments.parts.curves import (
+from plasticity.figures.curves import (
     FEWEST_FOR_AN_INTERVAL,
     Rows,
     decades,
@@ -17,7 +17,7 @@ from experiments.parts.curves import (
     notes,
     window_of,
 )
-from experiments.parts.experiment import Experiment, Panel
+from plasticity.protocol.experiment import Experiment, Panel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

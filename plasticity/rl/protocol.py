@@ -1,6 +1,6 @@
 """What decides the numbers of reinforcement learning: the protocol, and the policies' options.
 
-What is made of them, and takes seconds to import, is in ``experiments.parts.policies``.
+What is made of them, and takes seconds to import, is in ``plasticity.rl.trainer``.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from experiments.parts.experiment import MAY_BE_EMPTY, Setting
 from plasticity.errors import Failure, UsageError
 from plasticity.learning.remedy import Remedy
 from plasticity.networks.network import Network
+from plasticity.protocol.options import MAY_BE_EMPTY, Setting
 from plasticity.remedies.penalties import L2
 from plasticity.remedies.steps import EqualBetas
 from plasticity.rl.remedies import ContinualBackprop, LayerNorm, ReDo

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from experiments.parts.arms import ArmConfig
-from experiments.parts.experiment import TaskOptions, TaskSetting
-from experiments.parts.training import Arm, Row
 from plasticity.errors import UsageError
+from plasticity.protocol.arms import ArmConfig
+from plasticity.protocol.options import TaskOptions, TaskSetting
+from plasticity.protocol.trainer import Arm, Row
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -26,8 +26,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from experiments.parts.bench_options import Options
-from experiments.parts.contestants import (
+from experiments.benchmarks.implementations import (
     CONTESTANTS,
     OPTIONAL,
     SHAPES,
@@ -40,15 +39,17 @@ from experiments.parts.contestants import (
     network,
     tensorcircuit_on_torch,
 )
-from experiments.parts.running import check_device, progress_bar
+from experiments.benchmarks.options import Options
+from plasticity.figures.style import COLOURS
 from plasticity.learning.learner import Learner
 from plasticity.networks.mlp import mlp
 from plasticity.quantum.circuits import Brickwork
 from plasticity.quantum.layer import Carry
 from plasticity.quantum.readouts import LogOdds, PauliZ
-from plasticity.results.plots import COLOURS
 from plasticity.results.provenance import git_commit
 from plasticity.rl.processes import start_fork_server
+from plasticity.runs.progress import progress_bar
+from plasticity.runs.train import check_device
 from plasticity.seeding import generator_for
 from plasticity.tasks.images import Images
 from plasticity.tasks.streams import PermutedPixels

@@ -14,10 +14,11 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
-from experiments.parts import interrupts
-from experiments.parts.arms import Adam, ArmConfig
-from experiments.parts.experiment import Config, Experiment, Options, check_numbers
-from plasticity.errors import PlasticityError, UsageError
+from experiments.processes import interrupts
+from plasticity.errors import PlasticityError, UsageError, printable
+from plasticity.protocol.arms import Adam, ArmConfig
+from plasticity.protocol.experiment import Experiment
+from plasticity.protocol.options import Config, Options, check_numbers
 
 Name = TypeVar("Name", bound=str)
 OfArms = TypeVar("OfArms")
@@ -31,7 +32,7 @@ def main(experiment: Experiment[Any], arguments: Sequence[str] | None = None) ->
 
     def train() -> None:
         parsed = parse(experiment, arguments)
-        from experiments.parts.running import run  # takes seconds
+        from plasticity.runs.train import run  # takes seconds
 
         run(experiment, *parsed)
 
@@ -65,11 +66,6 @@ def status_of(command: Callable[[], object], stopped: str = "stopped: nothing is
         print(stopped, file=sys.stderr)
         return 130
     return 0
-
-
-def printable(text: str) -> str:
-    """Return a text without what moves a cursor; names of files and folders may hold anything."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
 
 
 @dataclass(frozen=True)

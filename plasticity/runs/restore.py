@@ -9,15 +9,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.parts.experiment import Experiment, TaskOptions, TaskSetting
-from experiments.parts.identity import from_json
-from experiments.parts.labels import arm_name
 from plasticity.errors import Failure, UsageError
+from plasticity.protocol.experiment import Experiment
+from plasticity.protocol.options import TaskOptions, TaskSetting
+from plasticity.protocol.serialization import from_json
+from plasticity.results.names import arm_name
 
 if TYPE_CHECKING:
-    from experiments.parts.arms import ArmConfig
-    from experiments.parts.supervised import Supervised
     from plasticity.learning.learner import Learner
+    from plasticity.protocol.arms import ArmConfig
+    from plasticity.protocol.supervised import Supervised
     from plasticity.results.record import ArmRecord, RunFolder
 
 
@@ -109,8 +110,8 @@ def untrained(
     """
     import torch
 
-    from experiments.parts.running import rows_done
-    from experiments.parts.supervised import Supervised
+    from plasticity.protocol.supervised import Supervised
+    from plasticity.runs.train import rows_done
 
     name = arm_name(record.path)
     config = config_of(experiment, folder, rows_done(experiment, record.rows))
@@ -127,7 +128,7 @@ def config_of(experiment: Experiment[Any], folder: RunFolder, num_tasks: int) ->
     Raises:
         Failure: It is not what the experiment writes, or there is no such device.
     """
-    from experiments.parts.running import check_device
+    from plasticity.runs.train import check_device
 
     default = next(iter(experiment.presets.values())).config
     decided = {k: v for k, v in folder.config.items() if k not in ("experiment", "dataset")}

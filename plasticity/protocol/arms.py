@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from experiments.parts.identity import from_json, named_from_json, named_json, short, to_json
 from plasticity.learning.metric import is_log_spaced
 from plasticity.learning.remedy import Remedy
 from plasticity.networks.network import Network
+from plasticity.protocol.serialization import from_json, named_from_json, named_json, short, to_json
 
 if TYPE_CHECKING:
     import torch
@@ -170,11 +170,6 @@ class Registry:
             {names[type(remedy).__name__]: remedy for remedy in remedies},
             content.get("log_spaced", False) is True,
         )
-
-
-def record_name(name: str) -> str:
-    """Return what an arm's folder is called after: its name, without what no file may have."""
-    return name.replace(":", "-")
 
 
 def _classes(registered: Mapping[str, Any]) -> dict[str, type[Any]]:

@@ -1,0 +1,1 @@
+"""Figures: functions of numbers, which know no run folder."""

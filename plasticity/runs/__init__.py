@@ -1,0 +1,1 @@
+"""Runs: training, reading what was recorded, exports, figures and tables of a run folder."""

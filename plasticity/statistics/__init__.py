@@ -1,0 +1,1 @@
+"""From numbers of seeds to means, intervals and p values."""

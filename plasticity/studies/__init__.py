@@ -1,0 +1,1 @@
+"""Studies: arms with many seeds, and what they say."""
