@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 from experiments.cli import parse as cli
 from plasticity.errors import UsageError
 from plasticity.protocol.arms import Adam, ArmConfig, Registry
-from plasticity.protocol.experiment import Experiment, Exports, Panel, Preset, Progress
+from plasticity.protocol.experiment import Exports, Panel, Preset, Progress
 from plasticity.protocol.options import Options
 from plasticity.rl.protocol import FILES, POLICIES, REMEDIES, Config, MlpPolicy, QnnPolicy, needed
+from plasticity.runs.experiment import Experiment
 
 if TYPE_CHECKING:
     from plasticity.rl.trainer import PolicyArm

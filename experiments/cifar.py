@@ -22,10 +22,11 @@ from plasticity.networks import NETWORKS
 from plasticity.networks.mlp import Mlp
 from plasticity.networks.qnn import Qnn
 from plasticity.protocol.arms import Adam, ArmConfig, AsTheyAre, Registry
-from plasticity.protocol.experiment import Experiment, Exports, Panel, Preset, content_of
+from plasticity.protocol.experiment import Exports, Panel, Preset, content_of
 from plasticity.protocol.options import TaskOptions, TaskSetting
 from plasticity.protocol.supervised import Problem, SupervisedLearning
 from plasticity.remedies import REMEDIES
+from plasticity.runs.experiment import Experiment
 
 if TYPE_CHECKING:
     from plasticity.tasks.images import Images

@@ -27,7 +27,7 @@ from experiments.cli import parse as cli
 from experiments.figures import experiment_of
 from plasticity.errors import Failure, UsageError
 from plasticity.figures.labels import labels_of
-from plasticity.protocol.experiment import Experiment
+from plasticity.protocol.experiment import Definition
 from plasticity.protocol.options import MAY_BE_EMPTY
 from plasticity.results.names import arm_name
 from plasticity.runs.restore import find_arms, load_network, networks_of, open_records, untrained
@@ -195,7 +195,7 @@ def save_rows(record: ArmRecord, rows: Sequence[Mapping[str, Any]]) -> None:
     record.save_bytes("device.jsonl", b"".join(json.dumps(row).encode() + b"\n" for row in rows))
 
 
-def report(experiment: Experiment[Any], folder: RunFolder, arms: Mapping[Path, Any]) -> str:
+def report(experiment: Definition[Any], folder: RunFolder, arms: Mapping[Path, Any]) -> str:
     """Write table and figure of all arms of a run that were evaluated, and return the table."""
     from plasticity.on_device.figure import figure
     from plasticity.on_device.table import table

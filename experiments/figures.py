@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.cli.parse import status_of
 from plasticity.errors import Failure, UsageError
 from plasticity.figures.labels import looks_of
-from plasticity.protocol.experiment import Experiment
+from plasticity.protocol.experiment import Definition
 from plasticity.results.files import recorded
 from plasticity.runs.drawing import figure_of, series_of
 
@@ -31,7 +31,7 @@ EXPERIMENTS = ("ant", "cifar", "mnist", "qdata")
 SYNTAX = "RUN [RUN ...] [FILE.png]"
 
 
-def experiment_of(folder: RunFolder) -> Experiment[Any]:
+def experiment_of(folder: RunFolder) -> Definition[Any]:
     """Return the experiment that a run is of.
 
     Raises:
@@ -40,7 +40,7 @@ def experiment_of(folder: RunFolder) -> Experiment[Any]:
     name = folder.config.get("experiment")
     if name not in EXPERIMENTS:
         raise Failure(f"{folder.path / 'config.json'}: its experiment is {name!r:.40}")
-    found: Experiment[Any] = importlib.import_module(f"experiments.{name}").EXPERIMENT
+    found: Definition[Any] = importlib.import_module(f"experiments.{name}").EXPERIMENT
     return found
 
 
@@ -75,7 +75,7 @@ def draw(arguments: Sequence[str]) -> None:
     print(target)
 
 
-def draw_runs(experiment: Experiment[Any], folders: Sequence[RunFolder], target: Path) -> None:
+def draw_runs(experiment: Definition[Any], folders: Sequence[RunFolder], target: Path) -> None:
     """Draw runs that differ in nothing but the seed.
 
     Raises:

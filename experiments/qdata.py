@@ -23,10 +23,11 @@ from plasticity.networks.compact import SmallMlp
 from plasticity.networks.mlp import Mlp
 from plasticity.networks.qnn import Qnn
 from plasticity.protocol.arms import Adam, ArmConfig, Registry
-from plasticity.protocol.experiment import Experiment, Exports, Panel, Preset, at_rates, content_of
+from plasticity.protocol.experiment import Exports, Panel, Preset, at_rates, content_of
 from plasticity.protocol.options import TaskOptions, TaskSetting
 from plasticity.protocol.supervised import MECHANISMS, Problem, SupervisedLearning
 from plasticity.remedies import REMEDIES
+from plasticity.runs.experiment import Experiment
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,6 +16,7 @@ __all__ = [
     "Ansatz",
     "Brickwork",
     "ClassPairs",
+    "Experiment",
     "FisherProbe",
     "Images",
     "Learner",
@@ -25,6 +26,8 @@ __all__ = [
     "PermutedPixels",
     "Probabilities",
     "Ring",
+    "Run",
+    "Runs",
     "SignedPauliZ",
     "SpinChainLevels",
     "Staircase",
@@ -34,6 +37,8 @@ __all__ = [
     "gradient_norm",
     "load_images",
     "load_levels",
+    "load_run",
+    "load_runs",
     "logit_statistics",
     "read_rows",
     "test_accuracy",
@@ -52,6 +57,8 @@ _MODULES = {
     "quantum.layer": ("QNN",),
     "quantum.readouts": ("LogOdds", "PauliZ", "Probabilities", "SignedPauliZ"),
     "results.record": ("read_rows",),
+    "runs.experiment": ("Experiment",),
+    "runs.load": ("Run", "Runs", "load_run", "load_runs"),
     "seeding": ("generator_for",),
     "tasks.images": ("Images", "load_images"),
     "tasks.levels": ("load_levels",),
@@ -70,6 +77,8 @@ if TYPE_CHECKING:  # the same, for type checkers and editors, which do not call 
     from plasticity.quantum.layer import QNN
     from plasticity.quantum.readouts import LogOdds, PauliZ, Probabilities, SignedPauliZ
     from plasticity.results.record import read_rows
+    from plasticity.runs.experiment import Experiment
+    from plasticity.runs.load import Run, Runs, load_run, load_runs
     from plasticity.seeding import generator_for
     from plasticity.tasks.images import Images, load_images
     from plasticity.tasks.levels import load_levels

@@ -17,8 +17,9 @@ import tyro
 from experiments.processes import interrupts
 from plasticity.errors import PlasticityError, UsageError, printable
 from plasticity.protocol.arms import Adam, ArmConfig
-from plasticity.protocol.experiment import Experiment
-from plasticity.protocol.options import Config, Options, check_numbers
+from plasticity.protocol.choices import Choice, check_arm
+from plasticity.protocol.experiment import Definition
+from plasticity.protocol.options import Config, Options
 
 Name = TypeVar("Name", bound=str)
 OfArms = TypeVar("OfArms")
@@ -26,13 +27,13 @@ Chosen = TypeVar("Chosen", bound=Options)
 Parsed = TypeVar("Parsed")
 
 
-def main(experiment: Experiment[Any], arguments: Sequence[str] | None = None) -> int:
+def main(experiment: Definition[Any], arguments: Sequence[str] | None = None) -> int:
     """Run an experiment from the command line and return the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
 
     def train() -> None:
         parsed = parse(experiment, arguments)
-        from plasticity.runs.train import run  # takes seconds
+        from experiments.cli.train import run  # takes seconds
 
         run(experiment, *parsed)
 
@@ -78,10 +79,11 @@ class Command(Generic[Name, Chosen, Config, OfArms]):
     of_arms: Annotated[OfArms, tyro.conf.arg(name="")]
 
 
-def parse(
-    experiment: Experiment[Config], arguments: Sequence[str]
-) -> tuple[str, Options, Config, dict[str, ArmConfig]]:
+def parse(experiment: Definition[Any], arguments: Sequence[str]) -> tuple[Choice, Options]:
     """Read the command line: preset and arms first, whose numbers the other options then change.
+
+    Returns:
+        What is trained; where, and what is measured.
 
     Raises:
         UsageError: With one line that says what is wrong.
@@ -128,7 +130,7 @@ def parse(
         of_arms,
     ]
     try:
-        command: Command[str, Any, Config, Any] = in_one_line(
+        command: Command[str, Any, Any, Any] = in_one_line(
             tyro.cli,
             kind,
             prog=f"python -m experiments.{experiment.name}",
@@ -143,11 +145,8 @@ def parse(
         raise UsageError("--arms: say it once, with all arms")
     for k, (name, arm) in enumerate(arms.items()):
         arms[name] = arm_of(getattr(command.of_arms, f"arm_{k}"), arm)
-        check_numbers(arms[name].network, f"--{name}.")
-        check_numbers(arms[name].optimizer, f"--{name}.optimizer.")
-        if arms[name].epochs < 1:
-            raise UsageError(f"--{name}.epochs {arms[name].epochs}: at least 1")
-    return preset, command.options, command.config, arms
+        check_arm(arms[name], name)
+    return Choice(preset, command.config, arms), command.options
 
 
 def of_an_arm(text: str, arms: Mapping[str, ArmConfig]) -> str:
@@ -162,7 +161,7 @@ def of_an_arm(text: str, arms: Mapping[str, ArmConfig]) -> str:
 
 def of_another_arm(
     text: str,
-    experiment: Experiment[Any],
+    experiment: Definition[Any],
     arms: Mapping[str, ArmConfig],
     of_preset: Mapping[str, ArmConfig],
 ) -> str:
@@ -186,7 +185,7 @@ def said(arguments: Sequence[str], option: str) -> list[str]:
     return words
 
 
-def options_of(experiment: Experiment[Any], arm: ArmConfig) -> Any:
+def options_of(experiment: Definition[Any], arm: ArmConfig) -> Any:
     """Return what can be said of an arm, as a dataclass: the options of all its parts."""
     flat = tyro.conf.arg(name="")
     of_tasks = experiment.progress.unit == "task"
@@ -220,7 +219,7 @@ def arm_of(options: Any, arm: ArmConfig) -> ArmConfig:
     )  # fmt: skip
 
 
-def about(experiment: Experiment[Any]) -> str:
+def about(experiment: Definition[Any]) -> str:
     """Return what ``--help`` says first: of the experiment, and of what --arms can name."""
     and_remedies = ", and their remedies (NAME+REMEDY)" if experiment.registry.remedies else ""
     lines = [experiment.about.strip(), "", f"Networks for --arms{and_remedies}:"]
@@ -234,7 +233,7 @@ def about(experiment: Experiment[Any]) -> str:
     return "\n".join(lines)
 
 
-def about_presets(experiment: Experiment[Any]) -> str:
+def about_presets(experiment: Definition[Any]) -> str:
     """Return what ``--help`` says of the presets: a line for each."""
     lines = [f"{name}: {preset.about}" for name, preset in experiment.presets.items()]
     return "\n".join([*lines, "Options that are not said are taken from this protocol."])

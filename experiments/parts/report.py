@@ -16,8 +16,8 @@ from experiments.parts.gathered import Gathered, gathered, save_records
 from experiments.parts.judged import Change, Judged, changes, comparisons, judged
 from experiments.parts.level_figure import level_against_drop
 from experiments.parts.study import Study, experiment_of
+from plasticity.figures.labels import COMPARED
 from plasticity.figures.over_seeds import over_tasks
-from plasticity.figures.overview import TELLING
 from plasticity.protocol.experiment import Panel
 from plasticity.statistics.estimates import Estimate
 
@@ -68,7 +68,7 @@ def report_on(found: Gathered, folder: Path) -> Path:
     arms, silent = judged(found, score)
     # The order of all tables and figures.
     order = [*(one.arm for one in arms), *silent]
-    panels = {panel.column: panel for panel in (*TELLING, *experiment.panels)}
+    panels = {panel.column: panel for panel in (*COMPARED, *experiment.panels)}
     drawing = _Drawing(found, folder, order, {one.arm: one.drop.verdict for one in arms})
     parts = [report_text.heading(found), report_text.verdicts(arms, silent)]
     if any(found.of(arm, score) is not None for arm in order):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.cli import parse as cli
 from plasticity.errors import UsageError
-from plasticity.protocol.experiment import Experiment
+from plasticity.protocol.experiment import Definition
 from plasticity.protocol.options import TaskOptions
 from plasticity.results.names import record_name
 
@@ -206,7 +206,7 @@ def folder_of(cell: Cell, results: Path) -> Path:
     return run / folder_name(record_name(cell.arm), arm.json())
 
 
-def parts_of(cell: Cell) -> tuple[Experiment[Any], str, Path, Any, ArmConfig]:
+def parts_of(cell: Cell) -> tuple[Definition[Any], str, Path, Any, ArmConfig]:
     """Return a cell's experiment, preset, folder of data, config and arm."""
     # Cells of an arm differ in the seed alone; reading a command line takes a while.
     words = (*words_of(cell.study, cell.arm), "--seed", str(cell.study.seeds[0]))
@@ -225,9 +225,9 @@ def words_of(study: Study, arm: str) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def experiment_of(name: str) -> Experiment[Any]:
+def experiment_of(name: str) -> Definition[Any]:
     """Return an experiment by the name of its command."""
-    found: Experiment[Any] = importlib.import_module(f"experiments.{name}").EXPERIMENT
+    found: Definition[Any] = importlib.import_module(f"experiments.{name}").EXPERIMENT
     return found
 
 

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from plasticity.protocol.experiment import Experiment, Panel
+from plasticity.protocol.experiment import Definition, Panel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +23,7 @@ LEGEND_ROW = 0.24
 """Inches."""
 
 
-def panels_of(experiment: Experiment[Any], series: Mapping[str, Sequence[Rows]]) -> list[Panel]:
+def panels_of(experiment: Definition[Any], series: Mapping[str, Sequence[Rows]]) -> list[Panel]:
     """Return the experiment's panels, and one for each column that was measured beside them."""
     panels = list(experiment.panels)
     if experiment.metrics:

@@ -8,12 +8,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from plasticity.protocol.experiment import LABELS, Experiment
+from plasticity.protocol.experiment import LABELS, Definition, Panel
 from plasticity.results.names import arm_name
+
+COMPARED = (
+    Panel("train_loss", "training loss (nats)"),
+    Panel("weight_norm", "mean weight norm", logarithmic=True),
+    Panel("update_ratio", "norm of a task's update / of the parameters", logarithmic=True),
+    Panel("ntk_condition", "condition of the tangent kernel", logarithmic=True),
+    Panel("ntk_effective_rank", "effective rank of the tangent kernel"),
+)
+"""What arms are compared by beside their experiment's figure, where the rows have it."""
 
 
 def labels_of(
-    experiment: Experiment[Any], arms: Mapping[Path, Mapping[str, Any]]
+    experiment: Definition[Any], arms: Mapping[Path, Mapping[str, Any]]
 ) -> dict[Path, str]:
     """Return what arms are called in a figure, by their folders, in the order of their curves.
 
@@ -35,7 +44,7 @@ def labels_of(
 
 
 def looks_of(
-    experiment: Experiment[Any], arms: Mapping[Path, Mapping[str, Any]]
+    experiment: Definition[Any], arms: Mapping[Path, Mapping[str, Any]]
 ) -> dict[Path, int]:
     """Return the numbers of the arms' colours and lines, in the order of their curves.
 
@@ -52,7 +61,7 @@ def looks_of(
     return looks
 
 
-def in_order(experiment: Experiment[Any], arms: Mapping[Path, Mapping[str, Any]]) -> list[Path]:
+def in_order(experiment: Definition[Any], arms: Mapping[Path, Mapping[str, Any]]) -> list[Path]:
     """Return the arms' folders: those of the preset's names first, of namesakes its own first."""
     first = preset_names(experiment)
     own = [
@@ -68,12 +77,18 @@ def in_order(experiment: Experiment[Any], arms: Mapping[Path, Mapping[str, Any]]
     return sorted(arms, key=place)
 
 
-def preset_names(experiment: Experiment[Any]) -> list[str]:
+def panel_for(experiment: Definition[Any], column: str) -> Panel:
+    """Return how a column is drawn: as the experiment or its metric says, or by its name."""
+    known = {panel.column: panel for panel in (*COMPARED, *experiment.panels)}
+    return known.get(column, Panel(column, column.replace("_", " ")))
+
+
+def preset_names(experiment: Definition[Any]) -> list[str]:
     """Return the names of the default preset's arms."""
     return [*next(iter(experiment.presets.values())).arms]
 
 
-def _options(experiment: Experiment[Any], arm: Mapping[str, Any]) -> dict[str, Any]:
+def _options(experiment: Definition[Any], arm: Mapping[str, Any]) -> dict[str, Any]:
     """Return an arm's values by the options that set them, less the arm's name."""
     known = {type(value).__name__: name for name, value in experiment.registry.remedies.items()}
     flat: dict[str, Any] = {}

@@ -17,19 +17,12 @@ from plasticity.figures.curves import (
     notes,
     window_of,
 )
-from plasticity.protocol.experiment import Experiment, Panel
+from plasticity.figures.labels import COMPARED
+from plasticity.protocol.experiment import Definition, Panel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TELLING = (
-    Panel("train_loss", "training loss (nats)"),
-    Panel("weight_norm", "mean weight norm", logarithmic=True),
-    Panel("update_ratio", "norm of a task's update / of the parameters", logarithmic=True),
-    Panel("ntk_condition", "condition of the tangent kernel", logarithmic=True),
-    Panel("ntk_effective_rank", "effective rank of the tangent kernel"),
-)
-"""What arms are compared by beside their experiment's figure, where the rows have it."""
 ACROSS = 6
 """Arms in a row of the figure."""
 OTHERS = "#BBBBBB"
@@ -68,9 +61,9 @@ def change(runs: Sequence[Rows], column: str) -> Change | None:
     return Change(sum(first) / len(first), sum(last) / len(last), halves)
 
 
-def compared(experiment: Experiment[Any], series: Mapping[str, Sequence[Rows]]) -> list[Panel]:
+def compared(experiment: Definition[Any], series: Mapping[str, Sequence[Rows]]) -> list[Panel]:
     """Return what to compare arms by: the experiment's panels, and what tells why."""
-    panels = {panel.column: panel for panel in TELLING}
+    panels = {panel.column: panel for panel in COMPARED}
     panels |= {panel.column: panel for panel in experiment.panels}
     there = {c for runs in series.values() for rows in runs for row in rows for c in row}
     first = [panel.column for panel in experiment.panels]
@@ -87,7 +80,7 @@ def in_order_of_loss(series: Mapping[str, Sequence[Rows]], score: str) -> list[s
     return sorted(series, key=gain)
 
 
-def table(experiment: Experiment[Any], series: Mapping[str, Sequence[Rows]]) -> str:
+def table(experiment: Definition[Any], series: Mapping[str, Sequence[Rows]]) -> str:
     """Return a table in Markdown: each arm's columns, first and last, and the score's change."""
     score, words = experiment.score
     panels = compared(experiment, series)
@@ -107,7 +100,10 @@ def table(experiment: Experiment[Any], series: Mapping[str, Sequence[Rows]]) -> 
 
 
 def overview(
-    experiment: Experiment[Any], series: Mapping[str, Sequence[Rows]], title: str
+    experiment: Definition[Any],
+    series: Mapping[str, Sequence[Rows]],
+    title: str,
+    panels: Sequence[Panel] = (),
 ) -> Figure:
     """Draw the score of each arm in axes of its own, and below how other columns changed.
 
@@ -115,6 +111,7 @@ def overview(
         experiment: Whose score is drawn, and whose panels are compared.
         series: The rows of each arm's runs, one run a seed, by the arm's label.
         title: Above all.
+        panels: What is compared; by default the experiment's panels and what tells why.
     """
     from matplotlib.figure import Figure
 
@@ -126,7 +123,7 @@ def overview(
     upper, lower = parts
     (score,) = (p for p in experiment.panels if p.column == experiment.score[0])
     _each_arm(upper, score, series, order, experiment.progress.unit)
-    _changes(lower, compared(experiment, series), series, order)
+    _changes(lower, panels or compared(experiment, series), series, order)
     note = notes(series, [score], experiment.progress.unit, points=True)
     figure.suptitle(f"{title}\n{note}; gray: the other arms", fontsize=9)
     return figure

@@ -16,13 +16,10 @@ from plasticity.learning.metric import is_log_spaced
 from plasticity.learning.remedy import Remedy
 from plasticity.networks.network import Network
 from plasticity.protocol.serialization import from_json, named_from_json, named_json, short, to_json
+from plasticity.results.names import FRESH
 
 if TYPE_CHECKING:
     import torch
-
-
-FRESH = "fresh:"
-"""Before an arm's name: a network that is new at every task."""
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ class Exports:
 
 
 @dataclass(frozen=True)
-class Experiment(Generic[Config]):
+class Definition(Generic[Config]):
     """What is special to an experiment.
 
     Attributes:

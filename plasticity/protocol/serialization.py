@@ -13,6 +13,7 @@ import sys
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 Parsed = TypeVar("Parsed")
@@ -46,7 +47,7 @@ def from_json(kind: type[Parsed], content: Mapping[str, Any]) -> Parsed:
     values: dict[str, Any] = {}
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         if field.name in content:
-            values[field.name] = _value(hints[field.name], content[field.name], field.name)
+            values[field.name] = field_value(hints[field.name], content[field.name], field.name)
         elif field.default is dataclasses.MISSING:
             raise TypeError(f"{field.name} is missing")
     if unknown := {*content} - {*values}:
@@ -66,7 +67,7 @@ def named_from_json(kinds: Mapping[str, type[Parsed]], content: Mapping[str, Any
     return from_json(kinds[name], {key: v for key, v in content.items() if key != "class"})
 
 
-def _value(expected: Any, value: Any, name: str) -> Any:
+def field_value(expected: Any, value: Any, name: str) -> Any:
     """Return a field's value as its type wants it."""
     origin, arguments = typing.get_origin(expected), typing.get_args(expected)
     if isinstance(expected, type) and dataclasses.is_dataclass(expected):
@@ -74,13 +75,15 @@ def _value(expected: Any, value: Any, name: str) -> Any:
     if origin is tuple and isinstance(value, list | tuple):
         kinds = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
         if len(kinds) == len(value):
-            return tuple(_value(kind, v, name) for kind, v in zip(kinds, value, strict=True))
+            return tuple(field_value(kind, v, name) for kind, v in zip(kinds, value, strict=True))
+    elif expected is Path and isinstance(value, str):
+        return Path(value)
     elif origin is typing.Literal and value in arguments:
         return value
     elif origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        return _value(arguments[0], value, name)
+        return field_value(arguments[0], value, name)
     elif expected is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return float(value)  # which NaN and infinities are not
     elif expected in (int, str, bool) and type(value) is expected:

@@ -133,14 +133,7 @@ class ArmRecord:
         Raises:
             RecordError: a file cannot be read, or is of another arm or task.
         """
-        for path in sorted((self.path / "snapshots").glob("task-*.pt")):
-            with disk_errors(path):
-                snapshot = self._load(path, {"task", "network"})
-            task = snapshot["task"]
-            if type(task) is not int or path.name != f"task-{task:08}.pt":
-                raise changed(path, "cannot be used: it is the network after another task")
-            if task < len(self.rows):
-                yield task, snapshot["network"]
+        yield from read_snapshots(self.path, self._identity, len(self.rows))
 
     def save_measured(self, measured: Mapping[int, Mapping[str, Any]]) -> None:
         """Add columns, by task, to what was measured after training; undefined ones are left out.
@@ -248,28 +241,69 @@ class ArmRecord:
         return checkpoint
 
     def _load(self, path: Path, keys: set[str]) -> dict[str, Any]:
-        """Read a file that this arm wrote, without executing what it may hold."""
-        buffer = io.BytesIO(path.read_bytes())
-        try:
-            # torch.load does not look at the archive's checksums.
-            if damaged := zipfile.ZipFile(buffer).testzip():
-                raise ValueError(f"wrong checksum of {damaged}")
-            buffer.seek(0)
-            content = torch.load(buffer, map_location="cpu", weights_only=True)
-            if content.get("format") != FORMAT:
-                raise ValueError(f"its format is {content.get('format', 1)}, not {FORMAT}")
-            if content["identity"] != self._identity:
-                raise ValueError("it belongs to another arm or run")
-            if not keys <= {*content}:
-                raise ValueError("it is no file of a run")
-        except pickle.UnpicklingError as error:
-            # torch's own message recommends to read the file with its code executed.
-            text = "cannot be used: it holds more than tensors and plain values, none of it was run"
-            raise changed(path, text) from error
-        except Exception as error:
-            reason = (str(error).splitlines() or [""])[0]
-            raise changed(path, f"cannot be used: {type(error).__name__}, {reason}") from error
-        return content
+        return _load(path, keys, self._identity)
+
+
+def read_snapshots(
+    path: Path, identity: str, num_rows: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield what ``ArmRecord.snapshots`` does, of an arm's folder that need not be locked.
+
+    Args:
+        path: The arm's folder.
+        identity: As of ``identity_of``.
+        num_rows: How many rows the arm has.
+
+    Raises:
+        RecordError: A file cannot be read, or is of another arm or task.
+    """
+    for file in sorted((path / "snapshots").glob("task-*.pt")):
+        with disk_errors(file):
+            snapshot = _load(file, {"task", "network"}, identity)
+        task = snapshot["task"]
+        if type(task) is not int or file.name != f"task-{task:08}.pt":
+            raise changed(file, "cannot be used: it is the network after another task")
+        if task < num_rows:
+            yield task, snapshot["network"]
+
+
+def read_last_state(path: Path, identity: str) -> tuple[int, Any] | None:
+    """Return how many rows an arm's checkpoint has and its state; None where there is none.
+
+    Raises:
+        RecordError: It cannot be read, or is of another arm.
+    """
+    file = path / "checkpoint.pt"
+    if not file.exists():
+        return None
+    with disk_errors(file):
+        checkpoint = _load(file, {"rows", "state"}, identity)
+    return checkpoint["rows"], checkpoint["state"]
+
+
+def _load(path: Path, keys: set[str], identity: str) -> dict[str, Any]:
+    """Read a file that an arm wrote, without executing what it may hold."""
+    buffer = io.BytesIO(path.read_bytes())
+    try:
+        # torch.load does not look at the archive's checksums.
+        if damaged := zipfile.ZipFile(buffer).testzip():
+            raise ValueError(f"wrong checksum of {damaged}")
+        buffer.seek(0)
+        content = torch.load(buffer, map_location="cpu", weights_only=True)
+        if content.get("format") != FORMAT:
+            raise ValueError(f"its format is {content.get('format', 1)}, not {FORMAT}")
+        if content["identity"] != identity:
+            raise ValueError("it belongs to another arm or run")
+        if not keys <= {*content}:
+            raise ValueError("it is no file of a run")
+    except pickle.UnpicklingError as error:
+        # torch's own message recommends to read the file with its code executed.
+        text = "cannot be used: it holds more than tensors and plain values, none of it was run"
+        raise changed(path, text) from error
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise changed(path, f"cannot be used: {type(error).__name__}, {reason}") from error
+    return content
 
 
 def _defined(row: Mapping[str, Any], what: str) -> dict[str, Any]:

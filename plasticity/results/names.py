@@ -45,11 +45,17 @@ def checked_name(name: str) -> str:
     return name
 
 
+FRESH = "fresh:"
+"""Before an arm's name: a network that is new at every task."""
+
+
 def record_name(name: str) -> str:
     """Return what an arm's folder is called after: its name, without what no file may have."""
     return name.replace(":", "-")
 
 
 def arm_name(path: Path) -> str:
-    """Return the name of the arm that a folder is of."""
-    return path.name.rpartition("-")[0]
+    """Return the name of the arm that a folder is of, as one types it: ``fresh:mlp``, too."""
+    name = path.name.rpartition("-")[0]
+    fresh = record_name(FRESH)
+    return FRESH + name.removeprefix(fresh) if name.startswith(fresh) else name

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from plasticity.figures.curves import Rows, learning_curves, panels_of
 from plasticity.figures.labels import labels_of, looks_of
 from plasticity.figures.overview import overview, table
-from plasticity.protocol.experiment import Experiment
+from plasticity.protocol.experiment import Definition, Panel
 from plasticity.results.files import recorded
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ MOST_IN_ONE_PANEL = 8
 """Arms whose curves can be told apart in the same axes."""
 
 
-def draw_run(experiment: Experiment[Any], folder: RunFolder) -> Path:
+def draw_run(experiment: Definition[Any], folder: RunFolder) -> Path:
     """Draw and tabulate all arms of a run that have rows, unless the figure is newer than these.
 
     Its date is that of the moment at which the rows were read: another process may add some while
@@ -50,7 +50,7 @@ def draw_run(experiment: Experiment[Any], folder: RunFolder) -> Path:
 
 
 def series_of(
-    experiment: Experiment[Any],
+    experiment: Definition[Any],
     arms: Mapping[Path, Mapping[str, Any]],
     runs: Mapping[Path, Sequence[Rows]],
 ) -> dict[str, Sequence[Rows]]:
@@ -64,14 +64,33 @@ def series_of(
     return {label: runs[path] for path, label in labels_of(experiment, arms).items()}
 
 
+def title_of(runs: Sequence[Any]) -> str:
+    """Return the title of a figure of runs that differ in nothing but the seed."""
+    if len(runs) == 1:
+        return str(runs[0].path.name)
+    names = sorted({run.path.name.partition("-seed")[0] for run in runs})
+    seeds = ", ".join(map(str, sorted(run.config["seed"] for run in runs)))
+    return f"{', '.join(names)}, seeds {seeds}"
+
+
 def figure_of(
-    experiment: Experiment[Any],
+    experiment: Definition[Any],
     series: Mapping[str, Sequence[Rows]],
     title: str,
     looks: Sequence[int],
+    panels: Sequence[Panel] = (),
 ) -> Figure:
-    """Draw arms by their labels; ``looks`` are the numbers of their colours and lines."""
+    """Draw arms by their labels.
+
+    Args:
+        experiment: What they are runs of.
+        series: As of ``series_of``.
+        title: Above all.
+        looks: The numbers of the arms' colors and lines.
+        panels: What is drawn; by default the experiment's panels and all that was measured.
+    """
     if len(series) > MOST_IN_ONE_PANEL:
-        return overview(experiment, series, title)
+        return overview(experiment, series, title, panels)
     unit = experiment.progress.unit
-    return learning_curves(series, panels_of(experiment, series), title, unit, looks)
+    panels = panels or panels_of(experiment, series)
+    return learning_curves(series, panels, title, unit, looks)

@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from plasticity.protocol.experiment import Experiment
+from plasticity.protocol.experiment import Definition
 from plasticity.protocol.trainer import Row
 from plasticity.results.arm import ArmRecord
+from plasticity.results.names import record_name
 
 
-def export(experiment: Experiment[Any], record: ArmRecord, name: str) -> None:
+def export(experiment: Definition[Any], record: ArmRecord, name: str) -> None:
     """Write an arm's rows to the files of other programs."""
     rows = record.rows
-    for file, columns in experiment.exports.of(name).items():
+    for file, columns in experiment.exports.of(record_name(name)).items():
         if isinstance(columns, str):
             record.save_npy(file, column(rows, columns, math.nan))
         elif isinstance(columns, tuple):  # pairs, of the rows that have both

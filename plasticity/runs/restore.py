@@ -7,23 +7,37 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from plasticity.errors import Failure, UsageError
-from plasticity.protocol.experiment import Experiment
+from plasticity.protocol.experiment import Definition
 from plasticity.protocol.options import TaskOptions, TaskSetting
 from plasticity.protocol.serialization import from_json
 from plasticity.results.names import arm_name
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from plasticity.learning.learner import Learner
     from plasticity.protocol.arms import ArmConfig
     from plasticity.protocol.supervised import Supervised
     from plasticity.results.record import ArmRecord, RunFolder
 
 
+class Recorded(Protocol):
+    """A recorded arm: its folder and its rows."""
+
+    @property
+    def path(self) -> Path:
+        """Return its folder."""
+
+    @property
+    def rows(self) -> Sequence[dict[str, Any]]:
+        """Return its rows."""
+
+
 def find_arms(
-    experiment: Experiment[Any],
+    experiment: Definition[Any],
     there: Mapping[Path, Mapping[str, Any]],
     names: Sequence[str],
     command: str,
@@ -87,10 +101,10 @@ def open_records(
 
 
 def untrained(
-    experiment: Experiment[Any],
+    experiment: Definition[Any],
     folder: RunFolder,
     arm: ArmConfig,
-    record: ArmRecord,
+    record: Recorded,
     dataset: str | None,
     data_root: Path,
 ) -> Supervised:
@@ -122,7 +136,7 @@ def untrained(
     return ready
 
 
-def config_of(experiment: Experiment[Any], folder: RunFolder, num_tasks: int) -> TaskSetting:
+def config_of(experiment: Definition[Any], folder: RunFolder, num_tasks: int) -> TaskSetting:
     """Return what the arms of a run share; its data set is still to be named.
 
     Raises:
@@ -142,10 +156,10 @@ def config_of(experiment: Experiment[Any], folder: RunFolder, num_tasks: int) ->
 
 
 def load_data(
-    experiment: Experiment[Any],
+    experiment: Definition[Any],
     folder: RunFolder,
     config: TaskSetting,
-    record: ArmRecord,
+    record: Recorded,
     dataset: str | None,
     data_root: Path,
 ) -> Any:
@@ -189,6 +203,52 @@ def networks_of(record: ArmRecord) -> list[tuple[int, Any]]:
     return networks
 
 
+def restored_network(
+    experiment: Definition[Any],
+    folder: RunFolder,
+    recorded: Recorded,
+    config: Mapping[str, Any],
+    task: int | None,
+    dataset: str | None,
+    data_root: Path,
+) -> nn.Module:
+    """Return a recorded arm's network as it was kept after a task; nothing is locked.
+
+    Args:
+        experiment: Which its run is of.
+        folder: Its run.
+        recorded: The arm.
+        config: What ``arm.json`` says of it.
+        task: After which; None: the last.
+        dataset: The run's data set, if its file lies elsewhere now.
+        data_root: Folder of data sets that are downloaded or computed.
+
+    Raises:
+        UsageError: No network was kept after this task.
+        Failure: The arm cannot be made here, or the data is not the run's.
+        RecordError: What was kept is damaged.
+    """
+    from plasticity.results.arm import identity_of, read_last_state, read_snapshots
+
+    identity = identity_of(folder.config, config, recorded.path.name)
+    states = dict(read_snapshots(recorded.path, identity, len(recorded.rows)))
+    if last := read_last_state(recorded.path, identity):
+        states[last[0] - 1] = last[1]["network"]
+    if not states:
+        raise Failure(f"{recorded.path}: no task is finished yet, so there is no network")
+    task = max(states) if task is None else task
+    if task not in states:
+        there = ", ".join(map(str, sorted(states)))
+        raise UsageError(f"task {task}: networks were kept after the tasks {there}")
+    try:
+        arm = experiment.registry.from_json(config)
+    except (TypeError, ValueError) as error:
+        raise Failure(f"{recorded.path / 'arm.json'}: no arm of this program: {error}") from error
+    learner = untrained(experiment, folder, arm, recorded, dataset, data_root).learner
+    load_network(learner, states[task], task)
+    return learner.network
+
+
 def load_network(learner: Learner, state: Any, task: int) -> None:
     """Give a learner's network the state that was kept after a task.
 
@@ -202,7 +262,7 @@ def load_network(learner: Learner, state: Any, task: int) -> None:
         raise Failure(text) from error
 
 
-def dataset_of(record: ArmRecord) -> str:
+def dataset_of(record: Recorded) -> str:
     """Return the name of the data set that an arm was last trained with.
 
     Raises:

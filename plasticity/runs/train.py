@@ -1,33 +1,244 @@
-"""Training the arms of a run: progress, resume, exports, figure, summary."""
+"""Training the arms of a run: a generator of what happens, which neither prints nor draws."""
 
 from __future__ import annotations
 
 import contextlib
-import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from plasticity.errors import (
-    Diverged,
-    DoesNotFit,
-    Failure,
-    UsageError,
-)
+from plasticity.errors import Diverged, DoesNotFit, UsageError
 from plasticity.learning.metric import is_log_spaced
-from plasticity.protocol.arms import ArmConfig
-from plasticity.protocol.experiment import Experiment
-from plasticity.protocol.options import Config, Options
+from plasticity.protocol.choices import Choice
+from plasticity.protocol.experiment import Definition
+from plasticity.protocol.options import Options
 from plasticity.protocol.supervised import find_metric
 from plasticity.protocol.trainer import Arm, Row
 from plasticity.results.names import record_name
-from plasticity.results.record import ArmRecord, open_run
-from plasticity.runs.drawing import draw_run
-from plasticity.runs.exports import column, export
+from plasticity.results.record import ArmRecord, RunFolder, open_run
 from plasticity.runs.progress import progress_bar
+
+
+@dataclass(frozen=True)
+class RunOpened:
+    """The run folder is there, and the records of all chosen arms are open and locked."""
+
+    folder: RunFolder
+    records: Mapping[str, ArmRecord]
+
+
+@dataclass(frozen=True)
+class ArmComplete:
+    """An arm has nothing left to learn.
+
+    Attributes:
+        arm: Its name.
+        record: Of the arm.
+        done: How many tasks or steps are recorded.
+    """
+
+    arm: str
+    record: ArmRecord
+    done: int
+
+
+@dataclass(frozen=True)
+class ArmBegan:
+    """An arm begins to learn, or goes on.
+
+    Attributes:
+        arm: Its name.
+        record: Of the arm.
+        done: How many tasks or steps are behind.
+        total: How many there are.
+        remark: What there is to say of it; may be empty.
+    """
+
+    arm: str
+    record: ArmRecord
+    done: int
+    total: int
+    remark: str
+
+
+@dataclass(frozen=True)
+class RowRecorded:
+    """A row is on the disk, with the state after it.
+
+    Attributes:
+        arm: Its name.
+        row: What was recorded.
+        done: How many tasks or steps are behind.
+    """
+
+    arm: str
+    row: Row
+    done: int
+
+
+@dataclass(frozen=True)
+class ArmFinished:
+    """An arm has learned all.
+
+    Attributes:
+        arm: Its name.
+        record: Of the arm.
+        learned: How many tasks or steps it learned now.
+        seconds: How long that took.
+    """
+
+    arm: str
+    record: ArmRecord
+    learned: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ArmDiverged:
+    """The loss of an arm became NaN or infinite. The other arms are trained all the same."""
+
+    arm: str
+    record: ArmRecord
+    error: Diverged
+
+
+Event = RunOpened | ArmComplete | ArmBegan | RowRecorded | ArmFinished | ArmDiverged
+
+
+def train(
+    experiment: Definition[Any],
+    choice: Choice,
+    options: Options,
+    advance: Callable[[int], object] = lambda count: None,
+) -> Generator[Event, None, None]:
+    """Train the arms that are not finished, one after another, and yield what happens.
+
+    All records are open until the generator ends or is closed, so that who reads the events can
+    write exports into them.
+
+    Args:
+        experiment: Which is run.
+        choice: What is trained.
+        options: Where, and what is measured.
+        advance: Called with numbers of tasks or steps, more often than there are rows.
+
+    Raises:
+        UsageError: Something cannot be trained as it was chosen.
+        DataError: The data set cannot be had.
+        RecordError: What is recorded is damaged, or cannot be written.
+        InUse: Another process trains an arm of them.
+    """
+    for metric in getattr(options, "metrics", ()):
+        find_metric(metric)
+    config, arms = choice.config, choice.arms
+    check_device(config.device)
+    torch.set_num_threads(config.threads)
+    data = experiment.load(config, options)
+    for name, arm in arms.items():
+        try:
+            experiment.check(config, data, arm)
+        except DoesNotFit as error:
+            raise UsageError(f"--arms {name}: {error}") from error
+    folder = open_run(
+        options.results.expanduser(),
+        experiment.run_prefix(choice.preset, config),
+        experiment.identity(config, data),
+    )
+    with contextlib.ExitStack() as opened:
+        # All of them first: what is wrong with the last shows before the first is trained.
+        records = {
+            name: opened.enter_context(
+                folder.arm(record_name(name), arm.json(), overwrite=options.overwrite)
+            )
+            for name, arm in arms.items()
+        }
+        folder.arms()  # whether there is an arm that cannot be drawn
+        yield RunOpened(folder, records)
+        for name, record in records.items():
+            done = rows_done(experiment, record.rows)
+            total = arms[name].end(experiment.progress.total(config))
+            if done >= total:
+                yield ArmComplete(name, record, done)
+                continue
+            try:
+                with contextlib.closing(
+                    experiment.build(config, data, arms[name], name, options)
+                ) as ready:
+                    yield from _train_arm(experiment, config, total, record, name, ready, advance)
+            except Diverged as error:
+                yield ArmDiverged(name, record, error)
+
+
+def train_with_progress(
+    experiment: Definition[Any], choice: Choice, options: Options, *, show: bool = True
+) -> Generator[Event, None, None]:
+    """Do what ``train`` does, with a progress bar for each arm, if it is to ``show``."""
+    progress = experiment.progress
+    bar: Any = None
+
+    def advance(count: int) -> None:
+        if bar is not None:
+            bar.update(count)
+
+    try:
+        with contextlib.closing(train(experiment, choice, options, advance)) as events:
+            for event in events:
+                if bar is not None and isinstance(event, ArmFinished | ArmDiverged):
+                    bar.close()
+                    bar = None
+                yield event  # first, so that what is printed of it stands above the bar
+                if show and isinstance(event, ArmBegan):
+                    bar = progress_bar(
+                        total=event.total, initial=event.done, desc=event.arm, unit=progress.unit,
+                        unit_scale=event.total > 99_999,
+                    )  # fmt: skip
+                elif bar is not None and isinstance(event, RowRecorded):
+                    shown = event.row.get(progress.shown)
+                    if shown is not None:
+                        word = progress.shown.rpartition("_")[2]
+                        bar.set_postfix({word: f"{shown:.4g}"}, refresh=False)
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+def _train_arm(
+    experiment: Definition[Any],
+    config: Any,
+    total: int,
+    record: ArmRecord,
+    name: str,
+    arm: Arm,
+    advance: Callable[[int], object],
+) -> Generator[Event, None, None]:
+    """Train an arm from where its record ends."""
+    progress, done = experiment.progress, rows_done(experiment, record.rows)
+    state = record.load_state()
+    if state is not None:
+        arm.load_state_dict(state)
+    # A name, not an identity: so that later measurements find the data.
+    about = {"dataset": config.dataset} if hasattr(config, "dataset") else {}
+    record.note_provenance(device=config.device, about=about)
+    yield ArmBegan(name, record, done, total, arm.remark)
+    began, start = time.perf_counter(), done
+    for row in arm.rows(len(record.rows), advance):
+        for file, content in arm.files(row).items():
+            record.save_bytes(file, content)
+        number = len(record.rows)
+        if is_log_spaced(number):
+            record.save_snapshot(number, arm.network_state())
+        record.append(row, arm.state_dict())
+        done = progress.done(row)
+        yield RowRecorded(name, row, done)
+    yield ArmFinished(name, record, done - start, time.perf_counter() - began)
+
+
+def rows_done(experiment: Definition[Any], rows: Sequence[Row]) -> int:
+    """Return how many tasks or steps are behind after the last row."""
+    return experiment.progress.done(rows[-1]) if rows else 0
 
 
 def check_device(device: str) -> None:
@@ -41,185 +252,3 @@ def check_device(device: str) -> None:
     if kind == "cuda" and int(index or 0) >= found:
         there = f"CUDA devices 0 to {found - 1}" if found else "no CUDA device"
         raise UsageError(f"--device {device}: this torch finds {there}")
-
-
-def run(
-    experiment: Experiment[Config],
-    preset: str,
-    options: Options,
-    config: Config,
-    arms: Mapping[str, ArmConfig],
-) -> Path:
-    """Train the arms that are not finished, write exports and figure, and return the run folder.
-
-    An arm that diverges keeps no other from being trained.
-    """
-    for metric in getattr(options, "metrics", ()):
-        find_metric(metric)
-    check_device(config.device)
-    torch.set_num_threads(config.threads)
-    data = experiment.load(config, options)
-    for name, arm in arms.items():
-        try:
-            experiment.check(config, data, arm)
-        except DoesNotFit as error:
-            raise UsageError(f"--arms {name}: {error}") from error
-    folder = open_run(
-        options.results.expanduser(),
-        experiment.run_prefix(preset, config),
-        experiment.identity(config, data),
-    )
-    print(f"run folder: {folder.path}")
-    diverged = []
-    with contextlib.ExitStack() as records:
-        # All of them first: what is wrong with the last shows before the first is trained.
-        opened = {
-            name: records.enter_context(
-                folder.arm(record_name(name), arm.json(), overwrite=options.overwrite)
-            )
-            for name, arm in arms.items()
-        }
-        unmeasured: dict[str, list[str]] = {}
-        folder.arms()  # whether there is an arm that cannot be drawn
-        for name, record in opened.items():
-            done = rows_done(experiment, record.rows)
-            total = arms[name].end(experiment.progress.total(config))
-            if done >= total:
-                count = f"{done} {experiment.progress.unit}s"
-                print(f"{name}: all {count} are recorded, nothing to do")
-                asked = getattr(options, "metrics", ())
-                # Some of a preset's are not for every arm; who asks for one himself, knows.
-                if asked == experiment.presets[preset].metrics:
-                    asked = ()
-                if metrics := not_measured(asked, record.rows):
-                    unmeasured[record.path.name] = metrics
-            else:
-                try:
-                    with (
-                        tensorboard(experiment, record, options.tensorboard) as track,
-                        contextlib.closing(
-                            experiment.build(config, data, arms[name], name, options)
-                        ) as ready,
-                    ):
-                        train(experiment, config, total, record, name, ready, track)
-                except Diverged as error:
-                    diverged.append(f"{name}: {error}")
-                    print(diverged[-1])
-            if record.rows:
-                export(experiment, record, record_name(name))
-        if any(record.rows for record in opened.values()):
-            print(f"figure: {draw_run(experiment, folder)}")
-            summarise(experiment, opened)
-        if unmeasured:
-            names = dict.fromkeys(name for of_arm in unmeasured.values() for name in of_arm)
-            command = f"python -m experiments.measure {shlex.quote(str(folder.path))}"
-            print(
-                "--metrics measures tasks while they are learned; of those that are recorded: "
-                f"{command} --metrics {' '.join(names)}"
-            )
-        if diverged:
-            raise Failure("; ".join(diverged))
-    return folder.path
-
-
-def not_measured(metrics: Sequence[str], rows: Sequence[Row]) -> list[str]:
-    """Return which metrics have no column in the rows, but can be taken of recorded networks."""
-    columns = {column for row in rows for column in row}
-    asked = map(find_metric, dict.fromkeys(metrics))
-    return [m.name for m in asked if m.when != "during" and not any(map(m.owns, columns))]
-
-
-def rows_done(experiment: Experiment[Any], rows: Sequence[Row]) -> int:
-    """Return how many tasks or steps are behind after the last row."""
-    return experiment.progress.done(rows[-1]) if rows else 0
-
-
-def train(
-    experiment: Experiment[Config],
-    config: Config,
-    total: int,
-    record: ArmRecord,
-    name: str,
-    arm: Arm,
-    track: Callable[[Row], None],
-) -> None:
-    """Train an arm from where its record ends, with a progress bar; ``track`` sees its rows."""
-    progress, done = experiment.progress, rows_done(experiment, record.rows)
-    state = record.load_state()
-    if state is not None:
-        arm.load_state_dict(state)
-        print(f"{name}: going on after {done} of {total} {progress.unit}s")
-    if arm.remark:
-        print(f"{name}: {arm.remark}")
-    # A name, not an identity: so that later measurements find the data.
-    about = {"dataset": config.dataset} if hasattr(config, "dataset") else {}
-    record.note_provenance(device=config.device, about=about)
-    began, start = time.perf_counter(), done
-    with progress_bar(
-        total=total, initial=done, desc=name, unit=progress.unit, unit_scale=total > 99_999
-    ) as bar:
-        for row in arm.rows(len(record.rows), bar.update):
-            for file, content in arm.files(row).items():
-                record.save_bytes(file, content)
-            number = len(record.rows)
-            if is_log_spaced(number):
-                record.save_snapshot(number, arm.network_state())
-            record.append(row, arm.state_dict())
-            track(row)
-            done = progress.done(row)
-            if progress.shown in row:
-                shown = progress.shown.rpartition("_")[2]
-                bar.set_postfix({shown: f"{row[progress.shown]:.4g}"}, refresh=False)
-    seconds = time.perf_counter() - began
-    # The rate that is a number above one is the one to read.
-    unit, rate = progress.unit, (done - start) / seconds
-    pace = f"{rate:.3g} {unit}s per s" if rate > 1 else f"{1 / rate:.3g} s per {unit}"
-    print(f"{name}: {pace}")
-
-
-@contextlib.contextmanager
-def tensorboard(
-    experiment: Experiment[Any], record: ArmRecord, wanted: bool
-) -> Iterator[Callable[[Row], None]]:
-    """Open an arm's log for TensorBoard, if wanted, and give what writes a row into it."""
-    if not wanted:
-        yield lambda row: None
-        return
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise Failure(f"--tensorboard: {error}: pip install tensorboard") from error
-    done = experiment.progress.done
-    # A row that was logged, but is not in the record, comes again.
-    first = done(record.rows[-1]) + 1 if record.rows else 0
-    with SummaryWriter(str(record.path / "tensorboard"), purge_step=first) as writer:
-
-        def write(row: Row) -> None:
-            for name, value in row.items():
-                if isinstance(value, int | float):
-                    writer.add_scalar(name, value, done(row))
-            writer.flush()
-
-        yield write
-
-
-def summarise(experiment: Experiment[Any], records: Mapping[str, ArmRecord]) -> None:
-    """Print how each arm did in the first and the last tenth of the rows that have a score."""
-    score, words = experiment.score
-    width = max(18, *(len(name) + 2 for name in records))
-    titles = f"{'first tenth':>12}{'last tenth':>12}{'change':>9}{'means of':>12}"
-    print(f"\n{words:{width}}{titles}   exported to")
-    row = "task" if experiment.progress.unit == "task" else "update"
-    for name, record in records.items():
-        files = ", ".join(
-            f"{record.path.name}/{file}" for file in experiment.exports.of(record_name(name))
-        )
-        scores = column(record.rows, score)
-        if not len(scores):
-            print(f"{name:{width}}{'none':>45}   {files if record.rows else 'nothing yet'}")
-            continue
-        tenth = max(1, len(scores) // 10)
-        early, late = scores[:tenth].mean(), scores[-tenth:].mean()
-        count = f"{tenth} {row}{'s' if tenth > 1 else ''}"
-        numbers = f"{early:12.5g}{late:12.5g}{late - early:9.4g}{count:>12}"
-        print(f"{name:{width}}{numbers}   {files}")

@@ -178,3 +178,38 @@ def improvements(ours: ArrayLike, reference: ArrayLike) -> Array:
     if np.isnan(a).any() or np.isnan(b).any():
         raise ValueError("a score is not a number")
     return (a > b) + 0.5 * (a == b)
+
+
+# --- first and last tenth
+
+
+def tenths(values: ArrayLike) -> tuple[Array, Array]:
+    """Return each run's mean over the first and the last tenth of its defined values.
+
+    Of a metric that is taken now and then, a tenth of the tasks at which it was taken counts, at
+    least one.
+
+    Args:
+        values: ``(seeds, tasks)``, NaN where undefined.
+
+    Returns:
+        First and last, ``(seeds that have a value,)`` each.
+    """
+    found = []
+    for row in np.asarray(values, np.float64):
+        defined = row[np.isfinite(row)]
+        if len(defined):
+            tenth = max(1, len(defined) // 10)
+            found.append((defined[:tenth].mean(), defined[-tenth:].mean()))
+    first, last = np.array(found).reshape(-1, 2).T
+    return first, last
+
+
+def early_and_late(scores: ArrayLike) -> tuple[Array, Array]:
+    """Return ``early`` and ``late`` of scores; of runs of fewer than 20 tasks their ``tenths``.
+
+    So a table of a run says the same numbers as a report of the study that it belongs to, and a
+    short run has numbers, too.
+    """
+    runs = np.asarray(scores, np.float64)
+    return tenths(runs) if runs.shape[1] < 20 else (early(runs), late(runs))

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from experiments import mnist
-from plasticity.protocol.experiment import Experiment
 from plasticity.results import provenance
+from plasticity.runs.experiment import Experiment
 from tests.experiments import runs
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ import pytest
 
 from experiments import cifar, measure, mnist, qdata
 from experiments.cli import parse as cli
-from plasticity.protocol.experiment import Experiment
 from plasticity.results.record import read_rows
+from plasticity.runs.experiment import Experiment
 from tests.experiments.runs import arm_folder, run_folder, snapshot
 
 EXPERIMENTS: dict[str, Experiment[Any]] = {

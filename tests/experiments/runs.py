@@ -19,9 +19,9 @@ import torch
 from experiments import cifar, mnist, qdata
 from experiments.cli import parse as cli
 from plasticity.learning.learner import Learner
-from plasticity.protocol.experiment import Experiment
 from plasticity.results import provenance
 from plasticity.results.record import read_rows
+from plasticity.runs.experiment import Experiment
 from plasticity.tasks.images import Images
 from tests.waiting import wait_until
 

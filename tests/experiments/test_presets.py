@@ -16,8 +16,9 @@ from experiments.cli import parse as cli
 from plasticity.learning.remedy import Remedy
 from plasticity.networks.network import Network
 from plasticity.protocol.arms import ArmConfig
-from plasticity.protocol.experiment import Experiment, Preset
+from plasticity.protocol.experiment import Preset
 from plasticity.results.names import config_hash
+from plasticity.runs.experiment import Experiment
 
 # Stands for the data: its content has this digest, or it is the environment of this name.
 DATA = SimpleNamespace(digest="0" * 64, name="Ant-v4")

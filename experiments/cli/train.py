@@ -1,0 +1,128 @@
+"""What a command does with what happens in training: print, export, draw."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.cli.summary import print_summary
+from plasticity.errors import Diverged, Failure
+from plasticity.protocol.choices import Choice
+from plasticity.protocol.experiment import Definition
+from plasticity.protocol.options import Options
+from plasticity.protocol.supervised import find_metric
+from plasticity.protocol.trainer import Row
+from plasticity.results.arm import ArmRecord
+from plasticity.runs.drawing import draw_run
+from plasticity.runs.exports import export
+from plasticity.runs.train import (
+    ArmBegan,
+    ArmComplete,
+    ArmDiverged,
+    ArmFinished,
+    RowRecorded,
+    RunOpened,
+    train_with_progress,
+)
+
+
+def run(experiment: Definition[Any], choice: Choice, options: Options) -> Path:
+    """Train the arms that are not finished, write exports and figure, and return the run folder.
+
+    An arm that diverges keeps no other from being trained.
+
+    Raises:
+        PlasticityError: As ``plasticity.runs.train``; ``Diverged`` at the end.
+    """
+    unit = experiment.progress.unit
+    diverged: list[str] = []
+    unmeasured: dict[str, None] = {}
+    with contextlib.ExitStack() as opened:
+        log: Callable[[Row], None] = lambda row: None  # noqa: E731
+        for event in opened.enter_context(
+            contextlib.closing(train_with_progress(experiment, choice, options))
+        ):
+            if isinstance(event, RunOpened):
+                run_opened = event
+                print(f"run folder: {event.folder.path}")
+            elif isinstance(event, ArmComplete):
+                print(f"{event.arm}: all {event.done} {unit}s are recorded, nothing to do")
+                unmeasured |= dict.fromkeys(_not_measured(experiment, choice, options, event))
+                export(experiment, event.record, event.arm)
+            elif isinstance(event, ArmBegan):
+                if event.done:
+                    print(f"{event.arm}: going on after {event.done} of {event.total} {unit}s")
+                if event.remark:
+                    print(f"{event.arm}: {event.remark}")
+                log = opened.enter_context(_tensorboard(experiment, event.record, options))
+            elif isinstance(event, RowRecorded):
+                log(event.row)
+            elif isinstance(event, ArmFinished):
+                print(f"{event.arm}: {_pace(event.learned, event.seconds, unit)}")
+                export(experiment, event.record, event.arm)
+            elif isinstance(event, ArmDiverged):
+                diverged.append(f"{event.arm}: {event.error}")
+                print(diverged[-1])
+                if event.record.rows:
+                    export(experiment, event.record, event.arm)
+    folder, records = run_opened.folder, run_opened.records
+    if any(record.rows for record in records.values()):
+        print(f"figure: {draw_run(experiment, folder)}")
+        print_summary(experiment, records)
+    if unmeasured:
+        command = f"python -m experiments.measure {shlex.quote(str(folder.path))}"
+        print(
+            "--metrics measures tasks while they are learned; of those that are recorded: "
+            f"{command} --metrics {' '.join(unmeasured)}"
+        )
+    if diverged:
+        raise Diverged("; ".join(diverged))
+    return folder.path
+
+
+def _pace(learned: int, seconds: float, unit: str) -> str:
+    """Return how fast an arm learned; the number above one is the one to read."""
+    rate = learned / seconds
+    return f"{rate:.3g} {unit}s per s" if rate > 1 else f"{1 / rate:.3g} s per {unit}"
+
+
+def _not_measured(
+    experiment: Definition[Any], choice: Choice, options: Options, complete: ArmComplete
+) -> list[str]:
+    """Return which metrics have no column in the rows, but can be taken of recorded networks."""
+    metrics: Sequence[str] = getattr(options, "metrics", ())
+    # Some of a preset's are not for every arm; who asks for one himself, knows.
+    if metrics == experiment.presets[choice.preset].metrics:
+        return []
+    columns = {column for row in complete.record.rows for column in row}
+    asked = map(find_metric, dict.fromkeys(metrics))
+    return [m.name for m in asked if m.when != "during" and not any(map(m.owns, columns))]
+
+
+@contextlib.contextmanager
+def _tensorboard(
+    experiment: Definition[Any], record: ArmRecord, options: Options
+) -> Iterator[Callable[[Row], None]]:
+    """Open an arm's log for TensorBoard, if wanted, and give what writes a row into it."""
+    if not options.tensorboard:
+        yield lambda row: None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise Failure(f"--tensorboard: {error}: pip install tensorboard") from error
+    done = experiment.progress.done
+    # A row that was logged, but is not in the record, comes again.
+    first = done(record.rows[-1]) + 1 if record.rows else 0
+    with SummaryWriter(str(record.path / "tensorboard"), purge_step=first) as writer:
+
+        def write(row: Row) -> None:
+            for name, value in row.items():
+                if isinstance(value, int | float):
+                    writer.add_scalar(name, value, done(row))
+            writer.flush()
+
+        yield write
