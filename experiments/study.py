@@ -24,8 +24,9 @@ from typing import Annotated
 import tyro
 
 from experiments.cli import parse as cli
-from experiments.parts.study import Study, cells, is_complete
 from plasticity.errors import Failure, UsageError, printable
+from plasticity.studies.cells import cells, is_complete
+from plasticity.studies.study import Study
 
 STUDIES = Path(__file__).parent / "studies"
 
@@ -121,7 +122,7 @@ def carry_out(command: Command) -> None:
         study = study.with_seeds(command.seeds)
     results = command.results.expanduser().absolute()
     if command.tune:
-        from experiments.parts.tuning import tuning_cells
+        from plasticity.studies.tuning import tuning_cells
 
         todo = [cell for some in tuning_cells(study).values() for cell in some]
     else:
@@ -133,21 +134,21 @@ def carry_out(command: Command) -> None:
         return
     failed = []
     if not command.report:
-        from experiments.parts import engine
+        from plasticity.studies import workers as engine
 
         failed = engine.train(todo, results, workers=command.workers, address=command.cluster)
     folder = results / "studies" / f"{study.name}-{study.digest()}"
     if command.tune:
-        from experiments.parts.tuning import write_tuning
+        from plasticity.studies.tuning import write_tuning
 
         print(f"tuning: {write_tuning(study, results, folder)}")
     else:
-        from experiments.parts import report
+        from plasticity.studies import report
 
         if command.records is None:
             path = report.write_report(study, results, folder)
         else:
-            from experiments.parts.gathered import load_records
+            from plasticity.studies.numbers import load_records
 
             path = report.report_on(load_records(command.records.expanduser(), study), folder)
         print(f"report: {path}")

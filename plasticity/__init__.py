@@ -31,6 +31,7 @@ __all__ = [
     "SignedPauliZ",
     "SpinChainLevels",
     "Staircase",
+    "Study",
     "Task",
     "TaskStream",
     "generator_for",
@@ -39,6 +40,7 @@ __all__ = [
     "load_levels",
     "load_run",
     "load_runs",
+    "load_study",
     "logit_statistics",
     "read_rows",
     "test_accuracy",
@@ -60,6 +62,8 @@ _MODULES = {
     "runs.experiment": ("Experiment",),
     "runs.load": ("Run", "Runs", "load_run", "load_runs"),
     "seeding": ("generator_for",),
+    "studies.results": ("load_study",),
+    "studies.study": ("Study",),
     "tasks.images": ("Images", "load_images"),
     "tasks.levels": ("load_levels",),
     "tasks.streams": ("ClassPairs", "PermutedPixels", "SpinChainLevels", "Task", "TaskStream"),
@@ -80,6 +84,8 @@ if TYPE_CHECKING:  # the same, for type checkers and editors, which do not call 
     from plasticity.runs.experiment import Experiment
     from plasticity.runs.load import Run, Runs, load_run, load_runs
     from plasticity.seeding import generator_for
+    from plasticity.studies.results import load_study
+    from plasticity.studies.study import Study
     from plasticity.tasks.images import Images, load_images
     from plasticity.tasks.levels import load_levels
     from plasticity.tasks.streams import (

@@ -180,9 +180,9 @@ def test_table_of_a_run_on_a_device_is_that_of_its_records(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(p.name for p in (DOCS / "records/studies").iterdir()))
 def test_table_of_a_study_is_that_of_its_records(name: str, tmp_path) -> None:
-    from experiments.parts.gathered import load_records
-    from experiments.parts.report import report_on
     from experiments.study import find
+    from plasticity.studies.numbers import load_records
+    from plasticity.studies.report import report_on
 
     report = report_on(load_records(DOCS / "records/studies" / name, find(name)), tmp_path)
     table = report.read_text().partition("## Verdicts")[2].split("\n\n")[1].strip()
@@ -191,10 +191,10 @@ def test_table_of_a_study_is_that_of_its_records(name: str, tmp_path) -> None:
 
 @pytest.mark.parametrize("name", ["mnist-why", "qdata-why"])
 def test_tables_of_the_pilot_are_those_of_its_records(name: str) -> None:
-    from experiments.parts import report_text
-    from experiments.parts.gathered import load_records
-    from experiments.parts.judged import comparisons, judged
     from experiments.study import find
+    from plasticity.studies import report_text
+    from plasticity.studies.findings import comparisons, judged
+    from plasticity.studies.numbers import load_records
 
     found = load_records(DOCS / "records/pilot" / name)
     # What the page's command asks for: the study as it is, with three seeds.

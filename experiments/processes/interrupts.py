@@ -17,8 +17,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-ENDS_WITH_INPUT = "PLASTICITY_ENDS_WITH_INPUT"
-"""Set in the environment of a command that is to end when its standard input does."""
+from plasticity.studies import ENDS_WITH_INPUT
 
 
 def guard() -> None:

@@ -1,8 +1,8 @@
 """All control arms on permuted MNIST, and the MLP with each remedy: what keeps plasticity?"""
 
-from experiments.parts.study import Study
 from experiments.studies._controls import NETWORKS, PAIRS
 from plasticity.protocol.supervised import MECHANISMS
+from plasticity.studies.study import Study
 
 # All but start-afresh, which keeps nothing: the metric "fresh" is the gap to it.
 REMEDIES = (
@@ -23,7 +23,7 @@ STUDY = Study(
     preset="why",
     arms=(*NETWORKS, *(f"mlp+{remedy}" for remedy in REMEDIES)),
     seeds=(0, 1, 2, 3, 4, 5, 6, 7, 8, 9),
-    options=("--num-tasks", "300"),
+    settings={"num_tasks": 300},
     metrics=(*MECHANISMS, "fresh"),
     compared=(*PAIRS, *((f"mlp+{remedy}", "mlp") for remedy in REMEDIES)),
     tuning_seeds=(1000, 1001, 1002),

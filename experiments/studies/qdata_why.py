@@ -1,8 +1,8 @@
 """All control arms on levels of the XXZ chain: does what holds for digits hold for states?"""
 
-from experiments.parts.study import Study
 from experiments.studies._controls import NETWORKS, PAIRS
 from plasticity.protocol.supervised import MECHANISMS
+from plasticity.studies.study import Study
 
 STUDY = Study(
     name="qdata-why",
@@ -14,7 +14,7 @@ STUDY = Study(
     preset="why",
     arms=NETWORKS,
     seeds=(0, 1, 2, 3, 4, 5, 6, 7, 8, 9),
-    options=("--num-tasks", "500"),
+    settings={"num_tasks": 500},
     metrics=(*MECHANISMS, "fresh"),
     compared=PAIRS,
     tuning_seeds=(1000, 1001, 1002),

@@ -1,6 +1,6 @@
 """Six arms, five seeds, scikit-learn's digits: no download, done within three minutes."""
 
-from experiments.parts.study import Study
+from plasticity.studies.study import Study
 
 STUDY = Study(
     name="quick",
@@ -12,7 +12,7 @@ STUDY = Study(
     preset="quick",
     arms=("mlp", "mlp+l2-init", "mlp-sphere", "qnn", "stiefel", "stiefel-free"),
     seeds=(0, 1, 2, 3, 4),
-    options=("--num-tasks", "40"),
+    settings={"num_tasks": 40},
     compared=(("mlp-sphere", "mlp"), ("mlp+l2-init", "mlp"), ("stiefel", "stiefel-free")),
     tuning_seeds=(1000,),
     rates=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1),

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.parts.gathered import Gathered
-from experiments.parts.study import Study
+from plasticity.studies.numbers import Gathered
+from plasticity.studies.study import Study
 
 DROPS = {
     "mlp": 0.06, "qnn": 0.0, "linear": 0.03, "quadratic": 0.1, "stiefel": 0.0,

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from experiments.parts.study import Cell, Study, cells, folder_of
+from plasticity.studies.cells import Cell, cells, folder_of
+from plasticity.studies.study import Study
 from tests.experiments.runs import contents, write_npz
 
 ROOT = Path(__file__).parents[2]
@@ -22,16 +23,16 @@ if __name__ == "__main__":
     interrupts.guard()
 
 def write_report(study, results, folder):
-    from experiments.parts.study import cells, rows_of
+    from plasticity.studies.declaration import cells, rows_of
     folder.mkdir(parents=True, exist_ok=True)
     lines = [f"{c.arm} {c.seed} {len(rows_of(c, results))}\\n" for c in cells(study)]
     (folder / "report.md").write_text("".join(lines))
     return folder / "report.md"
 
 if __name__ == "__main__":
-    report = types.ModuleType("experiments.parts.report")
+    report = types.ModuleType("plasticity.studies.report")
     report.write_report = write_report
-    sys.modules["experiments.parts.report"] = report
+    sys.modules["plasticity.studies.report"] = report
     from experiments import study
     from experiments.parts import engine
     engine.AGAIN_AFTER = 0.2
@@ -59,7 +60,9 @@ def tiny_study(folder: Path, **changes: Any) -> Study:
 def write_study(path: Path, study: Study) -> Path:
     """Write a study to a file that the command takes."""
     values = ", ".join(f"{name}={value!r}" for name, value in vars(study).items())
-    path.write_text(f"from experiments.parts.study import Study\n\nSTUDY = Study({values})\n")
+    path.write_text(
+        f"from plasticity.studies.declaration import Study\n\nSTUDY = Study({values})\n"
+    )
     return path
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.parts.gathered import Gathered, gathered, load_records, save_records
-from experiments.parts.study import Study, cells, folder_of
 from plasticity.errors import Failure
+from plasticity.studies.cells import cells, folder_of
+from plasticity.studies.numbers import Gathered, gathered, load_records, save_records
+from plasticity.studies.study import Study
 from tests.experiments import made_up
 
 RESULTS = Path("results")

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.parts.gathered import Gathered, load_records
-from experiments.parts.judged import comparisons, ends, gap, growth, judged
-from experiments.parts.report import report_on, write_report
 from plasticity.figures.over_seeds import over_tasks
+from plasticity.studies.findings import comparisons, ends, gap, growth, judged
+from plasticity.studies.numbers import Gathered, load_records
+from plasticity.studies.report import report_on, write_report
 from tests.experiments import made_up
 from tests.experiments.test_gathered import record, rows
 
@@ -300,7 +300,7 @@ def test_arm_behind_the_others_is_the_one_that_most_are_compared_with(
         behind.add(options["reference"])
         return over_tasks(*arguments, **options)
 
-    monkeypatch.setattr("experiments.parts.report.over_tasks", keep)
+    monkeypatch.setattr("plasticity.studies.report.over_tasks", keep)
     report_on(made_up.gathered(FEW, seeds=2, tasks=20, compared=compared), Path("report"))
     assert behind == {expected}
 
@@ -314,7 +314,7 @@ def test_accuracies_are_in_per_cent_on_an_axis_that_is_never_logarithmic(
         drawn[label] = over_tasks(series, label, *arguments, **options)
         return drawn[label]
 
-    monkeypatch.setattr("experiments.parts.report.over_tasks", keep)
+    monkeypatch.setattr("plasticity.studies.report.over_tasks", keep)
     found = made_up.gathered({"mlp": 0.0, "qnn": 0.0}, seeds=3, tasks=40)
     found.columns["qnn"]["test_accuracy"][:] /= 20
     found.columns["qnn"]["weight_norm"][:] /= 20

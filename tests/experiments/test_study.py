@@ -11,12 +11,13 @@ import pytest
 
 from experiments import mnist, study
 from experiments.cli import parse as cli
-from experiments.parts.study import Cell, Study, cells, folder_of, is_complete, rows_of, tasks_left
-from experiments.parts.tuning import at_rate, late_scores, tuning_cells, tuning_table
 from plasticity.errors import UsageError
 from plasticity.protocol.supervised import MECHANISMS
 from plasticity.remedies import REMEDIES
 from plasticity.results.record import read_rows
+from plasticity.studies.cells import Cell, cells, folder_of, is_complete, rows_of, tasks_left
+from plasticity.studies.study import Study
+from plasticity.studies.tuning import at_rate, late_scores, tuning_cells, tuning_table
 from tests.experiments.runs import arm_folders, start
 from tests.experiments.studying import tiny_study, train_here, write_study
 from tests.experiments.test_commands import run

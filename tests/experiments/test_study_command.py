@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from experiments import study
-from experiments.parts import engine
-from experiments.parts.study import Study, cells
 from plasticity.errors import Failure
+from plasticity.studies import workers as engine
+from plasticity.studies.cells import cells
+from plasticity.studies.study import Study
 from tests.experiments.runs import snapshot, start
 from tests.experiments.studying import ROOT, tiny_study, train_here, write_study
 from tests.experiments.test_commands import run
@@ -82,7 +83,7 @@ OWN = {
     "no Python": ("STUDY =", "own.py: SyntaxError"),
     "an error": ("1 / 0", "own.py: ZeroDivisionError: division by zero"),
     "a wrong study": (
-        "from experiments.parts.study import Study\n"
+        "from plasticity.studies.declaration import Study\n"
         "STUDY = Study('own', '?', 'mnist', 'quick', ('rnn',), (0,))",
         "own.py: ValueError: study own: --arms rnn",
     ),
@@ -204,7 +205,7 @@ def test_a_cluster_without_workers_is_refused(monkeypatch: pytest.MonkeyPatch) -
 
 PROBE = """
 import sys
-from experiments.parts.engine import probe
+from plasticity.studies.workers import probe
 print(probe(sys.argv[1]))
 """
 

@@ -15,7 +15,7 @@ pytest.importorskip("distributed")
 
 import filelock  # noqa: E402
 
-from experiments.parts.study import cells, folder_of, is_complete, rows_of  # noqa: E402
+from plasticity.studies.cells import cells, folder_of, is_complete, rows_of  # noqa: E402
 from tests.experiments.runs import provenance_of, snapshot  # noqa: E402
 from tests.experiments.studying import (  # noqa: E402
     ROOT,
@@ -232,7 +232,7 @@ def test_a_cluster_that_is_not_there_is_a_line(tmp_path: Path) -> None:
 
 HOLDER = """
 import sys
-from experiments.parts.engine import run_command
+from plasticity.studies.workers import run_command
 run_command(["-c", sys.argv[1]], ".", "me")
 """
 SLEEPER = """

@@ -13,11 +13,11 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from scipy import stats
 
-from experiments.parts.judged import judged
-from experiments.parts.level_figure import level_against_drop
-from experiments.parts.report import report_on
+from plasticity.figures.level_against_drop import level_against_drop
 from plasticity.figures.over_seeds import GREY, LOOKS, curve, is_wide, over_tasks
 from plasticity.figures.style import style
+from plasticity.studies.findings import judged
+from plasticity.studies.report import report_on
 from tests.experiments import made_up
 
 NAN = math.nan

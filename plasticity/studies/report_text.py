@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from experiments.parts.gathered import Gathered
-from experiments.parts.judged import GROWN, Change, Compared, Judged
 from plasticity.statistics.estimates import SKEWED, Estimate
 from plasticity.statistics.inference import seeds_needed
+from plasticity.studies.cells import words
+from plasticity.studies.findings import GROWN, Change, Comparison, Finding
+from plasticity.studies.numbers import Numbers
 from plasticity.studies.verdicts import ALPHA, MIN_SEEDS, Verdict
 
 READINGS = {
@@ -32,9 +33,10 @@ OF_LEVELS = {
 }
 
 
-def heading(found: Gathered) -> str:
+def heading(found: Numbers) -> str:
     """Return what the study asks, what it declared, and how it is decided."""
     study = found.study
+    all_arms = [word for name, value in study.settings.items() for word in words(name, value)]
     lines = [
         f"# {study.name}",
         "",
@@ -45,7 +47,7 @@ def heading(found: Gathered) -> str:
             [
                 ("study", f"`{study.name}`, digest `{study.digest()}`"),
                 ("protocol", f"`{study.experiment}`, preset `{study.preset}`, {found.tasks} tasks"),
-                ("words for all arms", f"`{' '.join(study.options)}`" if study.options else "none"),
+                ("for all arms", f"`{' '.join(all_arms)}`" if all_arms else "as the preset says"),
                 ("arms", ", ".join(f"`{arm}`" for arm in study.arms)),
                 ("seeds", ", ".join(map(str, study.seeds))),
                 ("margin of the drop (points of accuracy)", points(study.drop_margin)),
@@ -72,7 +74,7 @@ def heading(found: Gathered) -> str:
     return "\n".join(lines)
 
 
-def verdicts(arms: Sequence[Judged], silent: dict[str, str]) -> str:
+def verdicts(arms: Sequence[Finding], without_verdict: dict[str, str]) -> str:
     """Return the table of verdicts, and which arms have none."""
     gaps = any(one.gap is not None for one in arms)
     titles = ["arm", "n", "early (%)", "late = level (%)", "drop (points)"]
@@ -87,11 +89,11 @@ def verdicts(arms: Sequence[Judged], silent: dict[str, str]) -> str:
             row.append("" if one.gap is None else percent(one.gap, interval=True))
         rows.append([*row, one.drop.verdict + _remarks(one.drop)])
     lines = ["## Verdicts", "", table(titles, rows) if rows else "No arm has a verdict yet.\n"]
-    lines += [f"No verdict on `{arm}`: {reason}.  " for arm, reason in silent.items()]
+    lines += [f"No verdict on `{arm}`: {reason}.  " for arm, reason in without_verdict.items()]
     return "\n".join([*lines, ""])
 
 
-def pairs(compared: Sequence[Compared]) -> str:
+def pairs(compared: Sequence[Comparison]) -> str:
     """Return the table of declared comparisons, seed by seed."""
     titles = (
         "arm", "reference", "n", "drop, arm less reference (points)", "loses more?",
@@ -115,7 +117,7 @@ def pairs(compared: Sequence[Compared]) -> str:
     return "\n".join(["## Pairs", "", text, "", table(titles, rows)])
 
 
-def power(arms: Sequence[Judged]) -> str:
+def power(arms: Sequence[Finding]) -> str:
     """Return how much drops differ between seeds, and how many seeds the margin needs for that."""
     rows = [
         (
@@ -139,14 +141,14 @@ def power(arms: Sequence[Judged]) -> str:
     return "\n".join(["## Are there enough seeds?", "", text, "", table(titles, rows)])
 
 
-def needed(one: Judged) -> int | str:
+def needed(one: Finding) -> int | str:
     """Return how many seeds an arm needs for the claim ``keeps``; "" where its SD is unknown."""
     if one.drop.sd is None:
         return ""
     return max(MIN_SEEDS, seeds_needed(one.drop.sd, one.drop.margin))
 
 
-def sceptic(arms: Sequence[Judged]) -> str:
+def sceptic(arms: Sequence[Finding]) -> str:
     """Return how the parameters of each arm grew, beside what it was found to lose."""
     rows = [
         (
@@ -174,7 +176,7 @@ def sceptic(arms: Sequence[Judged]) -> str:
     return "\n".join(["## A sceptic's table", "", text, "", table(titles, rows)])
 
 
-def missing(found: Gathered) -> str:
+def missing(found: Numbers) -> str:
     """Return which cells are not complete."""
     lines = ["## What is missing", ""]
     cells = found.missing()

@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.parts.study import Cell, folder_of, is_complete, parts_of, tasks_left
-from experiments.processes import interrupts
 from plasticity.errors import Failure
+from plasticity.studies import ENDS_WITH_INPUT
+from plasticity.studies.cells import Cell, folder_of, is_complete, tasks_left
 
 LAST_LINES = 12
 """Of what a cell printed, kept to say why it failed."""
@@ -65,7 +65,7 @@ def run_command(words: Sequence[str], folder: str, owner: str) -> Outcome:
     process = subprocess.Popen(
         [sys.executable, *words],
         cwd=folder,
-        env=os.environ | {interrupts.ENDS_WITH_INPUT: "1"},
+        env=os.environ | {ENDS_WITH_INPUT: "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -121,7 +121,12 @@ def probe(path: str) -> str:
 
 
 def train(
-    cells: Sequence[Cell], results: Path, *, workers: int | None = None, address: str | None = None
+    cells: Sequence[Cell],
+    results: Path,
+    *,
+    workers: int | None = None,
+    address: str | None = None,
+    progress: bool = True,
 ) -> list[tuple[Cell, str]]:
     """Train the cells that are not complete, the longest first, and return those that failed.
 
@@ -131,6 +136,7 @@ def train(
         workers: Cells at a time on this machine; None: as many as it has physical cores, or one
             where they train on a GPU.
         address: Of a cluster's scheduler, to train there instead.
+        progress: Show a progress bar.
 
     Returns:
         Cells, and why each failed, with the last lines that it printed.
@@ -148,7 +154,9 @@ def train(
     limit = min(workers or default, len(waiting))
     with (
         own_cluster(limit) if address is None else foreign_cluster(address, results) as client,
-        progress_bar(total=len(cells), initial=len(cells) - len(waiting), unit="cell") as bar,
+        progress_bar(
+            total=len(cells), initial=len(cells) - len(waiting), unit="cell", disable=not progress
+        ) as bar,
     ):
         while waiting:
             in_use: list[Cell] = []
@@ -210,7 +218,7 @@ def outcomes(
                     f"lost: {(str(error).splitlines() or [''])[0] or type(error).__name__}",
                 )
             else:
-                yield cell, outcome.status, told(outcome)
+                yield cell, outcome.status, outcome_text(outcome)
     finally:
         left = [future for future in futures if not future.done()]
         if left:
@@ -219,7 +227,7 @@ def outcomes(
                 client.run(stop_commands, attempt)
 
 
-def told(outcome: Outcome) -> str:
+def outcome_text(outcome: Outcome) -> str:
     """Return how a command ended, and below it what it printed last."""
     how = f"status {outcome.status}"
     if outcome.status < 0:
@@ -232,15 +240,14 @@ def cost(cell: Cell, results: Path) -> int:
 
     Tasks that are left, times epochs; circuits take some ten times as long as the small networks.
     """
-    *_, arm = parts_of(cell)
+    arm = cell.choice.arms[cell.arm]
     factor = 10 if hasattr(arm.network, "depth") else 1
     return tasks_left(cell, results) * arm.epochs * factor
 
 
 def on_gpu(cell: Cell) -> bool:
     """Return whether a cell asks for a GPU, of which a worker has only some."""
-    _, _, _, config, _ = parts_of(cell)
-    return bool(config.device.startswith("cuda"))
+    return bool(cell.choice.config.device.startswith("cuda"))
 
 
 def physical_cores() -> int:
@@ -344,7 +351,7 @@ def check_workers(client: Any, address: str) -> None:
     Raises:
         Failure: With the first worker that differs.
     """
-    ours, of_workers = versions(), asked(client, versions)
+    ours, of_workers = versions(), ask_workers(client, versions)
     if not of_workers:
         raise Failure(f"--cluster {address}: it has no workers yet; start some and try again")
     for worker, theirs in of_workers.items():
@@ -365,7 +372,7 @@ def check_folder(client: Any, results: Path) -> None:
     path = results / f".probe-{uuid.uuid4().hex}"
     try:
         with filelock.FileLock(path):
-            found = asked(client, probe, str(path))
+            found = ask_workers(client, probe, str(path))
     finally:
         path.unlink(missing_ok=True)
     for worker, wrong in found.items():
@@ -376,7 +383,7 @@ def check_folder(client: Any, results: Path) -> None:
             )
 
 
-def asked(client: Any, question: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+def ask_workers(client: Any, question: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
     """Return each worker's answer, by its address.
 
     Raises:

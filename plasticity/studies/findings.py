@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.parts.gathered import Gathered
 from plasticity.protocol.arms import FRESH
 from plasticity.statistics.estimates import Estimate, estimate
-from plasticity.statistics.summaries import SUMMARIES
+from plasticity.statistics.summaries import SUMMARIES, tenths
+from plasticity.studies.numbers import Numbers
 from plasticity.studies.verdicts import Flatness, Verdict, decide, flat
 
 ORDER = ("keeps", "loses less than the margin", "undecided", "loses")
@@ -22,7 +22,7 @@ GROWN = 1.1
 
 
 @dataclass(frozen=True)
-class Judged:
+class Finding:
     """What is said of an arm, over its complete seeds.
 
     Attributes:
@@ -58,7 +58,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Compared:
+class Comparison:
     """Two arms, seed by seed.
 
     Attributes:
@@ -76,7 +76,7 @@ class Compared:
     level: Verdict
 
 
-def judged(found: Gathered, score: str) -> tuple[list[Judged], dict[str, str]]:
+def findings_of(found: Numbers, score: str) -> tuple[list[Finding], dict[str, str]]:
     """Return what is said of each arm, by verdict and then by drop, and why nothing is of others.
 
     Args:
@@ -84,22 +84,24 @@ def judged(found: Gathered, score: str) -> tuple[list[Judged], dict[str, str]]:
         score: The column that verdicts are about.
     """
     summaries: dict[str, dict[str, np.ndarray]] = {}
-    silent: dict[str, str] = {}
+    without_verdict: dict[str, str] = {}
     for arm in found.study.arms:
         values = found.of(arm, score)
         if arm.startswith(FRESH):
-            silent[arm] = "a new network at each of few tasks: what the gap is measured against"
+            without_verdict[arm] = (
+                "a new network at each of few tasks: what the gap is measured against"
+            )
         elif values is None:
-            silent[arm] = "no seed is complete"
+            without_verdict[arm] = "no seed is complete"
         else:
             try:
                 summaries[arm] = {name: of(values) for name, of in SUMMARIES.items()}
             except ValueError as error:
-                silent[arm] = str(error)
+                without_verdict[arm] = str(error)
     drops = decide({arm: s["drop"] for arm, s in summaries.items()}, found.study.drop_margin)
     slopes = flat({arm: s["slope"] for arm, s in summaries.items()}, found.study.slope_margin)
     arms = [
-        Judged(
+        Finding(
             arm, of_seeds, estimate(of_seeds["early"]), estimate(of_seeds["level"]), drops[arm],
             slopes[arm], gap(found, arm, score), growth(found, arm),
             growth(found, arm, in_all=True),
@@ -107,10 +109,10 @@ def judged(found: Gathered, score: str) -> tuple[list[Judged], dict[str, str]]:
         for arm, of_seeds in summaries.items()
     ]  # fmt: skip
     arms.sort(key=lambda one: (ORDER.index(one.drop.verdict), one.drop.estimate))
-    return arms, silent
+    return arms, without_verdict
 
 
-def comparisons(found: Gathered, arms: list[Judged]) -> list[Compared]:
+def comparisons(found: Numbers, arms: list[Finding]) -> list[Comparison]:
     """Return the comparisons that the study declares, over the seeds that both arms have.
 
     Holm's adjustment is over all of them within a claim. Pairs that share no seed are left out.
@@ -133,10 +135,10 @@ def comparisons(found: Gathered, arms: list[Judged]) -> list[Compared]:
             levels[name] = theirs["level"] - ours["level"]
     of_drops = decide(drops, found.study.drop_margin)
     of_levels = decide(levels, found.study.drop_margin)
-    return [Compared(*pairs[name], of_drops[name], of_levels[name]) for name in pairs]
+    return [Comparison(*pairs[name], of_drops[name], of_levels[name]) for name in pairs]
 
 
-def gap(found: Gathered, arm: str, score: str) -> Estimate | None:
+def gap(found: Numbers, arm: str, score: str) -> Estimate | None:
     """Return how much better new networks learn the tasks after the first tenth; None if unknown.
 
     It is the mean over these tasks of fresh - aged: the column ``fresh_gap``, or else the scores of
@@ -156,7 +158,7 @@ def gap(found: Gathered, arm: str, score: str) -> Estimate | None:
     return estimate(means) if means else None
 
 
-def growth(found: Gathered, arm: str, *, in_all: bool = False) -> Estimate | None:
+def growth(found: Numbers, arm: str, *, in_all: bool = False) -> Estimate | None:
     """Return the logarithm of the norm of an arm's parameters, last over first tenth of tasks.
 
     Args:
@@ -169,32 +171,12 @@ def growth(found: Gathered, arm: str, *, in_all: bool = False) -> Estimate | Non
         values = found.of(arm, column)
         if values is None:
             continue
-        first, last = ends(values)
+        first, last = tenths(values)
         if in_all:
             first = np.array([row[np.isfinite(row)][0] for row in values if np.isfinite(row).any()])
         if len(first) and (first > 0).all() and (last > 0).all():
             return estimate(np.log(last / first))
     return None
-
-
-def ends(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the means of the first and the last tenth of the tasks that have a value.
-
-    Args:
-        values: ``(seeds, tasks)``, NaN where undefined. Of a metric that is taken now and then, a
-            tenth of the tasks at which it was taken counts, at least one.
-
-    Returns:
-        First and last, ``(seeds that have a value,)`` each.
-    """
-    found = []
-    for row in values.astype(np.float64):
-        defined = row[np.isfinite(row)]
-        if len(defined):
-            tenth = max(1, len(defined) // 10)
-            found.append((defined[:tenth].mean(), defined[-tenth:].mean()))
-    first, last = np.array(found).reshape(-1, 2).T
-    return first, last
 
 
 @dataclass(frozen=True)
@@ -210,11 +192,11 @@ class Change:
     last: Estimate
 
 
-def changes(found: Gathered, arms: Sequence[str], column: str) -> dict[str, Change]:
+def changes(found: Numbers, arms: Sequence[str], column: str) -> dict[str, Change]:
     """Return how a column changed in each arm that has it."""
     of_arms = {arm: found.of(arm, column) for arm in arms}
     return {
-        arm: Change(*map(estimate, ends(values)))
+        arm: Change(*map(estimate, tenths(values)))
         for arm, values in of_arms.items()
         if values is not None
     }

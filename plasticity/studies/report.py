@@ -11,15 +11,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.parts import report_text
-from experiments.parts.gathered import Gathered, gathered, save_records
-from experiments.parts.judged import Change, Judged, changes, comparisons, judged
-from experiments.parts.level_figure import level_against_drop
-from experiments.parts.study import Study, experiment_of
 from plasticity.figures.labels import COMPARED
+from plasticity.figures.level_against_drop import level_against_drop
 from plasticity.figures.over_seeds import over_tasks
 from plasticity.protocol.experiment import Panel
+from plasticity.protocol.names import find_experiment
 from plasticity.statistics.estimates import Estimate
+from plasticity.studies import report_text
+from plasticity.studies.declaration import Declaration
+from plasticity.studies.findings import Change, Finding, changes, comparisons, findings_of
+from plasticity.studies.numbers import Numbers, read_numbers, save_records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 FORMATS = (".png", ".pdf")
 
 
-def write_report(study: Study, results: Path, folder: Path) -> Path:
+def write_report(study: Declaration, results: Path, folder: Path) -> Path:
     """Write the report of what a study's cells have recorded so far, and its numbers in records/.
 
     Args:
@@ -41,12 +42,12 @@ def write_report(study: Study, results: Path, folder: Path) -> Path:
     Raises:
         RecordError: A record is damaged, or the disk is full or fails.
     """
-    found = gathered(study, results)
+    found = read_numbers(study, results)
     save_records(found, folder / "records")
     return report_on(found, folder)
 
 
-def report_on(found: Gathered, folder: Path) -> Path:
+def report_on(found: Numbers, folder: Path) -> Path:
     """Write the report of gathered numbers, as ``load_records`` gives them back, too.
 
     Args:
@@ -63,21 +64,20 @@ def report_on(found: Gathered, folder: Path) -> Path:
 
     with disk_errors(folder):
         make_folder(folder)
-    experiment = experiment_of(found.study.experiment)
+    experiment = find_experiment(found.study.experiment)
     score, words = experiment.score
-    arms, silent = judged(found, score)
+    arms, without_verdict = findings_of(found, score)
     # The order of all tables and figures.
-    order = [*(one.arm for one in arms), *silent]
-    panels = {panel.column: panel for panel in (*COMPARED, *experiment.panels)}
-    drawing = _Drawing(found, folder, order, {one.arm: one.drop.verdict for one in arms})
-    parts = [report_text.heading(found), report_text.verdicts(arms, silent)]
+    order = [*(one.arm for one in arms), *without_verdict]
+    drawing = Drawing(found, order, {one.arm: one.drop.verdict for one in arms})
+    parts = [report_text.heading(found), report_text.verdicts(arms, without_verdict)]
     if any(found.of(arm, score) is not None for arm in order):
-        figure = drawing.over_tasks("accuracy", score, f"{words} (%)", accuracy=True)
+        figure = save_figure(folder, "accuracy", drawing.over_tasks(score))
         parts.append(f"![{words} over tasks]({figure})\n")
     if arms:
         title = f"{found.study.name}: level against drop"
         drawn = level_against_drop(arms, title, found.study.drop_margin)
-        figure = drawing.save("level-against-drop", drawn)
+        figure = save_figure(folder, "level-against-drop", drawn)
         parts.append(f"![level against drop]({figure})\n")
     parts += [
         report_text.pairs(comparisons(found, arms)),
@@ -93,48 +93,62 @@ def report_on(found: Gathered, folder: Path) -> Path:
         )
         parts.append(f"## Metrics\n\n{text}\n")
     for name, of_arms in metrics.items():
-        panel = panels.get(name, Panel(name, name.replace("_", " ")))
-        file = drawing.over_tasks(f"metric-{name}", name, panel.label)
-        parts.append(report_text.metric(name, panel.label, of_arms, file))
+        file = save_figure(folder, f"metric-{name}", drawing.over_tasks(name))
+        parts.append(report_text.metric(name, drawing.label(name), of_arms, file))
     _save(folder, "summary.csv", _summary(found, arms, order, metrics).encode())
     return _save(folder, "report.md", "\n".join(filter(None, parts)).encode())
 
 
-class _Drawing:
-    """Draws the figures of a report into its folder."""
+class Drawing:
+    """Draws the figures of a study.
 
-    def __init__(
-        self, found: Gathered, folder: Path, order: Sequence[str], verdicts: Mapping[str, str]
-    ) -> None:
-        self._found, self._folder, self._order = found, folder, order
+    Args:
+        found: Its numbers.
+        order: Of the arms.
+        verdicts: By arm.
+    """
+
+    def __init__(self, found: Numbers, order: Sequence[str], verdicts: Mapping[str, str]) -> None:
+        self._found, self._order = found, order
         self._verdicts = verdicts
+        experiment = find_experiment(found.study.experiment)
+        self._score, self._words = experiment.score
+        self._panels = {panel.column: panel for panel in (*COMPARED, *experiment.panels)}
         references = [reference for _, reference in found.study.compared]
         # The one that most are compared with.
         self._reference = max(references, key=references.count, default=found.study.arms[0])
 
-    def over_tasks(self, name: str, column: str, label: str, *, accuracy: bool = False) -> str:
-        """Draw a column over tasks and return the figure's file name.
+    def label(self, column: str) -> str:
+        """Return what a column is called in tables and figures."""
+        if column == self._score:
+            return f"{self._words} (%)"
+        return self._panels.get(column, Panel(column, column.replace("_", " "))).label
 
-        Accuracies are drawn in per cent, and never on a logarithmic axis.
+    def over_tasks(self, column: str) -> Figure:
+        """Draw a column over tasks.
+
+        The score is drawn in per cent, and never on a logarithmic axis.
         """
+        accuracy = column == self._score
         values = {arm: self._found.of(arm, column) for arm in self._order}
         scale = 100 if accuracy else 1
         series = {arm: scale * of for arm, of in values.items() if of is not None}
-        figure = over_tasks(
+        label = self.label(column)
+        return over_tasks(
             series, label, f"{self._found.study.name}: {label}", verdicts=self._verdicts,
             reference=self._reference, looks=self._found.study.arms,
             logarithmic=False if accuracy else None,
         )  # fmt: skip
-        return self.save(name, figure)
 
-    def save(self, name: str, figure: Figure) -> str:
-        """Write a figure in all formats, undated, and return the name of the first."""
-        for suffix in FORMATS:
-            buffer = io.BytesIO()
-            undated = {"CreationDate": None} if suffix == ".pdf" else None
-            figure.savefig(buffer, format=suffix[1:], metadata=undated)
-            _save(self._folder, name + suffix, buffer.getvalue())
-        return name + FORMATS[0]
+
+def save_figure(folder: Path, name: str, figure: Figure) -> str:
+    """Write a figure in all formats, undated, and return the name of the first."""
+    for suffix in FORMATS:
+        buffer = io.BytesIO()
+        undated = {"CreationDate": None} if suffix == ".pdf" else None
+        figure.savefig(buffer, format=suffix[1:], metadata=undated)
+        _save(folder, name + suffix, buffer.getvalue())
+    return name + FORMATS[0]
 
 
 def _save(folder: Path, name: str, content: bytes) -> Path:
@@ -144,8 +158,8 @@ def _save(folder: Path, name: str, content: bytes) -> Path:
 
 
 def _summary(
-    found: Gathered,
-    arms: Sequence[Judged],
+    found: Numbers,
+    arms: Sequence[Finding],
     order: Sequence[str],
     metrics: Mapping[str, Mapping[str, Change]],
 ) -> str:

@@ -7,11 +7,13 @@ import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
-from experiments.parts.study import Cell, Study, cells, experiment_of, rows_of
 from plasticity.errors import UsageError
+from plasticity.protocol.names import find_experiment
+from plasticity.studies.cells import Cell, cells, rows_of
+from plasticity.studies.declaration import Declaration
 
 
-def tuning_cells(study: Study) -> dict[float, list[Cell]]:
+def tuning_cells(study: Declaration) -> dict[float, list[Cell]]:
     """Return the cells that tune a study, by their learning rate.
 
     Raises:
@@ -22,18 +24,17 @@ def tuning_cells(study: Study) -> dict[float, list[Cell]]:
     return {rate: cells(at_rate(study, rate)) for rate in study.rates}
 
 
-def at_rate(study: Study, rate: float) -> Study:
+def at_rate(study: Declaration, rate: float) -> Declaration:
     """Return a study whose arms all have this learning rate, with the seeds for tuning."""
-    of_arms = {
-        arm: (*study.of_arms.get(arm, ()), f"--{arm}.optimizer.learning-rate", repr(rate))
-        for arm in study.arms
+    of_arm = {
+        arm: {**study.of_arm.get(arm, {}), "optimizer.learning_rate": rate} for arm in study.arms
     }
     return dataclasses.replace(
-        study, seeds=study.tuning_seeds, tuning_seeds=(), rates=(), of_arms=of_arms
+        study, seeds=study.tuning_seeds, tuning_seeds=(), rates=(), of_arm=of_arm
     )
 
 
-def late_scores(study: Study, results: Path) -> dict[str, dict[float, list[float]]]:
+def late_scores(study: Declaration, results: Path) -> dict[str, dict[float, list[float]]]:
     """Return the mean score of the last tenth of the tasks: by arm and rate, one for each seed.
 
     Args:
@@ -43,7 +44,7 @@ def late_scores(study: Study, results: Path) -> dict[str, dict[float, list[float
     Returns:
         Seeds without a record are left out.
     """
-    score, _ = experiment_of(study.experiment).score
+    score, _ = find_experiment(study.experiment).score
     found: dict[str, dict[float, list[float]]] = {
         arm: {rate: [] for rate in study.rates} for arm in study.arms
     }
@@ -56,9 +57,9 @@ def late_scores(study: Study, results: Path) -> dict[str, dict[float, list[float
     return found
 
 
-def tuning_table(study: Study, scores: Mapping[str, Mapping[float, list[float]]]) -> str:
+def tuning_table(study: Declaration, scores: Mapping[str, Mapping[float, list[float]]]) -> str:
     """Return the curve of each arm as a page of Markdown; the best rate is bold."""
-    _, words = experiment_of(study.experiment).score
+    _, words = find_experiment(study.experiment).score
     lines = [
         f"# Learning rates of {study.name}",
         "",
@@ -84,7 +85,7 @@ def tuning_table(study: Study, scores: Mapping[str, Mapping[float, list[float]]]
     return "\n".join(lines) + "\n"
 
 
-def write_tuning(study: Study, results: Path, folder: Path) -> Path:
+def write_tuning(study: Declaration, results: Path, folder: Path) -> Path:
     """Write and print what tuning a study has given; return the file."""
     text = tuning_table(study, late_scores(study, results))
     print(text)

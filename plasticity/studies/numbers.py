@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments.parts.study import Cell, Study, cells, folder_of, is_complete, parts_of
 from plasticity.errors import Failure
 from plasticity.results.files import recorded
 from plasticity.results.names import record_name
+from plasticity.studies.cells import Cell, cells, folder_of, is_complete, num_tasks
+from plasticity.studies.declaration import Declaration
 
 INDEX = "study.json"
 OF_A_COLUMN = "column."
@@ -22,7 +22,7 @@ OF_A_COLUMN = "column."
 
 
 @dataclass(frozen=True)
-class Gathered:
+class Numbers:
     """The numbers that a study's cells recorded.
 
     Attributes:
@@ -34,7 +34,7 @@ class Gathered:
         complete: By arm, ``(seeds,)``: which seeds have learned all that the study asks for.
     """
 
-    study: Study
+    study: Declaration
     tasks: int
     columns: Mapping[str, Mapping[str, np.ndarray]]
     rows: Mapping[str, np.ndarray]
@@ -69,7 +69,7 @@ class Gathered:
         return [n for n in every if any(self.of(arm, n) is not None for arm in self.study.arms)]
 
 
-def gathered(study: Study, results: Path) -> Gathered:
+def read_numbers(study: Declaration, results: Path) -> Numbers:
     """Read what the cells of a study have recorded so far; nothing is locked or written.
 
     What was measured after training is among it. Columns of lists, words and truth values are left
@@ -80,7 +80,7 @@ def gathered(study: Study, results: Path) -> Gathered:
         results: The folder of run folders.
     """
     of_cells = {(cell.arm, cell.seed): cell for cell in cells(study)}
-    length = max(_length(cell) for cell in of_cells.values())
+    length = num_tasks(study)
     undefined = np.full(length, np.nan, np.float32)
     columns, rows, complete = {}, {}, {}
     for arm in study.arms:
@@ -98,13 +98,7 @@ def gathered(study: Study, results: Path) -> Gathered:
                 for cell, (_, count) in zip(mine, of_seeds, strict=True)
             ]
         )
-    return Gathered(study, length, columns, rows, complete)
-
-
-def _length(cell: Cell) -> int:
-    """Return how many tasks a cell is to learn; an arm may have words of its own for it."""
-    experiment, _, _, config, _ = parts_of(cell)
-    return experiment.progress.total(config)
+    return Numbers(study, length, columns, rows, complete)
 
 
 def _arrays(cell: Cell, results: Path, length: int) -> tuple[dict[str, np.ndarray], int]:
@@ -129,7 +123,7 @@ def _arrays(cell: Cell, results: Path, length: int) -> tuple[dict[str, np.ndarra
     return columns, len(rows)
 
 
-def save_records(found: Gathered, folder: Path) -> Path:
+def save_records(found: Numbers, folder: Path) -> Path:
     """Write what was gathered: ``study.json``, and ``ARM.npz`` for each arm.
 
     An arm's file has its columns, ``(seeds, tasks)`` float32 each, the seeds, which of them are
@@ -158,14 +152,14 @@ def save_records(found: Gathered, folder: Path) -> Path:
             "rows": found.rows[arm],
         }
         write_arrays(folder / f"{record_name(arm)}.npz", about | columns)
-    content = {"digest": digest, "tasks": found.tasks, "study": _declared(found.study)}
+    content = {"digest": digest, "tasks": found.tasks, "study": found.study.json()}
     with disk_errors(folder / INDEX):
         # Last: with it, all files are there.
         replace_file(folder / INDEX, json.dumps(content, indent=2).encode() + b"\n")
     return folder
 
 
-def load_records(folder: Path, study: Study | None = None) -> Gathered:
+def load_records(folder: Path, study: Declaration | None = None) -> Numbers:
     """Read what ``save_records`` wrote, without unpickling anything.
 
     Args:
@@ -204,16 +198,10 @@ def load_records(folder: Path, study: Study | None = None) -> Gathered:
             for name, values in arrays.items()
             if name.startswith(OF_A_COLUMN)
         }
-    return Gathered(own, tasks, columns, rows, complete)
+    return Numbers(own, tasks, columns, rows, complete)
 
 
-def _declared(study: Study) -> dict[str, Any]:
-    """Return a study's fields as JSON holds them."""
-    values = {f.name: getattr(study, f.name) for f in dataclasses.fields(study)}
-    return {n: dict(v) if isinstance(v, Mapping) else v for n, v in values.items()}
-
-
-def _study_of(path: Path) -> tuple[Study, int]:
+def _study_of(path: Path) -> tuple[Declaration, int]:
     """Read a study that ``save_records`` wrote, and check that it is still the same.
 
     Returns:
@@ -221,7 +209,7 @@ def _study_of(path: Path) -> tuple[Study, int]:
     """
     try:
         content = json.loads(path.read_text())
-        study = Study(**_with_tuples(content["study"]))
+        study = Declaration(**_with_tuples(content["study"]))
         written, tasks = content["digest"], int(content["tasks"])
     except OSError as error:
         raise Failure(f"{path}: {error.strerror or error}") from error

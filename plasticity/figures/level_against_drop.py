@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from experiments.parts.judged import Judged
 from plasticity.figures.over_seeds import LOOKS, how_many, write_title
 
 if TYPE_CHECKING:
@@ -20,7 +19,23 @@ FONT = 7.5
 """Of labels, in points."""
 
 
-def level_against_drop(arms: Sequence[Judged], title: str, margin: float) -> Figure:
+class Placed(Protocol):
+    """An arm with what is drawn of it."""
+
+    @property
+    def arm(self) -> str:
+        """Return its name."""
+
+    @property
+    def drop(self) -> Any:
+        """Return what it lost, an ``Estimate`` with a ``verdict``."""
+
+    @property
+    def level(self) -> Estimate:
+        """Return what is left."""
+
+
+def level_against_drop(arms: Sequence[Placed], title: str, margin: float) -> Figure:
     """Draw what is lost against what is left, a labelled point an arm, with 95 % intervals.
 
     Upper left is best: it learns well, and goes on doing so.

@@ -1,0 +1,137 @@
+"""The cells of a study: one arm with one seed each.
+
+The run folders that cells write are the only state of a study: a cell is complete where its record
+has all rows, whoever trained it. A cell is trained by the very command that a user would type,
+which is derived from the study's values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from plasticity.errors import RecordError
+from plasticity.protocol.choices import Choice, choose
+from plasticity.protocol.experiment import Definition
+from plasticity.protocol.names import EXPERIMENTS, find_experiment
+from plasticity.protocol.options import TaskOptions
+from plasticity.protocol.trainer import Row
+from plasticity.results.names import folder_name, record_name
+from plasticity.studies.declaration import Declaration
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm of a study with one seed."""
+
+    study: Declaration
+    arm: str
+    seed: int
+
+    @property
+    def experiment(self) -> Definition[Any]:
+        """Return the experiment that the cell runs."""
+        return find_experiment(self.study.experiment)
+
+    @property
+    def choice(self) -> Choice:
+        """Return what the cell trains."""
+        choice = _choice_of_arm(self.study, self.arm)
+        config = dataclasses.replace(choice.config, seed=self.seed)
+        return dataclasses.replace(choice, config=config)
+
+    def command(self, results: Path) -> list[str]:
+        """Return the very words that a user would type."""
+        study, name = self.study, self.study.experiment
+        of_arm = study.of_arm.get(self.arm, {})
+        program = [f"experiments.{name}"] if name in EXPERIMENTS else ["experiments", name]
+        return [
+            sys.executable, "-m", *program,
+            *(["--import", *study.modules] if study.modules else []),
+            "--preset", study.preset, "--arms", self.arm, "--threads", "1",
+            *(w for option, value in study.settings.items() for w in words(option, value)),
+            *(w for option, value in of_arm.items() for w in words(f"{self.arm}.{option}", value)),
+            *(["--metrics", *study.metrics] if study.metrics else []),
+            "--seed", str(self.seed), "--results", str(results),
+        ]  # fmt: skip
+
+
+def words(option: str, value: Any) -> list[str]:
+    """Return an option with its value as one types it."""
+    option = option.replace("_", "-")
+    if isinstance(value, bool):
+        group, dot, last = option.rpartition(".")
+        return [f"--{option}" if value else f"--{group}{dot}no-{last}"]
+    values = value if isinstance(value, list | tuple) else [value]
+    return [f"--{option}", *(v if isinstance(v, str) else repr(v) for v in values)]
+
+
+def cells(study: Declaration) -> list[Cell]:
+    """Return the cells of a study, all arms of a seed before the next seed."""
+    return [Cell(study, arm, seed) for seed in study.seeds for arm in study.arms]
+
+
+def rows_of(cell: Cell, results: Path) -> list[Row]:
+    """Return the rows that are recorded of a cell, also while they are written; or none.
+
+    Raises:
+        RecordError: They were edited.
+        DataError: The data, whose hash the folder is named after, cannot be had.
+    """
+    from plasticity.results.files import read_rows
+
+    folder = folder_of(cell, results)
+    return read_rows(folder) if folder.is_dir() else []
+
+
+def is_complete(cell: Cell, results: Path) -> bool:
+    """Return whether a cell has all its rows. What cannot be read has not: its command says why."""
+    return tasks_left(cell, results) == 0
+
+
+def tasks_left(cell: Cell, results: Path) -> int:
+    """Return how many tasks a cell still has to learn."""
+    experiment, choice = cell.experiment, cell.choice
+    arm = choice.arms[cell.arm]
+    total = experiment.progress.total(choice.config)
+    try:
+        rows = rows_of(cell, results)
+    except RecordError:
+        rows = []
+    done = experiment.progress.done(rows[-1]) if rows else 0
+    return sum(task >= done for task in arm.tasks(total)) if done < arm.end(total) else 0
+
+
+def folder_of(cell: Cell, results: Path) -> Path:
+    """Return where a cell's record is or will be; nothing is made or locked there."""
+    from plasticity.results.record import run_path
+
+    experiment, choice = cell.experiment, cell.choice
+    shared = dataclasses.replace(choice.config, seed=0, **{experiment.progress.length: 1})
+    identity = experiment.identity(choice.config, _load(cell.study.experiment, shared))
+    prefix = experiment.run_prefix(choice.preset, choice.config)
+    run = run_path(results.expanduser(), prefix, identity)
+    return run / folder_name(record_name(cell.arm), choice.arms[cell.arm].json())
+
+
+def num_tasks(study: Declaration) -> int:
+    """Return how many tasks each cell of a study is to learn."""
+    cell = Cell(study, study.arms[0], study.seeds[0])
+    return cell.experiment.progress.total(cell.choice.config)
+
+
+def _choice_of_arm(study: Declaration, arm: str) -> Choice:
+    of_arm: Mapping[str, Mapping[str, Any]] = {arm: study.of_arm.get(arm, {})}
+    settings = {**study.settings, "threads": 1}
+    return choose(find_experiment(study.experiment), study.preset, [arm], settings, of_arm)
+
+
+@functools.cache
+def _load(experiment: str, config: Any) -> Any:
+    """Load the data of a study, once."""
+    return find_experiment(experiment).load(config, TaskOptions(arms=()))

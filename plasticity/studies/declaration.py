@@ -1,0 +1,154 @@
+"""What a study declares: which arms learn which tasks with which seeds, and what is asked."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from plasticity.errors import PlasticityError, UsageError
+from plasticity.protocol.choices import choose
+from plasticity.protocol.names import find_experiment
+from plasticity.protocol.options import TaskSetting
+
+OF_A_CELL = ("seed", "threads")
+"""Settings that each cell has from the study itself."""
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """Say what is trained and what is claimed, before any of it is trained.
+
+    Attributes:
+        name: On the command line, and of the folder of its report.
+        question: What it is to answer, in one or two sentences.
+        experiment: ``mnist``, ``qdata``, ``cifar``, or one of your own: ``module:EXPERIMENT``.
+        preset: Of the experiment.
+        arms: Names of networks, each with remedies after a plus.
+        seeds: Those that are evaluated.
+        settings: Values for fields of the experiment's config, for all arms: ``{"num_tasks": 60}``.
+        of_arm: Values for options of single arms, by the arm's name:
+            ``{"mlp": {"optimizer.learning_rate": 0.01}}``.
+        metrics: What is measured beside what always is; none: what the preset measures.
+        drop_margin: Loss of accuracy over the run that is called none, a part of 1.
+        slope_margin: The same for the trend, per 100 tasks.
+        compared: Pairs of an arm and its reference, for claims on paired differences.
+        tuning_seeds: Those that ``--tune`` takes; never among ``seeds``.
+        rates: Learning rates that ``--tune`` tries for each arm.
+        modules: Modules that are imported before an arm is trained, because they register networks,
+            remedies or metrics of your own.
+
+    Raises:
+        UsageError: Something of it cannot be trained or claimed; one line.
+    """
+
+    name: str
+    question: str
+    experiment: str
+    preset: str
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    of_arm: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
+    metrics: tuple[str, ...] = ()
+    drop_margin: float = 0.01
+    slope_margin: float = 0.001
+    compared: tuple[tuple[str, str], ...] = ()
+    tuning_seeds: tuple[int, ...] = ()
+    rates: tuple[float, ...] = ()
+    modules: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name):
+            raise UsageError(f"study {self.name!r}: a name of letters, digits, - and _")
+        for problem in self._problems():
+            raise UsageError(f"study {self.name}: {problem}")
+
+    def _problems(self) -> Iterable[str]:
+        """Yield what is wrong; the first is asked for."""
+        for what in ("arms", "seeds", "compared", "tuning_seeds", "rates", "metrics", "modules"):
+            values = getattr(self, what)
+            if not isinstance(values, tuple):
+                yield f"{what} {values!r:.60}: must be a tuple"
+            if twice := [v for k, v in enumerate(values) if v in values[:k]]:
+                yield f"{what}: {twice[0]} is there twice"
+        if not self.arms or not self.seeds:
+            yield f"{'seeds' if self.arms else 'arms'}: at least one"
+        for seed in (*self.seeds, *self.tuning_seeds):
+            if type(seed) is not int or not 0 <= seed < 2**64:
+                yield f"seed {seed}: must be 0 to 2**64 - 1"
+        if both := {*self.seeds} & {*self.tuning_seeds}:
+            yield f"tuning_seeds: {min(both)} is among the seeds that are evaluated"
+        for what in ("drop_margin", "slope_margin"):
+            if not 0 < getattr(self, what) < math.inf:
+                yield f"{what} {getattr(self, what)}: must be above 0"
+        for rate in self.rates:
+            if not 0 < rate < math.inf:
+                yield f"rates: {rate} must be above 0"
+        for arm in (*self.of_arm, *itertools.chain(*self.compared)):
+            if arm not in self.arms:
+                yield f"{arm} is not among its arms"
+        for name in self.settings:
+            if name in OF_A_CELL:
+                yield f"settings: {name} is not for a study to say"
+        try:
+            import_modules(self.modules)
+            experiment = find_experiment(self.experiment)
+            choice = choose(experiment, self.preset, self.arms, self.settings, self.of_arm)
+        except PlasticityError as error:
+            yield " ".join(str(error).splitlines())
+        else:
+            if not isinstance(choice.config, TaskSetting):
+                yield f"experiment {self.experiment}: studies are of experiments with tasks"
+
+    def json(self) -> dict[str, Any]:
+        """Return its fields as JSON holds them, without those that have their default."""
+        content = {}
+        for entry in dataclasses.fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(value, Mapping):
+                value = {k: dict(v) if isinstance(v, Mapping) else v for k, v in value.items()}
+            content[entry.name] = value
+        if not self.modules:  # a field that came later
+            del content["modules"]
+        return content
+
+    def digest(self) -> str:
+        """Return 16 hexadecimal digits that stand for all that is declared, margins included."""
+        content = json.dumps(self.json(), sort_keys=True, allow_nan=False)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def with_seeds(self, number: int) -> Self:
+        """Return the study with so many seeds: its first ones, then those that follow its largest.
+
+        Raises:
+            UsageError: It is not positive.
+        """
+        if number < 1:
+            raise UsageError(f"{number} seeds: at least 1")
+        further = itertools.count(max(self.seeds) + 1)
+        others = (seed for seed in further if seed not in self.tuning_seeds)
+        seeds = itertools.islice(itertools.chain(self.seeds, others), number)
+        return dataclasses.replace(self, seeds=tuple(seeds))
+
+
+def import_modules(modules: Iterable[str]) -> None:
+    """Import the modules in which a user registers networks, remedies or metrics.
+
+    Raises:
+        UsageError: One cannot be imported.
+    """
+    import importlib
+
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # it is the user's own, and may do anything
+            line = (str(error).splitlines() or [""])[0]
+            raise UsageError(f"module {name}: {type(error).__name__}: {line}") from error

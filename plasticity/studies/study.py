@@ -1,0 +1,61 @@
+"""A study: what it declares, and how one trains it and reads what came out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from plasticity.errors import Failure
+from plasticity.studies.declaration import Declaration
+
+if TYPE_CHECKING:
+    from plasticity.studies.results import Results
+
+
+@dataclass(frozen=True)
+class Study(Declaration):
+    """A study that can be trained."""
+
+    def train(
+        self,
+        results: str | Path = "results",
+        *,
+        workers: int | None = None,
+        cluster: str | None = None,
+        progress: bool = True,
+    ) -> None:
+        """Train the cells that are not complete, on this machine or on a cluster.
+
+        Args:
+            results: Folder of the run folders.
+            workers: Cells at a time on this machine; by default its physical cores.
+            cluster: Address of a Dask scheduler, to train on its workers instead.
+            progress: Show a progress bar on standard error.
+
+        Raises:
+            Failure: Cells failed, with the reason of the first; or there are no workers.
+        """
+        from plasticity.studies.cells import cells
+        from plasticity.studies.workers import train
+
+        todo = cells(self)
+        folder = Path(results).expanduser().absolute()
+        failed = train(todo, folder, workers=workers, address=cluster, progress=progress)
+        if failed:
+            (cell, why), *_ = failed
+            reason = " ".join(why.split())
+            raise Failure(
+                f"{len(failed)} of {len(todo)} cells failed; {cell.arm} seed {cell.seed}: {reason}"
+            )
+
+    def load(self, results: str | Path = "results") -> Results:
+        """Read what is recorded of the study so far; nothing is locked or written.
+
+        Args:
+            results: Folder of the run folders.
+        """
+        from plasticity.studies.numbers import read_numbers
+        from plasticity.studies.results import Results
+
+        return Results.of_numbers(read_numbers(self, Path(results).expanduser().absolute()))
