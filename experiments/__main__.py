@@ -8,6 +8,7 @@ its own: there, ``python -m`` finds that one first.
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from experiments.processes import interrupts
 
@@ -41,6 +42,13 @@ def main(arguments: list[str]) -> int:
         SystemExit: With the exit status of the command that was run.
     """
     commands = summaries()
+    if arguments and ":" in arguments[0]:
+        from experiments.cli.parse import main as run_experiment
+        from experiments.cli.parse import status_of
+
+        found: list[Any] = []
+        status = status_of(lambda: found.append(_own_experiment(arguments[0])))
+        return status or run_experiment(found[0], arguments[1:])
     if arguments and arguments[0] in commands:
         import runpy
 
@@ -50,6 +58,15 @@ def main(arguments: list[str]) -> int:
     from experiments.cli.parse import status_of
 
     return status_of(lambda: answer(arguments, commands))
+
+
+def _own_experiment(name: str) -> Any:
+    """Return an experiment that a user wrote; its module is looked for in this folder, too."""
+    from plasticity.protocol.names import find_experiment
+
+    if "" not in sys.path:
+        sys.path.append("")
+    return find_experiment(name)
 
 
 def answer(arguments: list[str], commands: dict[str, str]) -> None:

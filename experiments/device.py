@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from experiments.cli import parse as cli
-from experiments.figures import experiment_of
 from plasticity.errors import Failure, UsageError
 from plasticity.figures.labels import labels_of
 from plasticity.protocol.experiment import Definition
+from plasticity.protocol.names import experiment_of, find_experiment, import_modules
 from plasticity.protocol.options import MAY_BE_EMPTY
 from plasticity.results.names import arm_name
 from plasticity.runs.restore import find_arms, load_network, networks_of, open_records, untrained
@@ -72,6 +72,15 @@ class Device:
     """The run's data set, if its file lies elsewhere now."""
     data_root: Path = Path("~/.cache/plasticity")
     """Folder that data sets are downloaded or computed into, once."""
+    experiment: Annotated[
+        str | None,
+        tyro.conf.arg(metavar="MODULE:NAME", help_behavior_hint="(default: as the run says)"),
+    ] = None
+    """The experiment, if it is one of your own."""
+    modules: Annotated[
+        tuple[str, ...], MAY_BE_EMPTY, tyro.conf.arg(name="import", metavar="MODULE ...")
+    ] = ()
+    """Modules to import first, because they register networks, remedies or metrics of your own."""
 
     def __post_init__(self) -> None:
         for name, levels in self.levels.items():
@@ -112,7 +121,12 @@ def evaluate_run(command: Device) -> None:
         if command.qasm:
             check_qiskit()
         folder = read_run(command.run)
-        experiment = experiment_of(folder)
+        import_modules(command.modules)
+        experiment = (
+            find_experiment(command.experiment)
+            if command.experiment
+            else experiment_of(folder.config, folder.path)
+        )
         if not experiment.metrics:
             raise UsageError(f"{folder.path}: runs of {experiment.name} have no tasks to evaluate")
         there = folder.arms()

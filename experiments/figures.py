@@ -11,116 +11,84 @@ if __name__ == "__main__":
 
     interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
 
-import importlib
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated
 
-from experiments.cli.parse import status_of
+import tyro
+
+from experiments.cli import parse as cli
 from plasticity.errors import Failure, UsageError
-from plasticity.figures.labels import looks_of
-from plasticity.protocol.experiment import Definition
-from plasticity.results.files import recorded
-from plasticity.runs.drawing import figure_of, series_of
-
-if TYPE_CHECKING:
-    from plasticity.results.record import RunFolder
-
-EXPERIMENTS = ("ant", "cifar", "mnist", "qdata")
-SYNTAX = "RUN [RUN ...] [FILE.png]"
 
 
-def experiment_of(folder: RunFolder) -> Definition[Any]:
-    """Return the experiment that a run is of.
+@dataclass(frozen=True)
+class Figures:
+    """What to draw."""
 
-    Raises:
-        Failure: Its config names none of them.
-    """
-    name = folder.config.get("experiment")
-    if name not in EXPERIMENTS:
-        raise Failure(f"{folder.path / 'config.json'}: its experiment is {name!r:.40}")
-    found: Definition[Any] = importlib.import_module(f"experiments.{name}").EXPERIMENT
-    return found
+    runs: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...] [FILE.png]")
+    ]
+    """Run folders, as the command that trained them printed them, and the file to draw into."""
+    arms: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="(default: all)")
+    ] = ()
+    """Arms to draw, by their names or those of their folders."""
+    columns: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(
+            metavar="NAME ...",
+            help_behavior_hint="(default: the experiment's, and what was measured)",
+        ),
+    ] = ()
+    """Columns to draw; an unknown name is answered with a list."""
+    experiment: Annotated[
+        str | None,
+        tyro.conf.arg(
+            metavar="MODULE:NAME", help_behavior_hint="(default: the one that the run names)"
+        ),
+    ] = None
+    """The experiment, if it is one of your own."""
 
 
-def draw(arguments: Sequence[str]) -> None:
-    """Read the command line and draw run folders.
+def draw(command: Figures) -> Path:
+    """Draw run folders and return the file.
 
     Raises:
         UsageError: There is no folder on the command line, or folders that do not belong together.
         Failure: A folder cannot be drawn.
     """
-    if "-h" in arguments or "--help" in arguments:
-        print(f"usage: python -m experiments.figures [-h] {SYNTAX}\n\n{__doc__}", end="")
-        return
-    if unknown := [word for word in arguments if word.startswith("-")]:
-        raise UsageError(f"{unknown[0]}: say {SYNTAX}")
-    paths = [Path(word) for word in arguments]
+    paths = [*command.runs]
     target = paths.pop() if len(paths) > 1 and not paths[-1].is_dir() else None
     if not paths:
-        raise UsageError(f"no run folder: say {SYNTAX}")
-    from plasticity.errors import RecordError
-    from plasticity.results.record import read_run
+        raise UsageError("no run folder: say RUN [RUN ...] [FILE.png]")
+    from plasticity.runs.load import load_runs
 
+    runs = load_runs(paths, command.experiment)
+    target = target or Path(f"{runs.runs[0].path.name}.png")
+    if not target.suffix:
+        target = target.with_suffix(".png")
+    figure = runs.figure(command.columns, arms=command.arms)
     try:
-        folders = [read_run(path) for path in paths]
-        experiment = experiment_of(folders[0])
-        target = target or Path(f"{folders[0].path.name}.png")
-        if not target.suffix:
-            target = target.with_suffix(".png")
-        draw_runs(experiment, folders, target)
-    except (RecordError, OSError, ValueError) as error:  # ValueError: a format that is none
+        figure.savefig(target)
+    except (OSError, ValueError) as error:  # ValueError: a format that is none
         raise Failure(str(error)) from error
-    print(target)
-
-
-def draw_runs(experiment: Definition[Any], folders: Sequence[RunFolder], target: Path) -> None:
-    """Draw runs that differ in nothing but the seed.
-
-    Raises:
-        UsageError: They differ in something else.
-        Failure: They have no rows, or not those of the experiment.
-    """
-    first = folders[0]
-    for folder in folders[1:]:
-        for key in sorted({*first.config, *folder.config} - {"seed"}):
-            if first.config.get(key) != folder.config.get(key):
-                raise UsageError(
-                    f"{first.path.name} and {folder.path.name} differ in {key}, not only in seed"
-                )
-    seeds = [folder.config["seed"] for folder in folders]
-    if len({*seeds}) < len(seeds):
-        raise UsageError(f"the runs have the seeds {', '.join(map(str, seeds))}: some are equal")
-    arms = {path: arm for folder in folders for path, arm in folder.arms().items()}
-    rows = {path: of_arm for path in arms if (of_arm := recorded(path))}
-    if not rows:
-        raise Failure(f"{first.path} holds no rows: it is not a run folder, or has just begun.")
-    # An arm has the same folder name in the runs of all seeds.
-    by_name = {path.name: path for path in rows}
-    shown = {path: arms[path] for path in by_name.values()}
-    runs = {path: [rows[other] for other in rows if other.name == path.name] for path in shown}
-    series = series_of(experiment, shown, runs)
-    columns = {
-        column for runs in series.values() for rows in runs for row in rows for column in row
-    }
-    if missing := [panel.column for panel in experiment.panels if panel.column not in columns]:
-        raise Failure(
-            f"rows of {first.path} have no {missing[0]!r}: the run has just begun, or they were "
-            "edited"
-        )
-    title = first.path.name
-    if len(folders) > 1:
-        names = sorted({folder.path.name.partition("-seed")[0] for folder in folders})
-        title = f"{', '.join(names)}, seeds {', '.join(map(str, sorted(seeds)))}"
-    looks = [*looks_of(experiment, shown).values()]
-    figure_of(experiment, series, title, looks).savefig(target)
+    return target
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw what the command line asks for and return the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    return status_of(lambda: draw(arguments))
+
+    def figures() -> None:
+        command = cli.in_one_line(
+            tyro.cli, Figures, prog="python -m experiments.figures", description=__doc__,
+            args=arguments,
+        )  # fmt: skip
+        print(draw(command))
+
+    return cli.status_of(figures)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from experiments.cli import parse as cli
-from experiments.figures import experiment_of
 from plasticity.errors import UsageError
+from plasticity.protocol.names import experiment_of, find_experiment, import_modules
+from plasticity.protocol.options import MAY_BE_EMPTY
 from plasticity.results.names import arm_name
 from plasticity.runs.drawing import draw_run
 from plasticity.runs.restore import find_arms, load_network, networks_of, open_records, untrained
@@ -53,6 +54,15 @@ class Measure:
     """The run's data set, if its file lies elsewhere now."""
     data_root: Path = Path("~/.cache/plasticity")
     """Folder that data sets are downloaded or computed into, once."""
+    experiment: Annotated[
+        str | None,
+        tyro.conf.arg(metavar="MODULE:NAME", help_behavior_hint="(default: as the run says)"),
+    ] = None
+    """The experiment, if it is one of your own."""
+    modules: Annotated[
+        tuple[str, ...], MAY_BE_EMPTY, tyro.conf.arg(name="import", metavar="MODULE ...")
+    ] = ()
+    """Modules to import first, because they register networks, remedies or metrics of your own."""
 
 
 def measure_run(command: Measure) -> None:
@@ -67,7 +77,12 @@ def measure_run(command: Measure) -> None:
 
     with contextlib.ExitStack() as opened:
         folder = read_run(command.run)
-        experiment = experiment_of(folder)
+        import_modules(command.modules)
+        experiment = (
+            find_experiment(command.experiment)
+            if command.experiment
+            else experiment_of(folder.config, folder.path)
+        )
         if not experiment.metrics:
             raise UsageError(f"{folder.path}: runs of {experiment.name} have no tasks to measure")
         metrics = find_metrics(command.metrics)

@@ -193,13 +193,13 @@ def test_table_of_a_study_is_that_of_its_records(name: str, tmp_path) -> None:
 def test_tables_of_the_pilot_are_those_of_its_records(name: str) -> None:
     from experiments.study import find
     from plasticity.studies import report_text
-    from plasticity.studies.findings import comparisons, judged
+    from plasticity.studies.findings import comparisons, findings_of
     from plasticity.studies.numbers import load_records
 
     found = load_records(DOCS / "records/pilot" / name)
     # What the page's command asks for: the study as it is, with three seeds.
     assert found.study == dataclasses.replace(find(name), seeds=(0, 1, 2))
-    arms, silent = judged(found, "test_accuracy")
+    arms, silent = findings_of(found, "test_accuracy")
     assert not silent
     text = (DOCS / "studies/pilot.md").read_text()
     for part in (

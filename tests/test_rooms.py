@@ -49,7 +49,7 @@ PLANTED = {
     ),
     "the experiments": (
         "plasticity/rl/ppo.py",
-        "from experiments.parts import cli",
+        "from experiments.cli import parse as cli",
         "plasticity.rl.ppo -> experiments.cli.parse",
         "The library knows nothing of the experiments",
     ),

@@ -19,6 +19,7 @@ from plasticity.errors import PlasticityError, UsageError, printable
 from plasticity.protocol.arms import Adam, ArmConfig
 from plasticity.protocol.choices import Choice, check_arm
 from plasticity.protocol.experiment import Definition
+from plasticity.protocol.names import EXPERIMENTS, import_modules
 from plasticity.protocol.options import Config, Options
 
 Name = TypeVar("Name", bound=str)
@@ -89,6 +90,7 @@ def parse(experiment: Definition[Any], arguments: Sequence[str]) -> tuple[Choice
         UsageError: With one line that says what is wrong.
         SystemExit: With status 0, after ``--help``.
     """
+    import_modules(said(arguments, "--import"))
     presets = experiment.presets
     unsaid = "" if "--preset" in arguments else next(iter(presets))
     preset = (said(arguments, "--preset") or [unsaid])[0]
@@ -133,7 +135,7 @@ def parse(experiment: Definition[Any], arguments: Sequence[str]) -> tuple[Choice
         command: Command[str, Any, Any, Any] = in_one_line(
             tyro.cli,
             kind,
-            prog=f"python -m experiments.{experiment.name}",
+            prog=program_of(experiment),
             description=about(experiment),
             args=arguments,
             default=default,
@@ -147,6 +149,13 @@ def parse(experiment: Definition[Any], arguments: Sequence[str]) -> tuple[Choice
         arms[name] = arm_of(getattr(command.of_arms, f"arm_{k}"), arm)
         check_arm(arms[name], name)
     return Choice(preset, command.config, arms), command.options
+
+
+def program_of(experiment: Definition[Any]) -> str:
+    """Return how the command of an experiment is called."""
+    if experiment.name in EXPERIMENTS:
+        return f"python -m experiments.{experiment.name}"
+    return f"python -m experiments MODULE:{experiment.name.upper()}"
 
 
 def of_an_arm(text: str, arms: Mapping[str, ArmConfig]) -> str:

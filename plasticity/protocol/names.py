@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from plasticity.errors import Failure, UsageError
@@ -67,3 +68,17 @@ def experiment_of(config: dict[str, Any], path: object) -> Definition[Any]:
         f"{path}: its experiment is {name!r:.40}, which does not come with this program.\n"
         "Name where it is: module:EXPERIMENT (on the command line with --experiment)."
     )
+
+
+def import_modules(modules: Iterable[str]) -> None:
+    """Import the modules in which a user registers networks, remedies or metrics.
+
+    Raises:
+        UsageError: One cannot be imported.
+    """
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # it is the user's own, and may do anything
+            line = (str(error).splitlines() or [""])[0]
+            raise UsageError(f"module {name}: {type(error).__name__}: {line}") from error

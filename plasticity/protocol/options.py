@@ -29,6 +29,10 @@ class Options:
     """Delete what is recorded of these arms, and start them afresh."""
     tensorboard: tyro.conf.FlagCreatePairsOff[bool] = False
     """Write the rows' numbers for TensorBoard too, into the arm's folder."""
+    modules: Annotated[
+        tuple[str, ...], MAY_BE_EMPTY, tyro.conf.arg(name="import", metavar="MODULE ...")
+    ] = ()
+    """Modules to import first, because they register networks, remedies or metrics of your own."""
 
 
 @dataclass(frozen=True)

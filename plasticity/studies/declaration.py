@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from plasticity.errors import PlasticityError, UsageError
 from plasticity.protocol.choices import choose
-from plasticity.protocol.names import find_experiment
+from plasticity.protocol.names import find_experiment, import_modules
 from plasticity.protocol.options import TaskSetting
 
 OF_A_CELL = ("seed", "threads")
@@ -136,19 +136,3 @@ class Declaration:
         others = (seed for seed in further if seed not in self.tuning_seeds)
         seeds = itertools.islice(itertools.chain(self.seeds, others), number)
         return dataclasses.replace(self, seeds=tuple(seeds))
-
-
-def import_modules(modules: Iterable[str]) -> None:
-    """Import the modules in which a user registers networks, remedies or metrics.
-
-    Raises:
-        UsageError: One cannot be imported.
-    """
-    import importlib
-
-    for name in modules:
-        try:
-            importlib.import_module(name)
-        except Exception as error:  # it is the user's own, and may do anything
-            line = (str(error).splitlines() or [""])[0]
-            raise UsageError(f"module {name}: {type(error).__name__}: {line}") from error

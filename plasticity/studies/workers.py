@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import importlib.metadata
+import json
 import logging
 import multiprocessing.resource_tracker
 import os
@@ -57,12 +58,59 @@ class Outcome:
 
 
 RUNNING: dict[subprocess.Popen[str], str] = {}
-"""Commands of this process, and for whom they run."""
+"""Processes of this worker in which a command runs, and for whom."""
+IDLE: list[subprocess.Popen[str]] = []
+"""Cell servers of this worker that wait for a command."""
+FORKS = sys.platform == "linux"
+"""Whether a process that has imported torch can be forked safely."""
+STARTS = 3
+"""Servers that are tried for a command: one may be killed."""
 
 
 def run_command(words: Sequence[str], folder: str, owner: str) -> Outcome:
     """Run Python with some words, in a folder, until it ends or this process does."""
-    process = subprocess.Popen(
+    if not FORKS:
+        return _run_alone(words, folder, owner)
+    for _ in range(STARTS):
+        server = IDLE.pop() if IDLE else _start(["-m", "plasticity.studies.cell_server"], folder)
+        RUNNING[server] = owner
+        try:
+            assert server.stdin is not None
+            assert server.stdout is not None
+            with contextlib.suppress(OSError):  # it has died
+                server.stdin.write(json.dumps({"words": [*words], "folder": folder}) + "\n")
+                server.stdin.flush()
+            answer = server.stdout.readline()
+            if answer.endswith("\n"):
+                IDLE.append(server)
+                return Outcome(**json.loads(answer))
+        finally:
+            stopped = RUNNING.pop(server, None) is None
+            if server not in IDLE:
+                server.kill()
+                server.communicate()
+        if stopped:
+            return Outcome(-signal.SIGKILL, "")
+    raise RuntimeError(f"the process that runs cells was killed {STARTS} times")
+
+
+def _run_alone(words: Sequence[str], folder: str, owner: str) -> Outcome:
+    """Run a command in a process of its own."""
+    process = _start(words, folder)
+    RUNNING[process] = owner
+    try:
+        assert process.stdout is not None
+        lines = (line for line in process.stdout if line.strip())
+        last = collections.deque(lines, maxlen=LAST_LINES)
+        return Outcome(process.wait(), "".join(last))
+    finally:
+        RUNNING.pop(process, None)
+        process.kill()
+        process.communicate()
+
+
+def _start(words: Sequence[str], folder: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
         [sys.executable, *words],
         cwd=folder,
         env=os.environ | {ENDS_WITH_INPUT: "1"},
@@ -73,22 +121,13 @@ def run_command(words: Sequence[str], folder: str, owner: str) -> Outcome:
         errors="replace",
         start_new_session=True,  # Ctrl-C in the terminal is for the command that starts cells
     )
-    RUNNING[process] = owner
-    try:
-        assert process.stdout is not None
-        lines = (line for line in process.stdout if line.strip())
-        last = collections.deque(lines, maxlen=LAST_LINES)
-        return Outcome(process.wait(), "".join(last))
-    finally:
-        del RUNNING[process]
-        process.kill()
-        process.communicate()
 
 
 def stop_commands(owner: str) -> None:
     """Kill the commands of this process that run for somebody; what they have recorded is kept."""
     for process, whose in [*RUNNING.items()]:
         if whose == owner:
+            del RUNNING[process]
             process.kill()
 
 

@@ -50,7 +50,8 @@ def only(arguments: tuple[str, ...], arm: str) -> tuple[str, ...]:
 
 def folder_of(*arguments: str) -> Path:
     """Return the run folder of a command."""
-    preset, options, config, _ = cli.parse(EXPERIMENT, arguments)
+    choice, options = cli.parse(EXPERIMENT, arguments)
+    preset, config = choice.preset, choice.config
     identity = EXPERIMENT.identity(config, SimpleNamespace(name=config.env))
     return Path(options.results) / folder_name(f"ant-{preset}-seed{config.seed}", identity)
 

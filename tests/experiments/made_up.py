@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from plasticity.studies.numbers import Gathered
+from plasticity.studies.numbers import Numbers
 from plasticity.studies.study import Study
 
 DROPS = {
@@ -39,9 +39,9 @@ def study(
     )  # fmt: skip
 
 
-def gathered(
+def read_numbers(
     drops: Mapping[str, float] = DROPS, seeds: int = 10, tasks: int = 1000, **more: Any
-) -> Gathered:
+) -> Numbers:
     """Return numbers of a study with true drops by arm.
 
     Accuracies fall in a straight line. Seeds differ in their level (SD 0.01) and in their drop (SD
@@ -68,7 +68,7 @@ def gathered(
             "test_accuracy": 0.8 - 0.01 * number - lost * fall + noise,
             "ntk_condition": condition,
         }
-    return Gathered(
+    return Numbers(
         study((*drops,), seeds, tasks, **more),
         tasks,
         {arm: {c: v.astype(np.float32) for c, v in of.items()} for arm, of in columns.items()},

@@ -73,7 +73,7 @@ def start(*arguments: str, experiment: Experiment[Any] = mnist.EXPERIMENT) -> in
 def finish(arguments: list[str], experiment: Experiment[Any] = mnist.EXPERIMENT) -> Path:
     """Run a command to its end and return its run folder."""
     assert start(*arguments, experiment=experiment) == 0
-    _, options, _, _ = cli.parse(experiment, arguments)
+    _, options = cli.parse(experiment, arguments)
     return run_folder(options.results)
 
 

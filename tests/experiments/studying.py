@@ -17,13 +17,13 @@ ROOT = Path(__file__).parents[2]
 # The command, with a report that says how many rows each cell has.
 PROGRAM = """
 import sys, types
-from experiments.parts import interrupts
+from experiments.processes import interrupts
 
 if __name__ == "__main__":
     interrupts.guard()
 
 def write_report(study, results, folder):
-    from plasticity.studies.declaration import cells, rows_of
+    from plasticity.studies.cells import cells, rows_of
     folder.mkdir(parents=True, exist_ok=True)
     lines = [f"{c.arm} {c.seed} {len(rows_of(c, results))}\\n" for c in cells(study)]
     (folder / "report.md").write_text("".join(lines))
@@ -34,7 +34,7 @@ if __name__ == "__main__":
     report.write_report = write_report
     sys.modules["plasticity.studies.report"] = report
     from experiments import study
-    from experiments.parts import engine
+    from plasticity.studies import workers as engine
     engine.AGAIN_AFTER = 0.2
     sys.exit(study.main(sys.argv[1:]))
 """
@@ -52,7 +52,7 @@ def tiny_study(folder: Path, **changes: Any) -> Study:
         "preset": "quick",
         "arms": ("mlp", "linear+l2-init"),
         "seeds": (0, 1),
-        "options": ("--dataset", str(data), "--batch-size", "16", "--num-tasks", "3"),
+        "settings": {"dataset": str(data), "batch_size": 16, "num_tasks": 3},
     }
     return Study(**declared | changes)
 
@@ -60,9 +60,7 @@ def tiny_study(folder: Path, **changes: Any) -> Study:
 def write_study(path: Path, study: Study) -> Path:
     """Write a study to a file that the command takes."""
     values = ", ".join(f"{name}={value!r}" for name, value in vars(study).items())
-    path.write_text(
-        f"from plasticity.studies.declaration import Study\n\nSTUDY = Study({values})\n"
-    )
+    path.write_text(f"from plasticity.studies.study import Study\n\nSTUDY = Study({values})\n")
     return path
 
 

@@ -197,7 +197,8 @@ def test_numbers_do_not_depend_on_the_processes(
     # Where episodes are cut off, the last value is added to a reward in single precision.
     assert run(*TINY, "--env-processes=2") == 0
     assert results(folder_of(*TINY)) == results(trained)
-    _, _, config, arms = cli.parse(EXPERIMENT, TINY)
+    choice, _ = cli.parse(EXPERIMENT, TINY)
+    config, arms = choice.config, choice.arms
     with ready(config, arms["mlp"], "mlp"):  # no processes, as in what is trained
         assert [type(env) for env in vectorized] == [Workers] * 2 + [DummyVecEnv]
     assert rows_of(trained, "qnn")[2]["episode_steps"]
@@ -266,7 +267,8 @@ def test_fields_of_the_arms_that_were_tested_are_all_there_are() -> None:
 
 @functools.cache
 def first_rows(*arguments: str) -> dict[str, Any]:
-    _, _, config, arms = cli.parse(EXPERIMENT, arguments)
+    choice, _ = cli.parse(EXPERIMENT, arguments)
+    config, arms = choice.config, choice.arms
     rows = {}
     for name, value in arms.items():
         with ready(config, value, name) as arm:
@@ -278,7 +280,8 @@ def first_rows(*arguments: str) -> dict[str, Any]:
 @pytest.mark.filterwarnings("ignore:You are trying to run PPO on the GPU:UserWarning")
 @pytest.mark.parametrize("name", ARMS)
 def test_policy_is_on_the_device_of_the_config(name: str) -> None:
-    _, _, config, arms = cli.parse(EXPERIMENT, TINY)
+    choice, _ = cli.parse(EXPERIMENT, TINY)
+    config, arms = choice.config, choice.arms
     object.__setattr__(config, "device", "meta")  # every machine has it; no option may name it
     env = policies.Environments(config, 0).training()
     model = policies.make_model(config, arms[name], env)
@@ -331,16 +334,19 @@ def test_without_tensorboard_it_says_what_to_install(capsys, monkeypatch) -> Non
 
 # -------------------------------------------------------------------------------------- identity
 def test_environment_without_version_is_the_latest() -> None:
-    _, options, config, _ = cli.parse(EXPERIMENT, ["--env=Pendulum", "--env-processes=0"])
+    choice, options = cli.parse(EXPERIMENT, ["--env=Pendulum", "--env-processes=0"])
+    config = choice.config
     with pytest.warns(UserWarning, match="Using the latest versioned environment") as warned:
         environments = EXPERIMENT.load(config, options)
     environments.training()  # warnings would be errors
     assert len(warned) == 1
-    _, _, named, _ = cli.parse(EXPERIMENT, ["--env=Pendulum-v1"])
+    choice, _ = cli.parse(EXPERIMENT, ["--env=Pendulum-v1"])
+    named = choice.config
     identity = EXPERIMENT.identity(config, environments)
     assert identity["env"] == "Pendulum-v1"
     assert identity == EXPERIMENT.identity(named, environments)
-    _, options, config, _ = cli.parse(EXPERIMENT, TINY)
+    choice, options = cli.parse(EXPERIMENT, TINY)
+    config = choice.config
     identity = EXPERIMENT.identity(config, EXPERIMENT.load(config, options))
     assert identity["env"] == "tests.short:ShortPendulum-v0"
 
@@ -357,14 +363,16 @@ def test_run_folder_is_named_after_what_the_arms_share_without_the_length(traine
 
 
 def test_floor_that_changes_is_in_the_config() -> None:
-    _, _, config, _ = cli.parse(EXPERIMENT, (*ANT, "--friction-period=96"))
+    choice, _ = cli.parse(EXPERIMENT, (*ANT, "--friction-period=96"))
+    config = choice.config
     assert EXPERIMENT.identity(config, policies.Environments(config, 0))["friction_period"] == 96
 
 
 # -------------------------------------------------------------------------------------- friction
 @contextlib.contextmanager
 def on_changing_floors(*arguments: str) -> Iterator[policies.PolicyArm]:
-    _, _, config, arms = cli.parse(EXPERIMENT, (*ANT, "--friction-period=96", *arguments))
+    choice, _ = cli.parse(EXPERIMENT, (*ANT, "--friction-period=96", *arguments))
+    config, arms = choice.config, choice.arms
     with ready(config, arms["mlp"], "mlp") as arm:
         yield arm
 

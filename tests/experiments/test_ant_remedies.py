@@ -164,8 +164,8 @@ def test_policy_with_layer_norm_is_loaded_in_another_process() -> None:
     code = (
         "import sys, json, torch; from pathlib import Path; from stable_baselines3 import PPO\n"
         "from plasticity.rl.video import load_policy, read_arm\n"
-        "from experiments.parts import cli; from experiments.ant import EXPERIMENT\n"
-        "file = Path(sys.argv[1]); config = cli.parse(EXPERIMENT, sys.argv[2:])[2]\n"
+        "from experiments.cli import parse as cli; from experiments.ant import EXPERIMENT\n"
+        "file = Path(sys.argv[1]); config = cli.parse(EXPERIMENT, sys.argv[2:])[0].config\n"
         "arm = read_arm(file.parent)\n"
         "x = torch.linspace(-1, 1, 12).reshape(4, 3).numpy()\n"
         "models = [PPO.load(file, device='cpu'), load_policy(config, arm, file)]\n"

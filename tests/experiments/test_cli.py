@@ -236,7 +236,8 @@ def test_arm_that_the_preset_does_not_have_is_trained_as_the_one_that_it_is_like
     monkeypatch.setitem(NETWORKS, "alike", Alike())
     for name, preset in EXPERIMENT.presets.items():
         words = ["--preset", name, "--arms", "alike", "--alike.width", "5"]
-        _, _, _, arms = cli.parse(EXPERIMENT, words)
+        choice, _ = cli.parse(EXPERIMENT, words)
+        arms = choice.arms
         expected = dataclasses.replace(preset.arms["qnn"], network=Alike(5), remedies={})
         assert arms == {"alike": expected}
 
@@ -416,4 +417,4 @@ def test_an_arms_own_options_may_be_said_again(name: str) -> None:
             words.append(option if value else f"--{name}.no-{field.name.replace('_', '-')}")
         else:
             words += [option, *map(str, value if isinstance(value, tuple) else [value])]
-    assert cli.parse(EXPERIMENT, words)[3] == {name: arm}
+    assert cli.parse(EXPERIMENT, words)[0].arms == {name: arm}

@@ -134,7 +134,7 @@ def test_control_c_in_an_import_in_the_middle_of_a_run_is_a_line(tmp_path: Path)
 
 IN_A_COMMAND = """
 import os, signal, sys, time
-from experiments.parts import interrupts
+from experiments.processes import interrupts
 interrupts.guard()
 from experiments.cli.parse import status_of
 def control_c():

@@ -274,10 +274,13 @@ def test_legend_has_the_options_of_all_parts_of_an_arm_as_one_types_them() -> No
         "--mlp.epochs", "3", "--mlp.optimizer.learning-rate", "0.5",
     ]  # fmt: skip
     matched = ["--preset", "matched"]
-    _, _, _, changed = cli.parse(EXPERIMENT, [*matched, *words])
-    _, _, _, plain = cli.parse(EXPERIMENT, [*matched, "--arms", "mlp", "qnn"])
+    choice, _ = cli.parse(EXPERIMENT, [*matched, *words])
+    changed = choice.arms
+    choice, _ = cli.parse(EXPERIMENT, [*matched, "--arms", "mlp", "qnn"])
+    plain = choice.arms
     often = [*matched, *words[:3], "--qnn+reset-optimizer.reset-optimizer.every", "2"]
-    _, _, _, other = cli.parse(EXPERIMENT, often)
+    choice, _ = cli.parse(EXPERIMENT, often)
+    other = choice.arms
     arms = {
         Path(f"r/{name}-{k}"): json.loads(json.dumps(arm.json()))
         for k, chosen in enumerate([plain, changed, other])
@@ -286,7 +289,8 @@ def test_legend_has_the_options_of_all_parts_of_an_arm_as_one_types_them() -> No
     }
     labels = {path.name: label for path, label in labels_of(EXPERIMENT, arms).items()}
     typed = " ".join(("--arms", "mlp", labels["mlp-1"].partition(", ")[2])).split()
-    _, _, _, again = cli.parse(EXPERIMENT, [*matched, *typed])
+    choice, _ = cli.parse(EXPERIMENT, [*matched, *typed])
+    again = choice.arms
     assert again == {"mlp": changed["mlp"]}
     assert labels["mlp-0"] == (
         "classical (MLP), --mlp.epochs 1 --mlp.hidden 16 --mlp.optimizer.learning-rate 0.001"

@@ -10,7 +10,7 @@ import pytest
 
 from plasticity.errors import Failure
 from plasticity.studies.cells import cells, folder_of
-from plasticity.studies.numbers import Gathered, gathered, load_records, save_records
+from plasticity.studies.numbers import Numbers, load_records, read_numbers, save_records
 from plasticity.studies.study import Study
 from tests.experiments import made_up
 
@@ -30,7 +30,7 @@ def rows(tasks: int, first: float = 0.5, **more: Any) -> list[dict[str, Any]]:
     return [{"task": t, "test_accuracy": first + 0.01 * t} | more for t in range(tasks)]
 
 
-def equal(one: Gathered, other: Gathered) -> bool:
+def equal(one: Numbers, other: Numbers) -> bool:
     same = [one.study == other.study, one.tasks == other.tasks, [*one.columns] == [*other.columns]]
     for arm in one.study.arms:
         same += [np.array_equal(one.rows[arm], other.rows[arm])]
@@ -49,7 +49,7 @@ def test_numbers_stand_at_their_seed_and_task_and_what_is_no_number_is_left_out(
     first[1]["fisher_true"] = 7
     record(study, "mlp", 0, first)
     record(study, "mlp", 1, rows(3, 0.6))
-    found = gathered(study, RESULTS)
+    found = read_numbers(study, RESULTS)
     assert found.tasks == 3
     assert {*found.columns["mlp"]} == {"test_accuracy", "fisher_true"}
     accuracy = found.columns["mlp"]["test_accuracy"]
@@ -67,7 +67,7 @@ def test_arms_of_different_lengths_have_columns_of_the_greatest() -> None:
     study = made_up.study(("qnn", "mlp"), seeds=1, tasks=3, of_arms=words)
     record(study, "qnn", 0, rows(3))
     record(study, "mlp", 0, rows(5))
-    found = gathered(study, RESULTS)
+    found = read_numbers(study, RESULTS)
     assert found.tasks == 5 and found.missing() == []
     assert np.isnan(found.columns["qnn"]["test_accuracy"][0, 3:]).all()
     assert not np.isnan(found.columns["mlp"]["test_accuracy"]).any()
@@ -79,7 +79,7 @@ def test_what_was_measured_after_training_is_among_the_columns() -> None:
     folder = folder_of(cells(study)[0], RESULTS)
     lines = [{"task": t, "churn": 0.1 * t, "test_accuracy": 17.0} for t in (1, 2)]
     (folder / "measured.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    found = gathered(study, RESULTS).columns["mlp"]
+    found = read_numbers(study, RESULTS).columns["mlp"]
     np.testing.assert_allclose(found["churn"], [[np.nan, 0.1, 0.2, np.nan]], rtol=1e-6)
     assert found["test_accuracy"].max() < 1  # a row's own numbers are what was measured first
 
@@ -88,7 +88,7 @@ def test_arm_that_learns_few_tasks_has_its_numbers_at_these() -> None:
     study = made_up.study(("fresh:mlp",), seeds=1, tasks=6)
     at = [0, 1, 2, 4]
     record(study, "fresh:mlp", 0, [{"task": t, "test_accuracy": t / 8} for t in at])
-    found = gathered(study, RESULTS)
+    found = read_numbers(study, RESULTS)
     expected = [[t / 8 if t in at else np.nan for t in range(6)]]
     np.testing.assert_equal(found.columns["fresh:mlp"]["test_accuracy"], expected)
     assert found.missing() == []
@@ -101,7 +101,7 @@ def test_seed_that_is_not_complete_is_named_and_counts_nowhere() -> None:
     study = made_up.study(("mlp",), seeds=3, tasks=4)
     for seed, count in enumerate((4, 3, 4)):
         record(study, "mlp", seed, rows(count, 0.1 * seed))
-    found = gathered(study, RESULTS)
+    found = read_numbers(study, RESULTS)
     assert found.missing() == [("mlp", 1, 3)]
     assert found.seeds("mlp") == [0, 2]
     accuracy = found.of("mlp", "test_accuracy")
@@ -116,7 +116,7 @@ def test_run_that_was_made_longer_is_read_up_to_the_length_of_the_study() -> Non
     study = made_up.study(("mlp",), seeds=2, tasks=3)
     record(study, "mlp", 0, rows(3))
     record(study, "mlp", 1, rows(9))
-    found = gathered(study, RESULTS)
+    found = read_numbers(study, RESULTS)
     assert found.columns["mlp"]["test_accuracy"].shape == (2, 3)
     assert found.rows["mlp"].tolist() == [3, 3] and found.missing() == []
 
@@ -128,12 +128,12 @@ def test_seed_whose_record_cannot_be_read_is_named_and_the_others_are_read(line:
         record(study, "mlp", seed, rows(3))
     path = next(folder_of(cell, RESULTS) for cell in cells(study) if cell.seed == 1) / "rows.jsonl"
     path.write_text(path.read_text() + line + "\n")
-    found = gathered(study, RESULTS)
+    found = read_numbers(study, RESULTS)
     assert found.missing() == [("mlp", 1, -1)] and found.seeds("mlp") == [0]
 
 
 def test_records_give_back_what_was_gathered_and_equal_numbers_give_equal_bytes() -> None:
-    found = made_up.gathered({"mlp": 0.1, "qnn": 0.0, "mlp+l2-init": 0.0}, seeds=3, tasks=40)
+    found = made_up.read_numbers({"mlp": 0.1, "qnn": 0.0, "mlp+l2-init": 0.0}, seeds=3, tasks=40)
     found.rows["qnn"][1], found.complete["qnn"][1] = 7, False
     save_records(found, Path("records"))
     files = {path.name: path.read_bytes() for path in Path("records").iterdir()}
@@ -145,7 +145,7 @@ def test_records_give_back_what_was_gathered_and_equal_numbers_give_equal_bytes(
 
 
 def test_records_hold_arrays_that_numpy_reads_and_say_whose_they_are() -> None:
-    found = made_up.gathered({"mlp": 0.1}, seeds=3, tasks=40)
+    found = made_up.read_numbers({"mlp": 0.1}, seeds=3, tasks=40)
     save_records(found, Path("records"))
     with np.load("records/mlp.npz", allow_pickle=False) as archive:
         assert str(archive["digest"]) == found.study.digest()
@@ -157,8 +157,8 @@ def test_records_hold_arrays_that_numpy_reads_and_say_whose_they_are() -> None:
 
 
 def test_studies_with_words_of_their_arms_and_rates_come_back_equal() -> None:
-    found = made_up.gathered(
-        {"mlp": 0.1, "qnn": 0.0}, seeds=3, tasks=40, of_arms={"mlp": ("--mlp.hidden", "8")},
+    found = made_up.read_numbers(
+        {"mlp": 0.1, "qnn": 0.0}, seeds=3, tasks=40, of_arm={"mlp": {"hidden": 8}},
         compared=(("qnn", "mlp"),), tuning_seeds=(77,), rates=(0.01, 0.1), metrics=("logit",),
     )  # fmt: skip
     save_records(found, Path("records"))
@@ -175,7 +175,7 @@ def refused(**more: Any) -> str:
 
 
 def test_records_of_another_digest_are_refused_in_one_line() -> None:
-    found = made_up.gathered({"mlp": 0.1}, seeds=3, tasks=40)
+    found = made_up.read_numbers({"mlp": 0.1}, seeds=3, tasks=40)
     save_records(found, Path("records"))
     other = dataclasses.replace(found.study, drop_margin=0.02)
     message = refused(study=other)
@@ -197,7 +197,7 @@ def test_records_of_another_digest_are_refused_in_one_line() -> None:
 def test_damaged_records_are_refused_in_one_line_that_names_the_file(
     file: str, damage: str
 ) -> None:
-    save_records(made_up.gathered({"mlp": 0.1}, seeds=3, tasks=40), Path("records"))
+    save_records(made_up.read_numbers({"mlp": 0.1}, seeds=3, tasks=40), Path("records"))
     path = Path("records") / file
     if damage == "gone":
         path.unlink()

@@ -129,7 +129,8 @@ def with_arm(preset: Preset[Any], name: str, field: str, value: Any) -> Preset[A
 
 
 def test_command_without_arguments_is_the_released_protocol() -> None:
-    preset, options, config, arms = cli.parse(EXPERIMENT, [])
+    choice, options = cli.parse(EXPERIMENT, [])
+    preset, config, arms = choice.preset, choice.config, choice.arms
     assert (preset, config, arms) == ("released", RELEASED.config, RELEASED.arms)
     assert options == TaskOptions(arms=("mlp", "qnn"))
 
@@ -143,7 +144,8 @@ def test_every_field_of_the_config_is_an_option(
         value = "cuda"
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     words = ["--" + field.replace("_", "-"), str(value)]
-    _, _, config, arms = cli.parse(EXPERIMENT, words)
+    choice, _ = cli.parse(EXPERIMENT, words)
+    config, arms = choice.config, choice.arms
     assert config == replaced(RELEASED.config, field, value) != RELEASED.config
     assert arms == RELEASED.arms
     identities = [EXPERIMENT.identity(c, tiny_images()) for c in (config, RELEASED.config)]
@@ -156,7 +158,8 @@ def test_every_field_of_an_arm_is_an_option_and_part_of_its_identity_alone(
     name: str, field: str
 ) -> None:
     value, words = OF_ONE_ARM[name][field]
-    _, _, config, arms = cli.parse(EXPERIMENT, words.split())
+    choice, _ = cli.parse(EXPERIMENT, words.split())
+    config, arms = choice.config, choice.arms
     assert config == RELEASED.config
     said = name
     if words.startswith("--arms "):
@@ -399,7 +402,8 @@ def test_matched_treats_the_arms_alike() -> None:
     # One policy for the optimiser, which can be changed for both.
     assert all(not arm.remedies for arm in MATCHED.arms.values())
     words = ["--preset", "matched", "--arms", "mlp+reset-optimizer", "qnn+reset-optimizer"]
-    _, _, config, arms = cli.parse(EXPERIMENT, words)
+    choice, _ = cli.parse(EXPERIMENT, words)
+    config, arms = choice.config, choice.arms
     for name, arm in arms.items():
         assert ready(Preset(config, arms), name, images).learner.remedies == (ResetOptimizer(),)
         assert [*arm.remedies] == ["reset-optimizer"]
@@ -419,7 +423,8 @@ def test_quick_needs_no_download(
 def test_rows_are_those_of_the_library_for_the_config(tiny: list[str]) -> None:
     """So what is shown of the loop above holds for the command, whose loop could differ."""
     arguments = [*tiny, "--seed=5"]
-    _, _, config, arms = cli.parse(EXPERIMENT, arguments)
+    choice, _ = cli.parse(EXPERIMENT, arguments)
+    config, arms = choice.config, choice.arms
     folder = finish(arguments)
     preset = Preset(config, arms)
     for name in EXPORTS:

@@ -111,7 +111,8 @@ def hashes_of(experiment: Experiment[Any], config: Any, arms: Any) -> tuple[str,
 
 def said(name: str, *words: str) -> tuple[str, dict[str, str]]:
     """Return the hashes of what a command line asks for."""
-    _, _, config, arms = cli.parse(EXPERIMENTS[name], words)
+    choice, _ = cli.parse(EXPERIMENTS[name], words)
+    config, arms = choice.config, choice.arms
     return hashes_of(EXPERIMENTS[name], config, arms)
 
 

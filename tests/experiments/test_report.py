@@ -13,8 +13,9 @@ import pytest
 from scipy import stats
 
 from plasticity.figures.over_seeds import over_tasks
-from plasticity.studies.findings import comparisons, ends, gap, growth, judged
-from plasticity.studies.numbers import Gathered, load_records
+from plasticity.statistics.summaries import tenths
+from plasticity.studies.findings import comparisons, findings_of, gap, growth
+from plasticity.studies.numbers import Numbers, load_records
 from plasticity.studies.report import report_on, write_report
 from tests.experiments import made_up
 from tests.experiments.test_gathered import record, rows
@@ -25,12 +26,12 @@ FEW = {"mlp": 0.06, "qnn": 0.0, "mlp-sphere": -0.02}
 
 
 @pytest.fixture(scope="module")
-def all_arms() -> Gathered:
-    return made_up.gathered(tasks=200)
+def all_arms() -> Numbers:
+    return made_up.read_numbers(tasks=200)
 
 
 @pytest.fixture(scope="module")
-def report(all_arms: Gathered, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report(all_arms: Numbers, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return report_on(all_arms, tmp_path_factory.mktemp("report"))
 
 
@@ -64,13 +65,13 @@ def summary(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def test_verdicts_on_made_up_arms_are_those_that_they_were_made_for() -> None:
-    arms, silent = judged(made_up.gathered(tasks=1000), "test_accuracy")
+    arms, silent = findings_of(made_up.read_numbers(tasks=1000), "test_accuracy")
     assert {one.arm: one.drop.verdict for one in arms} == made_up.EXPECTED
     assert silent == {}
 
 
-def test_drops_intervals_and_p_values_are_those_of_loops_and_of_scipy(all_arms: Gathered) -> None:
-    arms, _ = judged(all_arms, "test_accuracy")
+def test_drops_intervals_and_p_values_are_those_of_loops_and_of_scipy(all_arms: Numbers) -> None:
+    arms, _ = findings_of(all_arms, "test_accuracy")
     slow = {a: slow_drops(of["test_accuracy"]) for a, of in all_arms.columns.items()}
     margin = all_arms.study.drop_margin
     p_loses = {a: stats.ttest_1samp(d, 0, alternative="greater").pvalue for a, d in slow.items()}
@@ -95,20 +96,20 @@ def test_drops_intervals_and_p_values_are_those_of_loops_and_of_scipy(all_arms: 
 
 
 def test_seeds_that_are_not_complete_do_not_count() -> None:
-    found = made_up.gathered(FEW, tasks=40)
+    found = made_up.read_numbers(FEW, tasks=40)
     accuracy = found.columns["mlp"]["test_accuracy"]
     accuracy[2, -4:] = 17.0
     found.complete["mlp"][2] = False
-    (one,) = (one for one in judged(found, "test_accuracy")[0] if one.arm == "mlp")
+    (one,) = (one for one in findings_of(found, "test_accuracy")[0] if one.arm == "mlp")
     assert one.drop.n == 9
     kept = [drop for seed, drop in enumerate(slow_drops(accuracy)) if seed != 2]
     assert one.drop.estimate == pytest.approx(statistics.fmean(kept), abs=1e-7)
 
 
 def test_pairs_are_compared_seed_by_seed_where_both_arms_have_the_seed() -> None:
-    found = made_up.gathered(FEW, seeds=12, tasks=60)
+    found = made_up.read_numbers(FEW, seeds=12, tasks=60)
     found.complete["mlp"][3] = found.complete["qnn"][7] = False
-    (first, second) = comparisons(found, judged(found, "test_accuracy")[0])
+    (first, second) = comparisons(found, findings_of(found, "test_accuracy")[0])
     assert (first.arm, first.reference, first.drop.n) == ("qnn", "mlp", 10)
     assert (second.arm, second.reference, second.drop.n) == ("mlp-sphere", "mlp", 11)
     common = [s for s in range(12) if s not in (3, 7)]
@@ -131,7 +132,7 @@ def test_pairs_are_compared_seed_by_seed_where_both_arms_have_the_seed() -> None
 
 
 def test_arm_that_starts_lower_is_inferior_though_it_loses_nothing() -> None:
-    found = made_up.gathered({"mlp": 0.0, "qnn": 0.0}, seeds=10, tasks=60)
+    found = made_up.read_numbers({"mlp": 0.0, "qnn": 0.0}, seeds=10, tasks=60)
     found.columns["qnn"]["test_accuracy"][:] -= 0.3
     report_on(found, Path("report"))
     (line,) = made_up.cells_of(Path("report/report.md"), "Pairs")
@@ -145,7 +146,7 @@ def test_arm_that_starts_lower_is_inferior_though_it_loses_nothing() -> None:
 
 def test_nothing_is_kept_with_nine_seeds_and_the_report_says_that_they_are_too_few() -> None:
     for seeds, expected in ((9, "undecided, too few seeds"), (10, "keeps")):
-        found = made_up.gathered({"mlp": -0.01}, seeds=seeds, tasks=60)
+        found = made_up.read_numbers({"mlp": -0.01}, seeds=seeds, tasks=60)
         (line,) = made_up.cells_of(report_on(found, Path("report")), "Verdicts")
         assert line["verdict"].removesuffix(", fragile") == expected
         assert "gap to fresh (points)" not in line
@@ -155,7 +156,7 @@ def test_nothing_is_kept_with_nine_seeds_and_the_report_says_that_they_are_too_f
 
 
 def test_gap_is_that_of_the_column_after_the_first_tenth_of_tasks() -> None:
-    found = made_up.gathered(FEW, seeds=3, tasks=40)
+    found = made_up.read_numbers(FEW, seeds=3, tasks=40)
     gaps = np.full((3, 40), np.nan, np.float32)
     gaps[:, [0, 1, 2, 3]] = 5  # within the first tenth
     gaps[0, [4, 8]], gaps[1, [4, 8]], gaps[2, 8] = (0.1, 0.3), (0.2, 0.2), 0.5
@@ -169,7 +170,7 @@ def test_gap_is_that_of_the_column_after_the_first_tenth_of_tasks() -> None:
 
 
 def test_gap_is_that_to_the_arm_which_starts_afresh_on_the_tasks_of_both() -> None:
-    found = made_up.gathered(FEW | {"fresh:mlp": 0.0}, seeds=3, tasks=40)
+    found = made_up.read_numbers(FEW | {"fresh:mlp": 0.0}, seeds=3, tasks=40)
     fresh = found.columns["fresh:mlp"]["test_accuracy"]
     at = [0, 1, 2, 4, 8, 16, 32]
     fresh[:, [t for t in range(40) if t not in at]] = np.nan
@@ -182,7 +183,7 @@ def test_gap_is_that_to_the_arm_which_starts_afresh_on_the_tasks_of_both() -> No
     found_gap = gap(found, "mlp", "test_accuracy")
     assert found_gap is not None and found_gap.n == 2
     assert found_gap.estimate == pytest.approx(statistics.fmean(expected), rel=1e-5)
-    arms, silent = judged(found, "test_accuracy")
+    arms, silent = findings_of(found, "test_accuracy")
     lines = made_up.cells_of(report_on(found, Path("report")), "Verdicts")
     line = {line["arm"]: line for line in lines}["`mlp`"]
     assert line["gap to fresh (points)"].startswith(f"{100 * statistics.fmean(expected):.2f} [")
@@ -192,14 +193,14 @@ def test_gap_is_that_to_the_arm_which_starts_afresh_on_the_tasks_of_both() -> No
 def test_first_and_last_tenth_are_of_the_tasks_that_have_a_value() -> None:
     nan = math.nan
     values = np.array([[nan, 1, nan, 2, 3], [nan] * 5, [4, 5, 6, 7, 8]], np.float32)
-    first, last = ends(values)
+    first, last = tenths(values)
     assert (first.tolist(), last.tolist()) == ([1, 4], [3, 8])
-    first, last = ends(np.arange(30, dtype=np.float32)[None])
+    first, last = tenths(np.arange(30, dtype=np.float32)[None])
     assert (first.tolist(), last.tolist()) == ([1.0], [28.0])
 
 
 def test_growth_is_the_mean_logarithm_of_last_over_first_norm() -> None:
-    found = made_up.gathered(FEW, seeds=2, tasks=20)
+    found = made_up.read_numbers(FEW, seeds=2, tasks=20)
     norm = found.columns["mlp"]["weight_norm"]
     norm[0], norm[1] = np.linspace(1, 2, 20), np.linspace(3, 12, 20)
     ratios = [float(row[-2:].mean() / row[:2].mean()) for row in norm]
@@ -230,10 +231,10 @@ def test_growth_is_the_mean_logarithm_of_last_over_first_norm() -> None:
 def test_parameters_grow_or_are_held_where_the_interval_of_their_growth_says_so(
     ratios: tuple[float, ...], expected: str
 ) -> None:
-    found = made_up.gathered({"mlp": 0.0}, seeds=len(ratios), tasks=20)
+    found = made_up.read_numbers({"mlp": 0.0}, seeds=len(ratios), tasks=20)
     for row, ratio in zip(found.columns["mlp"]["weight_norm"], ratios, strict=True):
         row[:2], row[-2:] = 3, 3 * ratio
-    (one,) = judged(found, "test_accuracy")[0]
+    (one,) = findings_of(found, "test_accuracy")[0]
     assert one.parameters == expected
 
 
@@ -241,7 +242,7 @@ def test_parameters_grow_or_are_held_where_the_interval_of_their_growth_says_so(
 
 
 def test_report_says_what_was_asked_and_declared_and_who_loses(
-    all_arms: Gathered, report: Path
+    all_arms: Numbers, report: Path
 ) -> None:
     assert report.name == "report.md"
     text = report.read_text()
@@ -249,7 +250,7 @@ def test_report_says_what_was_asked_and_declared_and_who_loses(
     for words in (study.question, study.digest(), "points of accuracy) | 1 |", "tasks) | 0.1 |"):
         assert words in text
     lines = made_up.cells_of(report, "Verdicts")
-    arms, _ = judged(all_arms, "test_accuracy")
+    arms, _ = findings_of(all_arms, "test_accuracy")
     assert [line["arm"] for line in lines] == [f"`{one.arm}`" for one in arms]
     words = [line["verdict"].partition(",")[0] for line in lines]
     assert words == sorted(words, key=["keeps", "loses less than the margin", "undecided",
@@ -301,7 +302,7 @@ def test_arm_behind_the_others_is_the_one_that_most_are_compared_with(
         return over_tasks(*arguments, **options)
 
     monkeypatch.setattr("plasticity.studies.report.over_tasks", keep)
-    report_on(made_up.gathered(FEW, seeds=2, tasks=20, compared=compared), Path("report"))
+    report_on(made_up.read_numbers(FEW, seeds=2, tasks=20, compared=compared), Path("report"))
     assert behind == {expected}
 
 
@@ -315,7 +316,7 @@ def test_accuracies_are_in_per_cent_on_an_axis_that_is_never_logarithmic(
         return drawn[label]
 
     monkeypatch.setattr("plasticity.studies.report.over_tasks", keep)
-    found = made_up.gathered({"mlp": 0.0, "qnn": 0.0}, seeds=3, tasks=40)
+    found = made_up.read_numbers({"mlp": 0.0, "qnn": 0.0}, seeds=3, tasks=40)
     found.columns["qnn"]["test_accuracy"][:] /= 20
     found.columns["qnn"]["weight_norm"][:] /= 20
     report_on(found, Path("report"))
@@ -325,7 +326,7 @@ def test_accuracies_are_in_per_cent_on_an_axis_that_is_never_logarithmic(
     assert norm.get_yscale() == "log"
 
 
-def test_summary_has_the_numbers_of_each_arm(all_arms: Gathered, report: Path) -> None:
+def test_summary_has_the_numbers_of_each_arm(all_arms: Numbers, report: Path) -> None:
     lines = summary(report.parent)
     assert {*lines} == {*made_up.DROPS}
     drops = slow_drops(all_arms.columns["quadratic"]["test_accuracy"])
@@ -367,18 +368,18 @@ def test_study_of_which_nothing_is_recorded_has_a_report_that_says_so() -> None:
 
 
 def test_single_seed_has_numbers_but_no_interval_and_no_verdict() -> None:
-    path = report_on(made_up.gathered(FEW, seeds=1, tasks=40), Path("report"))
+    path = report_on(made_up.read_numbers(FEW, seeds=1, tasks=40), Path("report"))
     for line in made_up.cells_of(path, "Verdicts"):
         assert line["verdict"] == "undecided" and "[" not in line["drop (points)"]
     assert summary(Path("report"))["mlp"]["drop_low_95"] == ""
 
 
 def test_arm_without_a_verdict_is_named_with_the_reason() -> None:
-    found = made_up.gathered(FEW, seeds=3, tasks=40)
+    found = made_up.read_numbers(FEW, seeds=3, tasks=40)
     short = {a: {c: v[:, :19] for c, v in of.items()} for a, of in found.columns.items()}
     path = report_on(dataclasses.replace(found, tasks=19, columns=short), Path("report"))
     assert "No verdict on `mlp`: a run of 19 tasks is too short" in path.read_text()
-    found = made_up.gathered(FEW, tasks=40)
+    found = made_up.read_numbers(FEW, tasks=40)
     found.columns["qnn"]["test_accuracy"][0, :4] = np.nan
     path = report_on(found, Path("again"))
     assert "No verdict on `qnn`: row 0" in path.read_text()
@@ -386,7 +387,7 @@ def test_arm_without_a_verdict_is_named_with_the_reason() -> None:
 
 
 def test_seeds_needed_stand_beside_the_spread_of_drops() -> None:
-    found = made_up.gathered({"mlp": 0.0, made_up.UNSTEADY: 0.0}, tasks=100)
+    found = made_up.read_numbers({"mlp": 0.0, made_up.UNSTEADY: 0.0}, tasks=100)
     path = report_on(found, Path("report"))
     lines: dict[str, Any] = {
         line["arm"].strip("`"): line for line in made_up.cells_of(path, "Are there enough seeds?")

@@ -49,12 +49,11 @@ def test_cells_are_all_arms_with_all_seeds_each_once(tiny: Study) -> None:
 
 
 def test_a_cell_is_the_command_that_a_user_would_type(tmp_path: Path, results: Path) -> None:
-    tiny = tiny_study(
-        tmp_path, of_arms={"mlp": ("--mlp.hidden", "5")}, metrics=("fisher", "dormant")
-    )
+    tiny = tiny_study(tmp_path, of_arm={"mlp": {"hidden": 5}}, metrics=("fisher", "dormant"))
     words = Cell(tiny, "mlp", 7).command(results)
     assert words[:3] == [sys.executable, "-m", "experiments.mnist"]
-    preset, options, config, arms = cli.parse(mnist.EXPERIMENT, words[3:])
+    choice, options = cli.parse(mnist.EXPERIMENT, words[3:])
+    preset, config, arms = choice.preset, choice.config, choice.arms
     assert (preset, options.arms, options.results) == ("quick", ("mlp",), results)
     assert options.metrics == ("fisher", "dormant")
     assert (config.seed, config.threads, config.num_tasks, config.batch_size) == (7, 1, 3, 16)
@@ -62,7 +61,9 @@ def test_a_cell_is_the_command_that_a_user_would_type(tmp_path: Path, results: P
     assert arms["mlp"].network.hidden == (5,)
     other = Cell(tiny, "linear+l2-init", 7).command(results)
     assert "--mlp.hidden" not in other
-    assert [*cli.parse(mnist.EXPERIMENT, other[3:])[3]["linear+l2-init"].remedies] == ["l2-init"]
+    assert [*cli.parse(mnist.EXPERIMENT, other[3:])[0].arms["linear+l2-init"].remedies] == [
+        "l2-init"
+    ]
 
 
 def test_the_presets_metrics_are_taken_where_a_study_names_none() -> None:
@@ -257,13 +258,13 @@ def test_the_studies_of_why_have_all_arms_of_their_preset() -> None:
 def test_tuning_tries_each_rate_with_each_arm_and_seed_of_its_own(tmp_path: Path) -> None:
     tiny = tiny_study(
         tmp_path, tuning_seeds=(8, 9), rates=(0.1, 0.01),
-        of_arms={"mlp": ("--mlp.optimizer.learning-rate", "0.5")},
+        of_arm={"mlp": {"optimizer.learning_rate": 0.5}},
     )  # fmt: skip
     found = [
         (cell.arm, cell.seed, arm.optimizer.learning_rate)
         for some in tuning_cells(tiny).values()
         for cell in some
-        for arm in cli.parse(mnist.EXPERIMENT, cell.command(tmp_path)[3:])[3].values()
+        for arm in cli.parse(mnist.EXPERIMENT, cell.command(tmp_path)[3:])[0].arms.values()
     ]
     assert sorted(found) == sorted(
         (arm, seed, rate) for arm in tiny.arms for seed in (8, 9) for rate in (0.1, 0.01)

@@ -83,7 +83,7 @@ OWN = {
     "no Python": ("STUDY =", "own.py: SyntaxError"),
     "an error": ("1 / 0", "own.py: ZeroDivisionError: division by zero"),
     "a wrong study": (
-        "from plasticity.studies.declaration import Study\n"
+        "from plasticity.studies.study import Study\n"
         "STUDY = Study('own', '?', 'mnist', 'quick', ('rnn',), (0,))",
         "own.py: ValueError: study own: --arms rnn",
     ),
@@ -156,9 +156,9 @@ def test_what_a_command_printed_last_is_kept(tmp_path: Path) -> None:
     outcome = engine.run_command(["-c", code], str(tmp_path), "me")
     assert outcome.status == 3
     assert outcome.output.splitlines() == [str(k) for k in range(88, 100)]
-    assert engine.told(outcome).startswith("status 3\n  88\n  89\n")
+    assert engine.outcome_text(outcome).startswith("status 3\n  88\n  89\n")
     killed = engine.run_command(["-c", "import os; os.kill(os.getpid(), 9)"], str(tmp_path), "me")
-    assert engine.told(killed) == "killed by signal 9"
+    assert engine.outcome_text(killed) == "killed by signal 9"
     assert not engine.RUNNING
 
 

@@ -84,7 +84,7 @@ def test_a_study_is_trained_reported_and_goes_on_with_one_seed_more(tmp_path: Pa
 
 def test_a_failing_cell_is_named_with_what_it_said_and_the_others_end(tmp_path: Path) -> None:
     tiny = tiny_study(
-        tmp_path, arms=("qnn", "mlp"), seeds=(0,), of_arms={"qnn": ("--qnn.readout", "z-of-first")}
+        tmp_path, arms=("qnn", "mlp"), seeds=(0,), of_arm={"qnn": {"readout": "z-of-first"}}
     )
     results = tmp_path / "results"
     file = write_study(tmp_path / "own.py", tiny)
@@ -221,7 +221,7 @@ def test_a_study_is_trained_by_another_cluster_and_ctrl_c_stops_its_own_cells_th
 def test_a_cluster_that_is_not_there_is_a_line(tmp_path: Path) -> None:
     file = write_study(tmp_path / "own.py", tiny_study(tmp_path))
     code = (
-        "import sys\nfrom experiments import study\nfrom experiments.parts import engine\n"
+        "import sys\nfrom experiments import study\nfrom plasticity.studies import workers as engine\n"
         "engine.CONNECT_WITHIN = 0.1\nsys.exit(study.main(sys.argv[1:]))"
     )
     done = run("-c", code, str(file), "--cluster=tcp://127.0.0.1:9")
@@ -238,7 +238,7 @@ run_command(["-c", sys.argv[1]], ".", "me")
 SLEEPER = """
 import os, time
 from pathlib import Path
-from experiments.parts import interrupts
+from experiments.processes import interrupts
 interrupts.guard()
 Path("pid.tmp").write_text(f"{os.getpid()} {interrupts.ENDS_WITH_INPUT in os.environ}")
 os.replace("pid.tmp", "pid")

@@ -16,7 +16,7 @@ from scipy import stats
 from plasticity.figures.level_against_drop import level_against_drop
 from plasticity.figures.over_seeds import GREY, LOOKS, curve, is_wide, over_tasks
 from plasticity.figures.style import style
-from plasticity.studies.findings import judged
+from plasticity.studies.findings import findings_of
 from plasticity.studies.report import report_on
 from tests.experiments import made_up
 
@@ -163,9 +163,9 @@ def test_axes_titles_and_captions_lie_inside_the_figure_and_apart(arms: int) -> 
 def test_forty_labels_of_level_against_drop_cover_neither_one_another_nor_a_point() -> None:
     drops = {f"mlp{'+l2' * (k % 2)}-arm{k}": 0.0 for k in range(40)}
     arms = []
-    # Names that no experiment has: only the numbers are judged.
+    # Names that no experiment has: only the numbers are findings_of.
     found = made_up.gathered({"mlp": 0.0, "qnn": 0.004}, tasks=40)
-    (mlp, qnn) = judged(found, "test_accuracy")[0]
+    (mlp, qnn) = findings_of(found, "test_accuracy")[0]
     for k, name in enumerate(drops):
         one = (mlp, qnn)[k % 2]
         values = vars(one) | {"arm": name}
@@ -194,7 +194,7 @@ def test_forty_labels_of_level_against_drop_cover_neither_one_another_nor_a_poin
 
 
 def test_points_lie_at_drop_and_level_with_their_intervals() -> None:
-    arms, _ = judged(made_up.gathered({"mlp": 0.05, "qnn": 0.0}, tasks=40), "test_accuracy")
+    arms, _ = findings_of(made_up.gathered({"mlp": 0.05, "qnn": 0.0}, tasks=40), "test_accuracy")
     figure = level_against_drop(arms, "title", 0.01)
     (axes,) = figure.axes
     drawn = [line for line in axes.lines if len(line.get_xdata()) == 1]

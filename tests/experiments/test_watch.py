@@ -145,7 +145,8 @@ def test_watch_plays_the_policy_that_was_saved(
 
 
 def test_protocol_and_arms_that_are_read_are_those_that_were_trained(trained: Path) -> None:
-    _, _, config, arms = cli.parse(EXPERIMENT, [*TINY, "--total-steps=1"])  # no part of a run
+    choice, _ = cli.parse(EXPERIMENT, [*TINY, "--total-steps=1"])
+    config, arms = choice.config, choice.arms  # no part of a run
     assert rendering.read_protocol(read_run(trained)) == config
     for name, arm in arms.items():
         assert rendering.read_arm(arm_folder(trained, name)) == arm
