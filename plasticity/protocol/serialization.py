@@ -94,3 +94,14 @@ def field_value(expected: Any, value: Any, name: str) -> Any:
 def short(value: Any) -> str:
     """Return what JSON holds in some 40 characters, however long or deep it is."""
     return f"{reprlib.repr(value):.40}"
+
+
+def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return what JSON holds by the path to it: ``{"a": {"b": 1}}`` gives ``{"a.b": 1}``."""
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found

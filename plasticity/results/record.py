@@ -145,18 +145,9 @@ class RunFolder:
                 cannot be written.
         """
         path = self.arm_path(name, config)
-        # thread_local=False: another thread than the one that opened it may close a record.
-        lock = filelock.FileLock(path / "lock", thread_local=False)
         with disk_errors(path):
             make_folder(path)
-            try:
-                lock.acquire(timeout=0)
-            except filelock.Timeout:
-                pid = ""
-                with contextlib.suppress(OSError):
-                    pid = (path / "lock.pid").read_text()
-                text = f"{path} is in use by another process (pid {pid or 'unknown'})."
-                raise InUse(f"{text}\nWait for it, or stop it.") from None
+            lock = _lock(path)
             try:
                 with contextlib.suppress(OSError):  # it only serves the message above
                     replace_file(path / "lock.pid", str(os.getpid()).encode())
@@ -172,6 +163,20 @@ class RunFolder:
                 lock.release()
                 raise
 
+    @contextlib.contextmanager
+    def locked_arm(self, path: Path) -> Iterator[None]:
+        """Keep other processes from an arm's folder.
+
+        Raises:
+            InUse: Another process has it open.
+        """
+        with disk_errors(path):
+            lock = _lock(path)
+        try:
+            yield
+        finally:
+            lock.release()
+
     def save_text(self, name: str, text: str) -> Path:
         """Write a text file, UTF-8."""
         return save_file(self.path, name, Path(name).suffix, io.BytesIO(text.encode()))
@@ -183,6 +188,25 @@ class RunFolder:
         buffer = io.BytesIO()
         figure.savefig(buffer, format=suffix[1:], metadata={date: None} if date else None)
         return save_file(self.path, name, suffix, buffer)
+
+
+def _lock(path: Path) -> filelock.BaseFileLock:
+    """Lock an arm's folder.
+
+    Raises:
+        InUse: Another process has it open.
+    """
+    # thread_local=False: another thread than the one that opened it may close a record.
+    lock = filelock.FileLock(path / "lock", thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        pid = ""
+        with contextlib.suppress(OSError):
+            pid = (path / "lock.pid").read_text()
+        text = f"{path} is in use by another process (pid {pid or 'unknown'})."
+        raise InUse(f"{text}\nWait for it, or stop it.") from None
+    return lock
 
 
 def _empty(path: Path) -> None:
