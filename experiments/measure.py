@@ -11,26 +11,21 @@ if __name__ == "__main__":
 
     interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
 
-import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from experiments.cli import parse as cli
-from plasticity.errors import UsageError
 from plasticity.protocol.names import experiment_of, find_experiment, import_modules
 from plasticity.protocol.options import MAY_BE_EMPTY
 from plasticity.results.names import arm_name
-from plasticity.runs.drawing import draw_run
-from plasticity.runs.restore import find_arms, load_network, networks_of, open_records, untrained
 
 if TYPE_CHECKING:
-    from plasticity.learning.metric import Metric
-    from plasticity.protocol.supervised import Supervised
+    pass
 
 
 @dataclass(frozen=True)
@@ -73,100 +68,30 @@ def measure_run(command: Measure) -> None:
         Failure: The run cannot be used, or the data is not the run's.
     """
     from plasticity.results.record import read_run
-    from plasticity.runs.progress import progress_bar
+    from plasticity.runs.drawing import draw_run
+    from plasticity.runs.measure import measure
 
-    with contextlib.ExitStack() as opened:
-        folder = read_run(command.run)
-        import_modules(command.modules)
-        experiment = (
-            find_experiment(command.experiment)
-            if command.experiment
-            else experiment_of(folder.config, folder.path)
-        )
-        if not experiment.metrics:
-            raise UsageError(f"{folder.path}: runs of {experiment.name} have no tasks to measure")
-        metrics = find_metrics(command.metrics)
-        arms = find_arms(experiment, folder.arms(), command.arms, "experiments.measure")
-        records = open_records(folder, arms, opened)
-        for path, record in records.items():
-            ready = untrained(
-                experiment, folder, arms[path], record, command.dataset, command.data_root
-            )
-            networks = networks_of(record)
-            with progress_bar(total=len(networks), desc=arm_name(path), unit="network") as bar:
-                measured = measure_arm(ready, metrics, networks, bar.update)
-            record.save_measured(measured)
-            names = ", ".join(metric.name for metric in metrics)
-            many = f"{len(networks)} network{'s' if len(networks) > 1 else ''}"
-            print(f"{arm_name(path)}: {names} of {many}: {path / 'measured.jsonl'}")
-        print(f"figure: {draw_run(experiment, folder)}")
-
-
-def find_metrics(names: Sequence[str]) -> list[Metric]:
-    """Return metrics by their names, each once.
-
-    Raises:
-        UsageError: There is none of a name, or it needs the training itself; or there is no name.
-    """
-    from plasticity.metrics import METRICS
-    from plasticity.protocol.supervised import find_metric
-
-    if not names:
-        raise UsageError(f"--metrics: say which; there are {', '.join(sorted(METRICS))}")
-    metrics = [find_metric(name) for name in dict.fromkeys(names)]
-    for metric in metrics:
-        if metric.when == "during":
-            raise UsageError(f"--metrics {metric.name}: it is measured while a task is learned")
-    return metrics
-
-
-def measure_arm(
-    arm: Supervised, metrics: Sequence[Metric], networks: Sequence[tuple[int, Any]], advance: Any
-) -> dict[int, dict[str, float]]:
-    """Return what the metrics give, by task.
-
-    Those that are due after a task's updates are taken of the network after that task; those that
-    are due before, of the same network with the next task, after the remedies have begun it.
-    Remedies have seen no update here: one that acts on what it remembers of them acts otherwise.
-
-    Args:
-        arm: Untrained.
-        metrics: Due before or after a task.
-        networks: Places in the arm's stream and the network's state after each.
-        advance: Told of each network.
-
-    Raises:
-        Failure: A state does not fit the arm's network.
-    """
-    learner, stream = arm.learner, arm.stream
-    prepared = [metric.prepared(learner, stream[0], arm.seed) for metric in metrics]
-    measured: dict[int, dict[str, float]] = {}
-
-    def take(when: str, place: int) -> None:
-        task = stream[place]
-        for metric in prepared:
-            if metric.when == when:
-                value = metric.take(learner, task)
-                measured.setdefault(task.index, {}).update(metric.columns(value))
-
-    if any(metric.when == "before" for metric in prepared):
-        learner.start_task(stream[0].index)
-        take("before", 0)
-    for place, network in networks:
-        load_network(learner, network, stream[place].index)
-        take("after", place)
-        if any(metric.when == "before" for metric in prepared) and place < networks[-1][0]:
-            learner.start_task(stream[place + 1].index)
-            take("before", place + 1)
-        advance()
-    return measured
+    folder = read_run(command.run)
+    import_modules(command.modules)
+    experiment = (
+        find_experiment(command.experiment)
+        if command.experiment
+        else experiment_of(folder.config, folder.path)
+    )
+    for done in measure(
+        experiment, folder, command.metrics, command.arms, command.dataset, command.data_root
+    ):
+        many = f"{done.networks} network{'s' if done.networks > 1 else ''}"
+        file = done.path / "measured.jsonl"
+        print(f"{arm_name(done.path)}: {', '.join(done.metrics)} of {many}: {file}")
+    print(f"figure: {draw_run(experiment, folder)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what the command line asks for and return the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
 
-    def measure() -> None:
+    def command() -> None:
         measure_run(
             cli.in_one_line(
                 tyro.cli, Measure, prog="python -m experiments.measure", description=__doc__,
@@ -174,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         )  # fmt: skip
 
-    return cli.status_of(measure, "stopped: arms that were measured to the end are saved.")
+    return cli.status_of(command, "stopped: arms that were measured to the end are saved.")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ penalty, or on the network before training. This page adds *shrink and perturb* 
 
 import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -60,19 +59,18 @@ REMEDIES["perturb"] = Perturb(keep=0.8, noise=0.01)
 # are ``--mlp+perturb.perturb.keep`` and ``--mlp+perturb.perturb.noise``.
 
 from experiments import mnist
-from experiments.cli import parse as cli
-from plasticity import read_rows
 
-results = Path(tempfile.mkdtemp())
-status = cli.main(
-    mnist.EXPERIMENT,
-    ["--preset=quick", "--arms", "mlp", "mlp+perturb", "--num-tasks=20", f"--results={results}"],
+run = mnist.EXPERIMENT.run(
+    "quick", arms=["mlp", "mlp+perturb"], num_tasks=20, results=tempfile.mkdtemp(), progress=False
 )
-assert status == 0
 
 # %%
 # The rows contain the new column beside the metrics:
 
-(folder,) = results.glob("*/mlp+perturb-*")
-for row in read_rows(folder)[:3]:
+for row in run["mlp+perturb"].rows[:3]:
     print({name: row[name] for name in ("task", "perturb_distance", "test_accuracy")})
+
+# %%
+# A column is an array, and a figure can show it.
+
+run.figure(["test_accuracy", "perturb_distance"])

@@ -9,11 +9,10 @@ trained without the metric.
 """
 
 import tempfile
-from pathlib import Path
 
 import torch
 
-from plasticity import Learner, Metric, Task, read_rows
+from plasticity import Learner, Metric, Task
 from plasticity.metrics import METRICS
 
 
@@ -37,23 +36,21 @@ def distance_from_start(learner: Learner, first: Task, seed: int):
 METRICS["distance"] = Metric("distance", prepare=distance_from_start)
 
 # %%
-# You can train with ``--metrics distance``. Or you train without it, and measure afterwards, as
-# here. A run keeps its networks after the tasks 0, 1, 2, 4, 8, ... and after the last one.
+# You can train with ``metrics=["distance"]`` (``--metrics distance``). Or you train without it, and
+# measure afterwards, as here. A run keeps its networks after the tasks 0, 1, 2, 4, 8, ... and after
+# the last one.
 
-from experiments import measure, qdata
-from experiments.cli import parse as cli
+from experiments import qdata
 
-folder = Path(tempfile.mkdtemp())
-data = f"--data-root={folder}"
-trained = cli.main(qdata.EXPERIMENT, ["--preset=quick", data, f"--results={folder}"])
-(run,) = folder.glob("qdata-*")
-measured = measure.main([str(run), "--metrics", "distance", data])
-assert (trained, measured) == (0, 0)
+folder = tempfile.mkdtemp()
+run = qdata.EXPERIMENT.run("quick", results=folder, data_root=folder, progress=False)
+run.measure(["distance"], data_root=folder)
 
 # %%
-# ``experiments.measure`` writes the numbers into ``measured.jsonl`` beside the rows, and draws the
-# run's figure again, with one more panel.
+# The numbers lie in ``measured.jsonl`` beside the rows. They are columns like all others, undefined
+# (NaN) at the tasks after which no network was kept.
 
-for arm in sorted(run.glob("*-*/")):
-    numbers = {row["task"]: round(row["distance"], 2) for row in read_rows(arm, "measured.jsonl")}
-    print(f"{arm.name}: distance after task {numbers}")
+for name in run:
+    distance = run[name].column("distance")
+    print(name, {task: round(d, 2) for task, d in enumerate(distance) if d == d})
+run.figure(["test_accuracy", "distance"])

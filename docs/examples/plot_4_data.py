@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from experiments import mnist
-from experiments.cli import parse as cli
 
 folder = Path(tempfile.mkdtemp())
 
@@ -39,14 +38,12 @@ def stripes(count: int) -> tuple[np.ndarray, np.ndarray]:
 x_train, y_train = stripes(600)
 x_test, y_test = stripes(200)
 np.savez(folder / "stripes.npz", x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
-status = cli.main(
-    mnist.EXPERIMENT,
-    [
-        f"--dataset={folder / 'stripes.npz'}", f"--results={folder}", "--num-tasks=5",
-        "--batch-size=32", "--qnn.epochs=1", "--qnn.optimizer.learning-rate=0.01",
-    ],
+run = mnist.EXPERIMENT.run(
+    dataset=folder / "stripes.npz", results=folder, num_tasks=5, batch_size=32, progress=False,
+    options={"qnn": {"epochs": 1, "optimizer.learning_rate": 0.01}},
 )  # fmt: skip
-assert status == 0
+for name in run:
+    print(name, run[name].column("test_accuracy"))
 
 # %%
 # Here is a stream of your own. In each task, the network learns on which side of a line a point is.

@@ -236,6 +236,38 @@ class Run:
         """
         return runs_figure([self], columns, arms)
 
+    def measure(
+        self,
+        metrics: Sequence[str],
+        *,
+        arms: Sequence[str] = (),
+        dataset: str | Path | None = None,
+        data_root: str | Path = "~/.cache/plasticity",
+        progress: bool = False,
+    ) -> None:
+        """Measure the networks that the arms kept. The numbers become columns of the arms.
+
+        Args:
+            metrics: Names of metrics.
+            arms: Names of arms; by default all.
+            dataset: The run's data set, if its file lies elsewhere now.
+            data_root: Folder of data sets that are downloaded or computed.
+            progress: Show a progress bar on standard error.
+
+        Raises:
+            UsageError: There is no such metric or arm, or a metric needs the training itself.
+            InUse: Another process trains an arm.
+            Failure: The run cannot be used, or the data is not the run's.
+        """
+        from plasticity.runs.measure import measure
+
+        folders = [self[name].path.name for name in (arms or self.arms)]
+        name = None if dataset is None else str(dataset)
+        root = Path(data_root)
+        for _ in measure(self.experiment, self.folder, metrics, folders, name, root, show=progress):
+            pass
+        self.__dict__.pop("_arms", None)  # read again
+
     def frame(self) -> pandas.DataFrame:
         """Return all numbers as a pandas DataFrame: a line an arm and row.
 
