@@ -55,7 +55,9 @@ class Study:
         slope_margin: The same for the trend, per 100 tasks.
         compared: Pairs of an arm and its reference, for claims on paired differences.
         tuning_seeds: Those that ``--tune`` takes; never among ``seeds``.
-        rates: Learning rates that ``--tune`` tries for each arm.
+        rates: Learning rates that ``--tune`` tries for each arm whose remedies name no option.
+        tuning_values: What it tries instead, by arm and option: ``{"mlp+redo": {"redo.every":
+            (79, 790)}}``.
 
     Raises:
         ValueError: Something of it cannot be trained or claimed; one line.
@@ -75,6 +77,9 @@ class Study:
     compared: tuple[tuple[str, str], ...] = ()
     tuning_seeds: tuple[int, ...] = ()
     rates: tuple[float, ...] = ()
+    tuning_values: Mapping[str, Mapping[str, tuple[float, ...]]] = field(
+        default_factory=dict, hash=False
+    )
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name):
@@ -105,7 +110,7 @@ class Study:
         for rate in self.rates:
             if not 0 < rate < math.inf:
                 yield f"rates: {rate} must be above 0"
-        for arm in (*self.of_arms, *itertools.chain(*self.compared)):
+        for arm in (*self.of_arms, *self.tuning_values, *itertools.chain(*self.compared)):
             if arm not in self.arms:
                 yield f"{arm} is not among its arms"
         for word in (*self.options, *itertools.chain(*self.of_arms.values())):
@@ -118,12 +123,24 @@ class Study:
                 find_metric(metric)
             for arm in self.arms:
                 read(self.experiment, (*words_of(self, arm), "--seed", str(self.seeds[0])))
+            for arm, options in self.tuning_values.items():
+                for option, values in options.items():
+                    if not values:
+                        yield f"tuning_values: {arm} {option} has no values"
+                    for value in values:
+                        read(
+                            self.experiment,
+                            (*words_of(self, arm), f"--{arm}.{option}", repr(value)),
+                        )
         except UsageError as error:
             yield str(error)
 
     def digest(self) -> str:
         """Return 16 hexadecimal digits that stand for all that is declared, margins included."""
-        content = json.dumps(dataclasses.asdict(self), sort_keys=True, allow_nan=False)
+        declared = dataclasses.asdict(self)
+        if not self.tuning_values:  # a later field: studies without it keep their digest
+            del declared["tuning_values"]
+        content = json.dumps(declared, sort_keys=True, allow_nan=False)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def with_seeds(self, number: int) -> Study:

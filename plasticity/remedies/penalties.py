@@ -80,6 +80,8 @@ class L2(_Penalty):
     """
 
     column = "l2_penalty"
+    tuned = "strength"
+    tries = (1e-5, 1e-4, 1e-3, 1e-2)
 
     def _evaluate(self, parameters: list[Tensor]) -> Scaled:
         return _scaled_squares(parameters, self.strength / 2)
@@ -99,6 +101,8 @@ class L2Init(_Penalty):
     """
 
     column = "l2_init_penalty"
+    tuned = "strength"
+    tries = (5e-5, 5e-4, 5e-3, 1e-2)
 
     def _find(self, learner: Learns, seed: int) -> list[Tensor]:
         for module in learner.network.modules():
@@ -148,6 +152,8 @@ class Spectral(_Penalty):
     """
 
     column = "spectral_penalty"
+    tuned = "strength"
+    tries = (1e-4, 1e-3, 1e-2)
 
     power: int
     """Exponent k."""
@@ -217,6 +223,8 @@ class Parseval(_Penalty):
     """
 
     column = "parseval_penalty"
+    tuned = "strength"
+    tries = (1e-4, 1e-3, 1e-2, 1e-1)
 
     scale: float
     """Square s of the rows' length."""

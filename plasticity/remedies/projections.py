@@ -28,6 +28,9 @@ class WeightClipping(Remedy):
     numbers that were clipped, over the updates since the last row.
     """
 
+    tuned = "multiple"
+    tries = (1.0, 2.0, 3.0, 4.0, 5.0)
+
     multiple: float
     """Multiple kappa of 1 / sqrt(inputs); 0: no clipping."""
 

@@ -71,6 +71,9 @@ class ContinualBackprop(Remedy):
     is the number of units since the last row.
     """
 
+    tuned = "replacement_rate"
+    tries = (1e-5, 1e-4, 1e-3, 1e-2)
+
     replacement_rate: float
     """Part of the mature units that an update replaces."""
     maturity: int
@@ -234,6 +237,9 @@ class ReDo(Remedy):
     ReLU units between linear layers, also in the head of a network with a circuit. The column
     ``redo_recycled`` is the number of units since the last row.
     """
+
+    tuned = "every"
+    tries = (30, 100, 300, 1_000)
 
     threshold: float
     """Greatest score of a dormant unit; below 0 there is none."""

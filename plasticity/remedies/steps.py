@@ -29,6 +29,9 @@ class EqualBetas(Remedy):
     Adam, and combines with ``adamw`` and ``reset-optimizer`` in any order. It has no column.
     """
 
+    tuned = "beta"
+    tries = (0.8, 0.9, 0.95, 0.99)
+
     beta: float
     """Decay of both running means, an update."""
 
@@ -60,6 +63,9 @@ class AdamW(Remedy):
     1e-2 takes off a tenth of that, and the 1e-5 to 1e-3 of Dohare et al. 2024 still less. A QNN is
     pulled to the circuit that does nothing, whose angles are 0. It has no column.
     """
+
+    tuned = "decay"
+    tries = (0.01, 0.03, 0.1, 0.3, 1.0)
 
     decay: float
     """Factor lambda of the decay; times the learning rate, the part that an update takes off."""
@@ -104,12 +110,20 @@ class ShrinkPerturb(Remedy):
     parameters since the last row.
     """
 
+    tuned = "shrink"
+    tries = (0.2, 0.4, 0.6, 0.8)
+
     shrink: float
     """Part that is taken off."""
     noise: float
     """Standard deviation of the noise; of angles, radians."""
     each: Literal["task", "update"]
     """Before each task, or after each update."""
+
+    @property
+    def sees_tasks(self) -> bool:
+        """Whether it is told where a task begins."""
+        return self.each == "task"
 
     def __post_init__(self) -> None:
         require(self, 0, 1, "shrink")
@@ -186,6 +200,9 @@ class UtilityGated(Remedy):
     ``reset-optimizer`` and ``start-afresh`` forget the utilities. The column ``upgd_gate`` is the
     mean gate of the weights at the last update.
     """
+
+    tuned = "learning_rate"
+    tries = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
     learning_rate: float
     """Size of a step."""
