@@ -94,10 +94,12 @@ class L2Init(_Penalty):
     lambda sum (theta - theta_0)^2, over all parameters, biases and a QNN's angles among them.
 
     Source: Kumar, Marklund and Van Roy 2023, "Maintaining plasticity in continual learning via
-    regenerative regularization"; lambda = 1e-2 is the largest of its sweep. It is for circuits too:
-    it pulls each angle to that with which it began. A network that writes its function in other
-    parameters before each task, as ``qnn-trivialised`` does, has no such distance and is refused.
-    The column ``l2_init_penalty`` is the mean penalty of an update since the last row.
+    regenerative regularization". The paper writes it as above; its released program has lambda / 2,
+    as ``l2`` has. So the largest strength of its sweep, 1e-2, is 5e-3 here, and the default of 1e-2
+    is twice that. It is for circuits too: it pulls each angle to that with which it began. A
+    network that writes its function in other parameters before each task, as ``qnn-trivialised``
+    does, has no such distance and is refused. The column ``l2_init_penalty`` is the mean penalty of
+    an update since the last row.
     """
 
     column = "l2_init_penalty"
@@ -218,8 +220,10 @@ class Parseval(_Penalty):
     constant s^2 (units - inputs) and has the same gradient.
 
     Source: Chung et al. 2024, "Parseval regularization for continual reinforcement learning", with
-    lambda = 1e-3; s is the square of the gain: 2 for ReLU. The column ``parseval_penalty`` is the
-    mean penalty of an update since the last row.
+    lambda = 1e-3; s is the square of the gain: 2 for ReLU. Our deviation: their released program
+    multiplies lambda by (64 / units)^2, which is 16 for layers of 16 units. So their strength there
+    is 0.016 here. It begins with orthogonal matrices, too; networks here do not. The column
+    ``parseval_penalty`` is the mean penalty of an update since the last row.
     """
 
     column = "parseval_penalty"
