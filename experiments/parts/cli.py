@@ -240,10 +240,11 @@ def about(experiment: Experiment[Any]) -> str:
     entries: Mapping[str, Any] = experiment.registry.networks
     for registered, prefix in ((entries, ""), (experiment.registry.remedies, "+")):
         for name, value in registered.items():
-            told = " It is told where tasks begin." * getattr(value, "sees_tasks", False)
-            lines.append(f"  {prefix + name}: {(type(value).__doc__ or '').splitlines()[0]}{told}")
+            lines.append(f"  {prefix + name}: {(type(value).__doc__ or '').splitlines()[0]}")
     if "start-afresh" in experiment.registry.remedies:
         lines += ["  fresh:NAME: An arm that begins tasks 0, 1, 2, 4, 8, ... with a new network."]
+    if told := [f"+{n}" for n, r in experiment.registry.remedies.items() if r.sees_tasks]:
+        lines += ["", f"Only {', '.join(told)} and fresh: are told where tasks begin."]
     lines += ["", "Below are the options of the chosen arms, under their names."]
     return "\n".join(lines)
 
