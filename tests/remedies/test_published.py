@@ -4,6 +4,7 @@ import dataclasses
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -16,7 +17,8 @@ from plasticity.seeding import generator_for
 from tests.remedies.small import batch, learner, network
 from tests.tiny import make_adam
 
-PAGE = Path(__file__).parents[2] / "docs/experiments/remedies.md"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = DOCS / "experiments/remedies.md"
 
 
 def table() -> dict[str, dict[str, tuple[str, str]]]:
@@ -45,6 +47,21 @@ def test_the_page_has_the_defaults_of_the_registry() -> None:
                 name,
                 option,
             )
+
+
+@pytest.mark.parametrize("page", ["experiments/remedies", "studies/pilot"])
+def test_what_the_defaults_gave_is_seed_0_of_the_pilot(page: str) -> None:
+    text = (DOCS / f"{page}.md").read_text().partition("\n## What is tuning\n")[2]
+    rows = re.findall(
+        r"^\| `(mlp[\w+-]*)` \| ([\d.]+) → ([\d.]+) \|", text.partition("\n## ")[0], re.M
+    )
+    assert len(rows) == 6
+    for arm, *numbers in rows:
+        with np.load(DOCS / f"records/pilot/mnist-why/{arm}.npz") as record:
+            accuracies = record["column.test_accuracy"][0]
+        first, last = (accuracies[part].mean() for part in (slice(30), slice(-30, None)))
+        scale, digits = (100, 1) if page == "studies/pilot" else (1, 3)
+        assert numbers == [f"{scale * mean:.{digits}f}" for mean in (first, last)], arm
 
 
 def test_l2_init_has_half_the_strength_of_the_program_of_kumar() -> None:
