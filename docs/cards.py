@@ -11,6 +11,8 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from plasticity.learning.remedy import Remedy
+
 FOLDER = Path(__file__).parent / "methods"
 
 
@@ -33,10 +35,12 @@ def field_texts(kind: type[Any]) -> dict[str, str]:
     return texts
 
 
-def card(name: str, value: Any, option: str) -> str:
-    """Return the card of a registered dataclass: its docstring, and a table of its options."""
+def card(name: str, value: Any, option: str, remark: str = "") -> str:
+    """Return a registered dataclass's card: its docstring, a remark, a table of its options."""
     kind = type(value)
     lines = [f"## `{name}`", "", "```{eval-rst}", *_docstring(kind), "```", ""]
+    if remark:
+        lines += [remark, ""]
     fields = dataclasses.fields(value)
     if fields:
         texts = field_texts(kind)
@@ -49,6 +53,17 @@ def card(name: str, value: Any, option: str) -> str:
         lines.append("")
     lines += [f"Source: `{kind.__module__}.{kind.__qualname__}`.", ""]
     return "\n".join(lines)
+
+
+def remedy_card(name: str, remedy: Remedy) -> str:
+    """Return the card of a remedy: also whether it is told where tasks begin, and its tuning."""
+    option = f"ARM+{name}.{name}."
+    told = "**is told** where tasks begin" if remedy.sees_tasks else "is not told where tasks begin"
+    by = "the learning rate of the arm's optimizer"
+    if remedy.tuned:
+        tries = ", ".join(f"{value:g}" for value in remedy.tries)
+        by = f"`--{option}{remedy.tuned.replace('_', '-')}`: {tries}"
+    return card(name, remedy, option, f"This remedy {told}. `study --tune` varies {by}.")
 
 
 def metric_card(name: str, metric: Any) -> str:
@@ -91,8 +106,9 @@ def write(app: Any = None) -> None:
         "remedies": (
             "Remedies",
             "You add a remedy to an arm after a plus sign: `--arms mlp+NAME`. Its options are "
-            "`--mlp+NAME.NAME.OPTION`.",
-            [card(name, value, f"ARM+{name}.{name}.") for name, value in REMEDIES.items()],
+            "`--mlp+NAME.NAME.OPTION`. A remedy that is told where tasks begin knows more than the "
+            "others: a learner in the world is seldom told. Compare it with its like.",
+            [remedy_card(name, remedy) for name, remedy in REMEDIES.items()],
         ),
         "policies": (
             "Remedies of policies",

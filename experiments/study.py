@@ -60,7 +60,8 @@ class Command:
     ] = None
     """With --report: read the numbers from records/ of an earlier report, not from run folders."""
     tune: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Try the study's learning rates on its tuning seeds, instead of the study itself."""
+    """Try the learning rates, or what else the remedies are tuned by, on the study's tuning seeds,
+    instead of the study itself."""
 
     def __post_init__(self) -> None:
         for name in ("seeds", "workers"):

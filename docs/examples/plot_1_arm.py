@@ -65,8 +65,9 @@ NETWORKS["sphere"] = Sphere(hidden=(16,), radius=3.0)
 
 # %%
 # Now the arm works in Python and on the command line: ``--arms sphere`` with the options
-# ``--sphere.hidden`` and ``--sphere.radius``. Optimizer, epochs and inputs are those of the preset's
-# arm ``mlp``. (Save the network as ``sphere.py``, and give the command ``--import sphere``.)
+# ``--sphere.hidden`` and ``--sphere.radius``. Optimizer, epochs and inputs are those of the arm
+# ``mlp`` of the preset. (Save the network as ``sphere.py``; on the command line, add
+# ``--import sphere``.)
 
 from experiments import mnist
 

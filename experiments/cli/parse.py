@@ -238,6 +238,8 @@ def about(experiment: Definition[Any]) -> str:
             lines.append(f"  {prefix + name}: {(type(value).__doc__ or '').splitlines()[0]}")
     if "start-afresh" in experiment.registry.remedies:
         lines += ["  fresh:NAME: An arm that begins tasks 0, 1, 2, 4, 8, ... with a new network."]
+    if told := [f"+{n}" for n, r in experiment.registry.remedies.items() if r.sees_tasks]:
+        lines += ["", f"Only {', '.join(told)} and fresh: are told where tasks begin."]
     lines += ["", "Below are the options of the chosen arms, under their names."]
     return "\n".join(lines)
 

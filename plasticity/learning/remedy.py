@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +42,20 @@ class Remedy:
     What it remembers beside its options it makes in ``start``. A learner has an instance of its
     own. Draws come from ``generator_for``, so that they are the same after a resume. Import torch
     where it is needed, not at the top of the module, and ``--help`` answers at once.
+
+    Attributes:
+        tuned: The option that ``study --tune`` varies; none: the learning rate of the arm's
+            optimizer.
+        tries: Its values that are tried where a study names none.
     """
+
+    tuned: ClassVar[str] = ""
+    tries: ClassVar[tuple[float, ...]] = ()
+
+    @property
+    def sees_tasks(self) -> bool:
+        """Whether it is told where a task begins, which a learner need not know."""
+        return type(self).before_task is not Remedy.before_task
 
     def on_build(self, network: nn.Module) -> nn.Module:
         """Return the network to train instead of this one, before there is an optimiser."""

@@ -28,7 +28,8 @@ def fisher_traces(network: nn.Module, x: Tensor, y: Tensor) -> tuple[float, floa
     what a softmax sees of them: g_c = sum_k b_ck grad d_k with b_c = B (e_c - p), which takes
     classes - 1 backward passes, for all samples together (see ``sample_gradients``). A complex
     parameter counts as its real and its imaginary part.
-    Source: Kunstner, Hennig and Balles 2019, "Limitations of the empirical Fisher approximation".
+    Source: Kunstner, Hennig and Balles 2019, "Limitations of the empirical Fisher approximation for
+    natural gradient descent".
 
     Args:
         network: Any classifier whose samples do not see each other.

@@ -124,7 +124,9 @@ class Churn(OfSeed):
 
     Valid for: all networks; it costs two evaluations of 128 samples every tenth update, and has to
     be measured while a task is learned. Source: Tang et al. 2025 (C-CHAIN), "Mitigating plasticity
-    loss in continual reinforcement learning by reducing churn".
+    loss in continual reinforcement learning by reducing churn". Their released program takes other
+    distances: the cross entropy of the policy's probabilities before and after, which has the
+    entropy in it, and the mean squared error of values.
 
     Attributes:
         seed: Decides which of a task's test samples are watched.

@@ -142,8 +142,10 @@ class Dormancy(OfSeed):
     network without hidden units has no column (see ``hidden`` for what is seen). Where units are
     normalised together before the activation, the gradients of dead ones are small, not zero.
     Source: Sokar et al. 2023, "The dormant neuron phenomenon in deep reinforcement learning"; by
-    gradients: Ji et al. 2024 (ACE), Liu et al. 2025 (GraMa). In both versions the scores are
-    those of the layer's units; theirs take the gradient of weights or of h_i, ours that of z_i.
+    gradients: Ji et al. 2024, "ACE: off-policy actor-critic with causality-aware entropy
+    regularization", Liu et al. 2025, "Measure gradients, not activations! Enhancing neuronal
+    activity in deep reinforcement learning" (GraMa). In both versions the scores are those of the
+    layer's units; theirs take the gradient of weights or of h_i, ours that of z_i.
 
     Attributes:
         seed: Decides which samples.

@@ -50,9 +50,10 @@ class CRelu(Remedy):
     """Give each hidden number two units, its positive and its negative part.
 
     h = [max(z, 0), max(-z, 0)], with half as many numbers z as there were units: so a layer has as
-    many units as without it, and no number's gradient vanishes.
+    many units as without it, and no number's gradient vanishes. Half of the weights into each such
+    layer are gone: an MLP 1024-16-10 has 8,370 parameters in place of 16,570.
 
-    Source: Abbas et al. 2023, "Loss of plasticity in deep continual reinforcement learning". The
+    Source: Abbas et al. 2023, "Loss of plasticity in continual deep reinforcement learning". The
     first half of a layer's weights stay, scaled so that they are Glorot uniform for the new width.
     For hidden ReLU units between linear layers, an even number in each, without LayerNorm. It has
     no column: where it does not act it is refused.
@@ -108,13 +109,16 @@ class InputStandardisation(Remedy):
     each batch of training before it is used, by r = max(1 - decay, 1 / (t + 1)) at update t (see
     ``Standardise``). Metrics use them as they are, and change nothing.
 
-    Source: the online normalisation of Dohare et al. 2023, "Maintaining plasticity in deep
-    continual learning", with a decay of 0.99. Our deviations: they are buffers of the network, and
-    follow batches, not samples. A feature that has been constant and then is not gives large
-    numbers, but its own batch is in the variance: a batch alone gives at most sqrt(batch / r).
-    A circuit scales each sample to unit norm afterwards; of complex amplitudes the variance is the
-    mean of abs(x - mean)^2. The columns ``input_standardisation_mean`` and ``_deviation`` are the
-    means over the features of abs(mean) and of the standard deviation: at first 0 and 1.
+    Source: common practice (LeCun et al. 1998, "Efficient BackProp"), here with running numbers, as
+    for the observations of agents; the decay of 0.99 is ours. It is not the online normalization
+    that Dohare et al. 2023, "Maintaining plasticity in deep continual learning", try: that is the
+    one of Chiley et al. 2019, "Online normalization for training neural networks", and normalizes
+    hidden activations. The running numbers are buffers of the network, and follow batches, not
+    samples. A feature that has been constant and then is not gives large numbers, but its own batch
+    is in the variance: a batch alone gives at most sqrt(batch / r). A circuit scales each sample to
+    unit norm afterwards; of complex amplitudes the variance is the mean of abs(x - mean)^2. The
+    columns ``input_standardisation_mean`` and ``_deviation`` are the means over the features of
+    abs(mean) and of the standard deviation: at first 0 and 1.
     """
 
     decay: float

@@ -80,6 +80,8 @@ class L2(_Penalty):
     """
 
     column = "l2_penalty"
+    tuned = "strength"
+    tries = (1e-5, 1e-4, 1e-3, 1e-2)
 
     def _evaluate(self, parameters: list[Tensor]) -> Scaled:
         return _scaled_squares(parameters, self.strength / 2)
@@ -92,13 +94,17 @@ class L2Init(_Penalty):
     lambda sum (theta - theta_0)^2, over all parameters, biases and a QNN's angles among them.
 
     Source: Kumar, Marklund and Van Roy 2023, "Maintaining plasticity in continual learning via
-    regenerative regularization"; lambda = 1e-2 is the largest of its sweep. It is for circuits too:
-    it pulls each angle to that with which it began. A network that writes its function in other
-    parameters before each task, as ``qnn-trivialised`` does, has no such distance and is refused.
-    The column ``l2_init_penalty`` is the mean penalty of an update since the last row.
+    regenerative regularization". The paper writes it as above; its released program has lambda / 2,
+    as ``l2`` has. So the largest strength of its sweep, 1e-2, is 5e-3 here, and the default of 1e-2
+    is twice that. It is for circuits too: it pulls each angle to that with which it began. A
+    network that writes its function in other parameters before each task, as ``qnn-trivialised``
+    does, has no such distance and is refused. The column ``l2_init_penalty`` is the mean penalty of
+    an update since the last row.
     """
 
     column = "l2_init_penalty"
+    tuned = "strength"
+    tries = (5e-5, 5e-4, 5e-3, 1e-2)
 
     def _find(self, learner: Learns, seed: int) -> list[Tensor]:
         for module in learner.network.modules():
@@ -148,6 +154,8 @@ class Spectral(_Penalty):
     """
 
     column = "spectral_penalty"
+    tuned = "strength"
+    tries = (1e-4, 1e-3, 1e-2)
 
     power: int
     """Exponent k."""
@@ -212,11 +220,15 @@ class Parseval(_Penalty):
     constant s^2 (units - inputs) and has the same gradient.
 
     Source: Chung et al. 2024, "Parseval regularization for continual reinforcement learning", with
-    lambda = 1e-3; s is the square of the gain: 2 for ReLU. The column ``parseval_penalty`` is the
-    mean penalty of an update since the last row.
+    lambda = 1e-3; s is the square of the gain: 2 for ReLU. Our deviation: their released program
+    multiplies lambda by (64 / units)^2, which is 16 for layers of 16 units. So their strength there
+    is 0.016 here. It begins with orthogonal matrices, too; networks here do not. The column
+    ``parseval_penalty`` is the mean penalty of an update since the last row.
     """
 
     column = "parseval_penalty"
+    tuned = "strength"
+    tries = (1e-4, 1e-3, 1e-2, 1e-1)
 
     scale: float
     """Square s of the rows' length."""

@@ -23,10 +23,14 @@ class WeightClipping(Remedy):
     kappa = 3, the default, leaves the first weights as they are; kappa below 2.4 does not.
 
     Source: Elsayed et al. 2024, "Weight clipping for deep continual and reinforcement learning",
-    whose kappa is 1 to 5, and the released program, which clips biases too. Parameters that must
+    whose kappa is 1 to 5, and the released program, which clips biases too. That program can leave
+    out the last layer, and does not by default; here no layer can be left out. Parameters that must
     stay on a manifold are refused. The column ``weight_clipping_fraction`` is the part of the
     numbers that were clipped, over the updates since the last row.
     """
+
+    tuned = "multiple"
+    tries = (1.0, 2.0, 3.0, 4.0, 5.0)
 
     multiple: float
     """Multiple kappa of 1 / sqrt(inputs); 0: no clipping."""
@@ -83,10 +87,11 @@ class Isometry(Remedy):
     biases stay. Before task 0 nothing is done.
 
     Source: Han et al. 2026, "FIRE: Frobenius-isometry reinitialization for balancing the
-    stability-plasticity tradeoff", and its released program. The optimiser's moments stay, as
-    there; add ``reset-optimizer`` to clear them. Parameters that must stay on a manifold are
-    refused. The column ``isometry_change`` is norm(change) / norm(W) over all matrices together,
-    since the last row.
+    stability-plasticity tradeoff", and its released program. Our deviation: the optimizer's moments
+    stay. The released program for images makes a new optimizer at each task:
+    ``mlp+reset-optimizer+isometry``. It is told where tasks begin. Parameters that must stay on a
+    manifold are refused. The column ``isometry_change`` is norm(change) / norm(W) over all matrices
+    together, since the last row.
     """
 
     iterations: int

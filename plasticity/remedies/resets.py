@@ -14,7 +14,9 @@ class ResetOptimizer(Remedy):
     """Forget the optimiser's moments and step count when a task begins.
 
     Source: the released program resets Adam at every task in its quantum arm only; itself a known
-    remedy for loss of plasticity (Asadi et al. 2023, "Resetting the optimizer in deep RL").
+    remedy for loss of plasticity (Asadi et al. 2023, "Resetting the optimizer in deep RL: an
+    empirical study", who reset it whenever the target network follows). It is told where tasks
+    begin.
     """
 
     every: int = 1
@@ -39,9 +41,9 @@ class StartAfresh(Remedy):
     """Begin every task with the untrained network and a new optimiser.
 
     The weights are those with which task 0 began, and what other remedies remember is as it was
-    then. What such a learner loses from task to task, it does not lose by training: it is the
-    yardstick of plasticity (Lyle et al. 2023), and the limit of every remedy that lets a network
-    forget.
+    then. It is told where tasks begin. What such a learner loses from task to task, it does not
+    lose by training: it is the yardstick of plasticity (Lyle et al. 2023), and the limit of every
+    remedy that lets a network forget.
     """
 
     def start(self, learner: Learns, seed: int) -> None:

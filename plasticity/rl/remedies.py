@@ -72,9 +72,9 @@ class ContinualBackprop(recycling.ContinualBackprop):
     1e-4 and ``equal-betas``: ``mlp+l2+equal-betas+continual-backprop``. Our deviation: there units
     are ReLU, and u has abs(h). A tanh unit that is saturated gives 1 or -1 whatever it is shown,
     and abs(h) would call it the most useful one. So u has abs(h - m), what is lost where a unit is
-    replaced by its mean; the released program knows it as "zero_contribution". The other
-    deviations are those of the other experiments. The column ``continual_backprop_recycled`` is the
-    number of units since the last row.
+    replaced by its mean; the released program knows it as "zero_contribution". The other deviations
+    are those of the card for the other experiments. The column ``continual_backprop_recycled`` is
+    the number of units since the last row.
     """
 
     def _watch(self, network: nn.Module) -> list[Units]:
@@ -94,12 +94,14 @@ class ReDo(recycling.ReDo):
     say, because all its samples are clipped. An update is a minibatch.
 
     Source: Sokar et al. 2023, "The dormant neuron phenomenon in deep reinforcement learning", with
-    its threshold of 0.1 and period of 1,000 updates. Our deviation: there units are ReLU, the score
-    has abs(h_i), and a unit of score 0 has no gradient. A tanh unit is zero in the midst of where
-    it learns, and learns nothing where abs(h_i) is 1. So the score has the gradient, as that of Liu
-    et al. 2025, "Measure gradients, not activations!"; the gradient in z_i also vanishes where the
-    unit is saturated. What a dormant unit still gave is lost. The column ``redo_recycled`` is the
-    number of units since the last row.
+    its threshold of 0.1 and period of 1,000 updates (Dohare et al. 2024 take 100 for ReDo in PPO).
+    Its released program scores 256 samples of the replay memory instead, and leaves the moments of
+    biases as they are. Our deviation: there units are ReLU, the score has abs(h_i), and a unit of
+    score 0 has no gradient. A tanh unit is zero in the midst of where it learns, and learns nothing
+    where abs(h_i) is 1. So the score has the gradient, as that of Liu et al. 2025, "Measure
+    gradients, not activations! Enhancing neuronal activity in deep reinforcement learning"; the
+    gradient in z_i also vanishes where the unit is saturated. What a dormant unit still gave is
+    lost. The column ``redo_recycled`` is the number of units since the last row.
     """
 
     def _watch(self, learner: Learns) -> list[Hidden]:

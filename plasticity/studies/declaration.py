@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from plasticity.errors import PlasticityError, UsageError
-from plasticity.protocol.choices import choose
+from plasticity.protocol.choices import choose, with_options
 from plasticity.protocol.names import find_experiment, import_modules
 from plasticity.protocol.options import TaskSetting
 
@@ -40,7 +40,9 @@ class Declaration:
         slope_margin: The same for the trend, per 100 tasks.
         compared: Pairs of an arm and its reference, for claims on paired differences.
         tuning_seeds: Those that ``--tune`` takes; never among ``seeds``.
-        rates: Learning rates that ``--tune`` tries for each arm.
+        rates: Learning rates that ``--tune`` tries for each arm whose remedies name no option.
+        tuning_values: What it tries instead, by arm and option: ``{"mlp+redo": {"redo.every":
+            (79, 790)}}``.
         modules: Modules that are imported before an arm is trained, because they register networks,
             remedies or metrics of your own.
 
@@ -62,6 +64,9 @@ class Declaration:
     compared: tuple[tuple[str, str], ...] = ()
     tuning_seeds: tuple[int, ...] = ()
     rates: tuple[float, ...] = ()
+    tuning_values: Mapping[str, Mapping[str, tuple[float, ...]]] = field(
+        default_factory=dict, hash=False
+    )
     modules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -91,7 +96,7 @@ class Declaration:
         for rate in self.rates:
             if not 0 < rate < math.inf:
                 yield f"rates: {rate} must be above 0"
-        for arm in (*self.of_arm, *itertools.chain(*self.compared)):
+        for arm in (*self.of_arm, *self.tuning_values, *itertools.chain(*self.compared)):
             if arm not in self.arms:
                 yield f"{arm} is not among its arms"
         for name in self.settings:
@@ -101,6 +106,12 @@ class Declaration:
             import_modules(self.modules)
             experiment = find_experiment(self.experiment)
             choice = choose(experiment, self.preset, self.arms, self.settings, self.of_arm)
+            for arm, options in self.tuning_values.items():
+                for option, values in options.items():
+                    if not values:
+                        yield f"tuning_values: {arm} {option} has no values"
+                    for value in values:
+                        with_options(choice.arms[arm], {option: value}, arm)
         except PlasticityError as error:
             yield " ".join(str(error).splitlines())
         else:
@@ -115,8 +126,9 @@ class Declaration:
             if isinstance(value, Mapping):
                 value = {k: dict(v) if isinstance(v, Mapping) else v for k, v in value.items()}
             content[entry.name] = value
-        if not self.modules:  # a field that came later
-            del content["modules"]
+        for later in ("tuning_values", "modules"):  # studies without them keep their digest
+            if not content[later]:
+                del content[later]
         return content
 
     def digest(self) -> str:

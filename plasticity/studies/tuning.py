@@ -1,10 +1,15 @@
-"""Learning rates of a study's arms: tried on seeds of their own, the whole curve shown."""
+"""Options of a study's arms: tried on seeds of their own, the whole curve shown.
+
+Which option an arm is tuned by, its remedies say: UPGD has a learning rate of its own, and ReDo a
+period. An arm whose remedies name none is tuned by the learning rate of its optimizer.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import statistics
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from plasticity.errors import UsageError
@@ -12,77 +17,139 @@ from plasticity.protocol.names import find_experiment
 from plasticity.studies.cells import Cell, cells, rows_of
 from plasticity.studies.declaration import Declaration
 
+RATE = "optimizer.learning-rate"
 
-def tuning_cells(study: Declaration) -> dict[float, list[Cell]]:
-    """Return the cells that tune a study, by their learning rate.
+
+@dataclass(frozen=True)
+class Trial:
+    """An option of an arm, and what is tried for it.
+
+    Attributes:
+        arm: Its name.
+        option: As on the command line, without the arm: ``redo.every``.
+        values: In the order of the table.
+    """
+
+    arm: str
+    option: str
+    values: tuple[float, ...]
+
+
+Scores = Mapping[Trial, Mapping[float, list[float]]]
+
+
+def trials(study: Declaration) -> list[Trial]:
+    """Return what is tried for each arm: what the study says, else what its remedies say.
 
     Raises:
-        UsageError: The study names no rates or no seeds for it.
+        UsageError: There are no seeds for it, or an arm has no values.
     """
-    if not study.rates or not study.tuning_seeds:
+    found = [
+        Trial(arm, option, tuple(values))
+        for arm in study.arms
+        for option, values in (study.tuning_values.get(arm) or _of_remedies(study, arm)).items()
+    ]
+    if not study.tuning_seeds or not all(trial.values for trial in found):
         raise UsageError(f"--tune: the study {study.name} has no rates or no tuning_seeds")
-    return {rate: cells(at_rate(study, rate)) for rate in study.rates}
+    return found
 
 
-def at_rate(study: Declaration, rate: float) -> Declaration:
-    """Return a study whose arms all have this learning rate, with the seeds for tuning."""
-    of_arm = {
-        arm: {**study.of_arm.get(arm, {}), "optimizer.learning_rate": rate} for arm in study.arms
+def _of_remedies(study: Declaration, arm: str) -> dict[str, tuple[float, ...]]:
+    """Return the options that an arm's remedies name, or else the optimizer's learning rate."""
+    config = Cell(study, arm, study.seeds[0]).choice.arms[arm]
+    named = {
+        f"{name}.{remedy.tuned.replace('_', '-')}": remedy.tries
+        for name, remedy in config.remedies.items()
+        if remedy.tuned
     }
+    return named or {RATE: study.rates}
+
+
+def tuning_cells(study: Declaration) -> dict[tuple[Trial, float], list[Cell]]:
+    """Return the cells that tune a study, by trial and value.
+
+    Raises:
+        UsageError: The study has nothing to try, or no seeds for it.
+    """
+    return {
+        (trial, value): cells(with_value(study, trial, value))
+        for trial in trials(study)
+        for value in trial.values
+    }
+
+
+def with_value(study: Declaration, trial: Trial, value: float) -> Declaration:
+    """Return a study of one arm, with one of the values, on the seeds for tuning."""
+    of_arm = {**study.of_arm.get(trial.arm, {}), trial.option: value}
     return dataclasses.replace(
-        study, seeds=study.tuning_seeds, tuning_seeds=(), rates=(), of_arm=of_arm
-    )
+        study, arms=(trial.arm,), seeds=study.tuning_seeds, tuning_seeds=(), rates=(), compared=(),
+        tuning_values={}, of_arm={trial.arm: of_arm},
+    )  # fmt: skip
 
 
-def late_scores(study: Declaration, results: Path) -> dict[str, dict[float, list[float]]]:
-    """Return the mean score of the last tenth of the tasks: by arm and rate, one for each seed.
+def late_scores(study: Declaration, results: Path) -> dict[Trial, dict[float, list[float]]]:
+    """Return the mean score of the last tenth of the tasks: by trial and value, one for each seed.
 
     Args:
-        study: With rates and tuning seeds.
+        study: With seeds for tuning.
         results: Folder of the run folders.
 
     Returns:
         Seeds without a record are left out.
     """
     score, _ = find_experiment(study.experiment).score
-    found: dict[str, dict[float, list[float]]] = {
-        arm: {rate: [] for rate in study.rates} for arm in study.arms
-    }
-    for rate, some in tuning_cells(study).items():
+    found: dict[Trial, dict[float, list[float]]] = {}
+    for (trial, value), some in tuning_cells(study).items():
+        of_value = found.setdefault(trial, {}).setdefault(value, [])
         for cell in some:
             rows = rows_of(cell, results)
             late = [row[score] for row in rows[-max(1, len(rows) // 10) :] if score in row]
             if late:
-                found[cell.arm][rate].append(statistics.mean(late))
+                of_value.append(statistics.mean(late))
     return found
 
 
-def tuning_table(study: Declaration, scores: Mapping[str, Mapping[float, list[float]]]) -> str:
-    """Return the curve of each arm as a page of Markdown; the best rate is bold."""
+def tuning_table(study: Declaration, scores: Scores) -> str:
+    """Return the curve of each arm as a page of Markdown; the best value is bold.
+
+    Arms that are tuned by the same option and values share a table.
+    """
     _, words = find_experiment(study.experiment).score
     lines = [
-        f"# Learning rates of {study.name}",
+        f"# Tuning of {study.name}",
         "",
         f"Mean {words} of the last tenth of the tasks, over {len(study.tuning_seeds)} seeds that "
         "are not evaluated. In brackets: the number of seeds, where some are missing. At the edge: "
-        "a rate beyond those tried may be better.",
-        "",
-        "| arm | " + " | ".join(f"{rate:g}" for rate in study.rates) + " | best |",
-        "|---" * (len(study.rates) + 2) + "|",
+        "a value beyond those tried may be better.",
     ]
-    for arm, of_rates in scores.items():
-        means = {rate: statistics.mean(values) for rate, values in of_rates.items() if values}
-        best = max(means, key=lambda rate: means[rate], default=None)
-        entries = []
-        for rate, values in of_rates.items():
-            entry = f"{means[rate]:.4f}" if values else "none"
-            entry = f"**{entry}**" if rate == best else entry
-            few = 0 < len(values) < len(study.tuning_seeds)
-            entries.append(f"{entry} ({len(values)})" if few else entry)
-        edge = best in (min(study.rates), max(study.rates))
-        said = "none" if best is None else f"{best:g}, at the edge" if edge else f"{best:g}"
-        lines.append(f"| {arm} | {' | '.join(entries)} | {said} |")
+    for option, values in dict.fromkeys((trial.option, trial.values) for trial in scores):
+        lines += [
+            "",
+            f"## `{option}`",
+            "",
+            "| arm | " + " | ".join(f"{value:g}" for value in values) + " | best |",
+            "|---" * (len(values) + 2) + "|",
+        ]
+        lines += [
+            _line(trial, of_values, len(study.tuning_seeds))
+            for trial, of_values in scores.items()
+            if (trial.option, trial.values) == (option, values)
+        ]
     return "\n".join(lines) + "\n"
+
+
+def _line(trial: Trial, scores: Mapping[float, list[float]], seeds: int) -> str:
+    """Return an arm's line of the table."""
+    means = {value: statistics.mean(some) for value, some in scores.items() if some}
+    best = max(means, key=lambda value: means[value], default=None)
+    entries = []
+    for value, some in scores.items():
+        entry = f"{means[value]:.4f}" if some else "none"
+        entry = f"**{entry}**" if value == best else entry
+        entries.append(f"{entry} ({len(some)})" if 0 < len(some) < seeds else entry)
+    edge = best in (min(trial.values), max(trial.values))
+    said = "none" if best is None else f"{best:g}, at the edge" if edge else f"{best:g}"
+    return f"| {trial.arm} | {' | '.join(entries)} | {said} |"
 
 
 def write_tuning(study: Declaration, results: Path, folder: Path) -> Path:

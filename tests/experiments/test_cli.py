@@ -299,6 +299,8 @@ def test_help_has_a_line_for_each_network_and_each_remedy(
             (line,) = re.findall(rf"^\W*{prefix}{name}: (.*?)\W*$", text, re.MULTILINE)
             assert type(value).__doc__.startswith(line)
             assert len(line) > 15
+    (told,) = re.findall(r"Only ([^:]*) and fresh: are told where", " ".join(text.split()))
+    assert told.split(", ") == [f"+{name}" for name, r in REMEDIES.items() if r.sees_tasks]
 
 
 def test_help_shows_the_presets_and_their_numbers(capsys: pytest.CaptureFixture[str]) -> None:

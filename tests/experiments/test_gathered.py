@@ -160,6 +160,7 @@ def test_studies_with_words_of_their_arms_and_rates_come_back_equal() -> None:
     found = made_up.read_numbers(
         {"mlp": 0.1, "qnn": 0.0}, seeds=3, tasks=40, of_arm={"mlp": {"hidden": 8}},
         compared=(("qnn", "mlp"),), tuning_seeds=(77,), rates=(0.01, 0.1), metrics=("logit",),
+        tuning_values={"mlp": {"optimizer.epsilon": (1e-8, 1e-7)}},
     )  # fmt: skip
     save_records(found, Path("records"))
     loaded = load_records(Path("records"))

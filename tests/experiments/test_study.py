@@ -17,7 +17,7 @@ from plasticity.remedies import REMEDIES
 from plasticity.results.record import read_rows
 from plasticity.studies.cells import Cell, cells, folder_of, is_complete, rows_of, tasks_left
 from plasticity.studies.study import Study
-from plasticity.studies.tuning import at_rate, late_scores, tuning_cells, tuning_table
+from plasticity.studies.tuning import Trial, late_scores, tuning_cells, tuning_table, with_value
 from tests.experiments.runs import arm_folders, start
 from tests.experiments.studying import tiny_study, train_here, write_study
 from tests.experiments.test_commands import run
@@ -164,6 +164,7 @@ CHANGES = {
     "compared": (("mlp", "linear+l2-init"),),
     "tuning_seeds": (9,),
     "rates": (0.1,),
+    "tuning_values": {"mlp": {"optimizer.learning-rate": (0.1,)}},
 }
 
 
@@ -205,6 +206,16 @@ WRONG = {
     "a seed that is tuned with": ({"tuning_seeds": (1,)}, "tuning_seeds: 1 is among the seeds"),
     "no margin": ({"drop_margin": 0.0}, "drop_margin 0.0: must be above 0"),
     "a margin that is no number": ({"slope_margin": float("nan")}, "slope_margin nan"),
+    "values for an arm that is not there": (
+        {"tuning_values": {"linear+l2": {"l2.strength": (0.1,)}}}, "linear+l2 is not among its arms"
+    ),
+    "a value that its remedy refuses": (
+        {"tuning_values": {"linear+l2-init": {"l2-init.strength": (-1.0,)}}},
+        "--linear+l2-init.l2-init.strength -1.0: at least 0",
+    ),
+    "an option without values": (
+        {"tuning_values": {"mlp": {"hidden": ()}}}, "tuning_values: mlp hidden has no values"
+    ),
     "a rate of zero": ({"rates": (0.1, 0.0)}, "rates: 0.0 must be above 0"),
     "a comparison with nothing": ({"compared": (("mlp", "qnn"),)}, "qnn is not among its arms"),
     "a name with a folder": ({"name": "../tiny"}, "study '../tiny': a name of"),
@@ -255,41 +266,65 @@ def test_the_studies_of_why_have_all_arms_of_their_preset() -> None:
 # --- tuning
 
 
-def test_tuning_tries_each_rate_with_each_arm_and_seed_of_its_own(tmp_path: Path) -> None:
+def test_tuning_varies_the_option_that_a_remedy_names_and_else_the_rate(tmp_path: Path) -> None:
     tiny = tiny_study(
-        tmp_path, tuning_seeds=(8, 9), rates=(0.1, 0.01),
-        of_arm={"mlp": {"optimizer.learning_rate": 0.5}},
+        tmp_path, arms=("mlp+crelu", "mlp+upgd", "mlp+redo"), compared=(), tuning_seeds=(8, 9),
+        rates=(0.1,), of_arms={"mlp+crelu": ("--mlp+crelu.optimizer.learning-rate", "0.5")},
+        tuning_values={"mlp+redo": {"redo.every": (7,), "redo.threshold": (0.2,)}},
     )  # fmt: skip
+    upgd = REMEDIES["upgd"].tries
+    assert len(upgd) > 3
     found = [
-        (cell.arm, cell.seed, arm.optimizer.learning_rate)
+        (cell.seed, *cell.study.of_arms[cell.arm][-2:])
         for some in tuning_cells(tiny).values()
         for cell in some
-        for arm in cli.parse(mnist.EXPERIMENT, cell.command(tmp_path)[3:])[0].arms.values()
     ]
-    assert sorted(found) == sorted(
-        (arm, seed, rate) for arm in tiny.arms for seed in (8, 9) for rate in (0.1, 0.01)
-    )
+    assert found == [
+        (seed, f"--{option}", repr(value))
+        for option, values in (
+            ("mlp+crelu.optimizer.learning-rate", (0.1,)),
+            ("mlp+upgd.upgd.learning-rate", upgd),  # which ignores the optimizer's
+            ("mlp+redo.redo.every", (7,)),  # what the study says, not what the remedy does
+            ("mlp+redo.redo.threshold", (0.2,)),
+        )
+        for value in values
+        for seed in (8, 9)
+    ]
     with pytest.raises(UsageError, match="--tune: the study tiny has no rates"):
-        tuning_cells(tiny_study(tmp_path))
+        tuning_cells(tiny_study(tmp_path, arms=("mlp",), compared=(), tuning_seeds=(8,)))
 
 
-def test_scores_are_means_of_the_last_tenth_and_the_best_rate_is_bold(
+def test_scores_are_means_of_the_last_tenth_and_the_best_value_is_bold(
     tmp_path: Path, results: Path
 ) -> None:
-    tiny = tiny_study(tmp_path, arms=("mlp",), tuning_seeds=(8, 9), rates=(0.1, 0.01, 0.001))
-    rows = {(0.1, 8): [0.5] * 18 + [0.2, 0.4], (0.01, 8): [0.9], (0.01, 9): [0.6]}
-    for (rate, seed), scores in rows.items():
-        folder = folder_of(Cell(at_rate(tiny, rate), "mlp", seed), results)
+    tiny = tiny_study(
+        tmp_path, arms=("mlp", "mlp+redo"), compared=(), tuning_seeds=(8, 9),
+        rates=(0.1, 0.01, 0.001), tuning_values={"mlp+redo": {"redo.every": (7, 70)}},
+    )  # fmt: skip
+    rate = Trial("mlp", "optimizer.learning-rate", (0.1, 0.01, 0.001))
+    period = Trial("mlp+redo", "redo.every", (7, 70))
+    rows = {
+        (rate, 0.1, 8): [0.5] * 18 + [0.2, 0.4], (rate, 0.01, 8): [0.9], (rate, 0.01, 9): [0.6],
+        (period, 70, 8): [0.8],
+    }  # fmt: skip
+    for (trial, value, seed), scores in rows.items():
+        folder = folder_of(Cell(with_value(tiny, trial, value), trial.arm, seed), results)
         folder.mkdir(parents=True)
         lines = [json.dumps({"task": k, "test_accuracy": v}) + "\n" for k, v in enumerate(scores)]
         (folder / "rows.jsonl").write_text("".join(lines))
     scores = late_scores(tiny, results)
-    assert scores == {"mlp": {0.1: [pytest.approx(0.3)], 0.01: [0.9, 0.6], 0.001: []}}
-    text = tuning_table(tiny, scores)
-    assert "| arm | 0.1 | 0.01 | 0.001 | best |\n|---|---|---|---|---|\n" in text
-    assert text.endswith("| mlp | 0.3000 (1) | **0.7500** | none | 0.01 |\n")
-    of_one = tuning_table(tiny, {"mlp": {0.1: [0.9, 0.9], 0.01: [0.8, 0.8], 0.001: [0.1, 0.1]}})
-    assert of_one.endswith("| mlp | **0.9000** | 0.8000 | 0.1000 | 0.1, at the edge |\n")
+    assert scores == {
+        rate: {0.1: [pytest.approx(0.3)], 0.01: [0.9, 0.6], 0.001: []}, period: {7: [], 70: [0.8]}
+    }  # fmt: skip
+    _, of_rates, of_periods = tuning_table(tiny, scores).split("\n## ")
+    assert of_rates == (
+        "`optimizer.learning-rate`\n\n| arm | 0.1 | 0.01 | 0.001 | best |\n|---|---|---|---|---|\n"
+        "| mlp | 0.3000 (1) | **0.7500** | none | 0.01 |\n"
+    )
+    assert of_periods == (
+        "`redo.every`\n\n| arm | 7 | 70 | best |\n|---|---|---|---|\n"
+        "| mlp+redo | none | **0.8000** (1) | 70, at the edge |\n"
+    )
 
 
 def test_records_are_read_only_for_a_report(capsys) -> None:

@@ -221,7 +221,8 @@ def test_a_study_is_trained_by_another_cluster_and_ctrl_c_stops_its_own_cells_th
 def test_a_cluster_that_is_not_there_is_a_line(tmp_path: Path) -> None:
     file = write_study(tmp_path / "own.py", tiny_study(tmp_path))
     code = (
-        "import sys\nfrom experiments import study\nfrom plasticity.studies import workers as engine\n"
+        "import sys\nfrom experiments import study\n"
+        "from plasticity.studies import workers as engine\n"
         "engine.CONNECT_WITHIN = 0.1\nsys.exit(study.main(sys.argv[1:]))"
     )
     done = run("-c", code, str(file), "--cluster=tcp://127.0.0.1:9")

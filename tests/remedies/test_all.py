@@ -60,6 +60,27 @@ def test_options_have_no_default_in_the_class() -> None:
         assert all(field.default is dataclasses.MISSING for field in fields)
 
 
+def test_a_remedy_names_an_option_of_its_own_to_tune_and_tries_the_default_among_others() -> None:
+    tuned = {name: remedy for name, remedy in REMEDIES.items() if remedy.tuned}
+    assert {*tuned} == {*NAMES} - {
+        "reset-optimizer", "start-afresh", "layer-norm", "crelu", "isometry",
+        "input-standardisation",
+    }  # fmt: skip
+    assert {name: tuned[name].tuned for name in ("upgd", "redo", "continual-backprop")} == {
+        "upgd": "learning_rate", "redo": "every", "continual-backprop": "replacement_rate",
+    }  # fmt: skip
+    for remedy in tuned.values():
+        assert getattr(remedy, remedy.tuned) in remedy.tries
+        for value in remedy.tries:
+            dataclasses.replace(remedy, **{remedy.tuned: value})  # which its class accepts
+
+
+def test_remedies_that_see_where_a_task_begins_say_so() -> None:
+    told = {name for name in NAMES if REMEDIES[name].sees_tasks}
+    assert told == {"reset-optimizer", "start-afresh", "shrink-perturb", "isometry"}
+    assert not dataclasses.replace(REMEDIES["shrink-perturb"], each="update").sees_tasks
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [
