@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.parts import cli
 from experiments.parts.arms import record_name
 from experiments.parts.experiment import Experiment, TaskOptions, UsageError
+from experiments.parts.finding import names_content, recorded_identity
 
 if TYPE_CHECKING:
     from experiments.parts.arms import ArmConfig
@@ -197,11 +198,25 @@ def folder_of(cell: Cell, results: Path) -> Path:
     from plasticity.results.files import folder_name
     from plasticity.results.record import run_path
 
-    experiment, preset, data_root, config, arm = parts_of(cell)
-    shared = dataclasses.replace(config, seed=0, **{experiment.progress.length: 1})
-    identity = experiment.identity(config, load(experiment.name, shared, data_root))
-    run = run_path(results.expanduser(), experiment.run_prefix(preset, config), identity)
+    experiment, preset, _, config, arm = parts_of(cell)
+    # What is computed has a name without being computed.
+    data = data_of(cell) if names_content(config) else None
+    results = results.expanduser()
+    arms = {cell.arm: arm}
+    identity = recorded_identity(experiment, preset, config, data, arms, results)
+    run = run_path(results, experiment.run_prefix(preset, config), identity)
     return run / folder_name(record_name(cell.arm), arm.json())
+
+
+def data_of(cell: Cell) -> Any:
+    """Return the data of a cell, which is loaded or computed once for a study.
+
+    Raises:
+        DataError: It cannot be had.
+    """
+    experiment, _, data_root, config, _ = parts_of(cell)
+    shared = dataclasses.replace(config, seed=0, **{experiment.progress.length: 1})
+    return load(experiment.name, shared, data_root)
 
 
 def parts_of(cell: Cell) -> tuple[Experiment[Any], str, Path, Any, ArmConfig]:
