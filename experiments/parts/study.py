@@ -6,6 +6,8 @@ a study: a cell is complete where its record has all rows, whoever trained it.
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -23,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.parts import cli
 from experiments.parts.arms import record_name
 from experiments.parts.experiment import Experiment, TaskOptions, UsageError
-from experiments.parts.finding import names_content, recorded_identity
+from experiments.parts.finding import contents_of, names_content, recorded_identity
 
 if TYPE_CHECKING:
     from experiments.parts.arms import ArmConfig
@@ -191,6 +193,27 @@ def tasks_left(cell: Cell, results: Path) -> int:
         rows = []
     done = experiment.progress.done(rows[-1]) if rows else 0
     return sum(task >= done for task in arm.tasks(total)) if done < arm.end(total) else 0
+
+
+def bits_of(some: Iterable[Cell], results: Path) -> str:
+    """Return in a line that cells were trained on computed data of different bits; or nothing."""
+    from plasticity.results.disk import RecordError
+    from plasticity.results.files import read_config
+
+    count: collections.Counter[str] = collections.Counter()
+    for cell in some:
+        if names_content(parts_of(cell)[3]):
+            return ""
+        folder = folder_of(cell, results)
+        with contextlib.suppress(RecordError):
+            count.update(contents_of(folder, read_config(folder.parent / "config.json")))
+    if len(count) < 2:
+        return ""
+    told = ", ".join(f"{number} of {content[:15]}" for content, number in count.most_common())
+    return (
+        f"cells were trained on states that {len(count)} processors or libraries rounded "
+        f"otherwise: {told}"
+    )
 
 
 def folder_of(cell: Cell, results: Path) -> Path:

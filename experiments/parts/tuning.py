@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
-from experiments.parts.experiment import UsageError
+from experiments.parts.experiment import Failure, UsageError
 from experiments.parts.study import Cell, Study, cells, experiment_of, rows_of
 
 
@@ -85,10 +86,38 @@ def tuning_table(study: Study, scores: Mapping[str, Mapping[float, list[float]]]
 
 
 def write_tuning(study: Study, results: Path, folder: Path) -> Path:
-    """Write and print what tuning a study has given; return the file."""
-    text = tuning_table(study, late_scores(study, results))
+    """Write and print what tuning a study has given; return the file.
+
+    Raises:
+        Failure: The file that is there has more seeds, and is kept; or there are none yet.
+    """
+    scores = late_scores(study, results)
+    text = tuning_table(study, scores)
     print(text)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "tuning.md"
+    if path.exists():
+        before, now = (seeds_of(table, study) for table in (path.read_text(), text))
+        if any(now.get(entry, 0) < count for entry, count in before.items()):
+            raise Failure(
+                f"{path} has {sum(before.values())} seeds of arms and rates, what is read now has "
+                f"{sum(now.values())}: it is kept.\n"
+                "Name other --results, or remove it to write it anew."
+            )
+    if not any(values for of_rates in scores.values() for values in of_rates.values()):
+        raise Failure(f"no rate has been tried in {results}: there is nothing to write")
+    folder.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
+
+
+def seeds_of(text: str, study: Study) -> dict[tuple[str, int], int]:
+    """Return the number of seeds by arm and column of a table that ``tuning_table`` made."""
+    found = {}
+    for line in text.splitlines():
+        arm, *entries = [entry.strip() for entry in line.strip("|").split("|")]
+        if arm in study.arms:
+            for column, entry in enumerate(entries[:-1]):
+                few = re.search(r"\((\d+)\)$", entry)
+                all_of_them = 0 if entry == "none" else len(study.tuning_seeds)
+                found[arm, column] = int(few[1]) if few else all_of_them
+    return found
