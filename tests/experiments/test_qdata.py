@@ -15,7 +15,7 @@ from experiments import figures, measure
 from experiments.parts import cli
 from experiments.parts.arms import ArmConfig
 from experiments.parts.experiment import Preset, TaskOptions, content_of
-from experiments.parts.study import Study, cells, folder_of, is_complete
+from experiments.parts.study import Study, bits_of, cells, folder_of, is_complete
 from experiments.parts.supervised import Supervised
 from experiments.qdata import (
     EXPERIMENT,
@@ -246,6 +246,21 @@ def test_cells_are_found_in_the_folder_where_they_have_most_rows(
     earlier = snapshot(results)
     assert start(*on_the_other.command(results)[3:]) == 0
     assert snapshot(results) == earlier
+
+
+def test_study_says_that_its_cells_were_trained_on_states_of_different_bits(
+    data_root: Path, rounded_otherwise: Path, tmp_path: Path
+) -> None:
+    options = ("--num-sites=6", "--num-tasks=1", "--batch-size=107", f"--data-root={data_root}")
+    study = Study("s", "?", "qdata", "quick", ("mlp", "linear"), (0,), options)
+    results = tmp_path / "results"
+    for cell, root in zip(cells(study), (data_root, rounded_otherwise), strict=True):
+        assert bits_of(cells(study), results) == ""
+        assert start(*cell.command(results)[3:], f"--data-root={root}") == 0
+    said = bits_of(cells(study), results)
+    assert "2 processors or libraries" in said and "\n" not in said
+    for root in (data_root, rounded_otherwise):
+        assert f"1 of sha256:{levels_of(6, 'all', root).digest[:8]}" in said
 
 
 def test_seeds_of_runs_that_are_named_after_either_are_drawn_together(
