@@ -80,9 +80,11 @@ def draw_runs(experiment: Experiment[Any], folders: Sequence[RunFolder], target:
         Failure: They have no rows, or not those of the experiment.
     """
     first = folders[0]
+    config = experiment.named_now(first.config)
     for folder in folders[1:]:
-        for key in sorted({*first.config, *folder.config} - {"seed"}):
-            if first.config.get(key) != folder.config.get(key):
+        other = experiment.named_now(folder.config)
+        for key in sorted({*config, *other} - {"seed"}):
+            if config.get(key) != other.get(key):
                 raise UsageError(
                     f"{first.path.name} and {folder.path.name} differ in {key}, not only in seed"
                 )

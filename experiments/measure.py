@@ -52,7 +52,8 @@ class Measure:
     ] = None
     """The run's data set, if its file lies elsewhere now."""
     data_root: Path = Path("~/.cache/plasticity")
-    """Folder that data sets are downloaded or computed into, once."""
+    """Folder that data sets are downloaded or computed into, once; MNIST's four files may lie in it
+    as they are."""
 
 
 def measure_run(command: Measure) -> None:

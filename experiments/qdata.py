@@ -27,7 +27,6 @@ from experiments.parts.experiment import (
     TaskSetting,
     UsageError,
     at_rates,
-    content_of,
 )
 from experiments.parts.supervised import MECHANISMS, Problem, SupervisedLearning
 from plasticity.networks import NETWORKS
@@ -37,6 +36,9 @@ from plasticity.networks.qnn import Qnn
 from plasticity.remedies import REMEDIES
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from torch import Tensor
 
     from plasticity.tasks.levels import SpinLevels
@@ -156,6 +158,30 @@ def load(config: Config, options: TaskOptions) -> SpinLevels:
     return levels
 
 
+def identify(config: Config, levels: SpinLevels | None) -> dict[str, Any]:
+    """Return the definition of the eigenstates, which is the same on every machine.
+
+    Their bits are not: another processor rounds them otherwise.
+    """
+    from plasticity.tasks.levels import definition
+
+    return {"dataset": definition(config.num_sites, config.levels)}
+
+
+def renamed(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recorded config with the definition of its eigenstates.
+
+    Runs used to be named after the sha256 of the eigenstates' bits, all of which are of version 1.
+    """
+    from plasticity.tasks.levels import definition
+
+    config = dict(recorded)
+    if str(config.get("dataset")).startswith("sha256:"):
+        num_sites, levels = config.get("num_sites"), config.get("levels")
+        config["dataset"] = definition(num_sites, levels, version=1)  # type: ignore[arg-type]
+    return config
+
+
 def loss(outputs: Tensor, labels: Tensor) -> Tensor:
     """Return the binary cross entropy in nats; the output is the logit of label 1."""
     from torch.nn.functional import binary_cross_entropy_with_logits
@@ -195,7 +221,8 @@ EXPERIMENT = Experiment(
     },
     registry=REGISTRY,
     load=load,
-    identify=content_of,
+    identify=identify,
+    renamed=renamed,
     check=LEARNING.check,
     build=LEARNING.build,
     metrics=METRICS,

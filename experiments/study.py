@@ -12,20 +12,31 @@ if __name__ == "__main__":
     interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
 
 import ast
+import contextlib
 import importlib
+import json
 import runpy
 import shlex
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from experiments.parts import cli
+from experiments.parts.arms import FRESH
 from experiments.parts.experiment import Failure, UsageError
-from experiments.parts.study import Study, cells, is_complete
+from experiments.parts.study import (
+    EXPERIMENTS,
+    Study,
+    bits_of,
+    cells,
+    experiment_of,
+    is_complete,
+)
 
 STUDIES = Path(__file__).parent / "studies"
 
@@ -45,9 +56,10 @@ class Command:
     """Cells at a time on this machine."""
     cluster: Annotated[
         str | None,
-        tyro.conf.arg(metavar="ADDRESS", help_behavior_hint="(default: this machine)"),
+        tyro.conf.arg(metavar="ADDRESS|FILE.json", help_behavior_hint="(default: this machine)"),
     ] = None
-    """Address of a Dask scheduler, such as tcp://node1:8786, to train on its workers."""
+    """Address of a Dask scheduler, such as tcp://node1:8786, or its --scheduler-file: train on its
+    workers."""
     results: Path = Path("results")
     """Folder of the run folders, and of studies/ with the reports."""
     list: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -100,14 +112,45 @@ def find(name: str) -> Study:
         return found
     if not Path(name).is_file():
         raise UsageError(f"{name}: there is no such file")
+    before = registered()
     try:
-        content = runpy.run_path(name)
-    except Exception as error:  # it is the user's own, and may do anything
+        with contextlib.redirect_stdout(sys.stderr):  # what --list prints are commands
+            content = runpy.run_path(name)
+    except (Exception, SystemExit) as error:  # it is the user's own, and may do anything
         line = (str(error).splitlines() or [""])[0]
         raise Failure(f"{name}: {type(error).__name__}: {line}") from error
     if not isinstance(content.get("STUDY"), Study):
         raise Failure(f"{name}: it has no STUDY = Study(...)")
+    if own := only_here(content["STUDY"], before):
+        raise Failure(
+            f"{name}: it registers {own}, which the commands of its cells do not know. Make the "
+            "entry permanent: write it into the package, see docs/extend.md"
+        )
     return content["STUDY"]
+
+
+def registered() -> dict[str, dict[str, Any]]:
+    """Return what arms, metrics and presets can be named, by what it is and by its name."""
+    from plasticity.metrics import METRICS  # takes seconds
+
+    found: dict[str, dict[str, Any]] = {"metric": {**METRICS}}
+    for name in EXPERIMENTS:
+        experiment = experiment_of(name)
+        found.setdefault("network", {}).update(experiment.registry.networks)
+        found.setdefault("remedy", {}).update(experiment.registry.remedies)
+        found[f"preset of {name}"] = {**experiment.presets}
+    return found
+
+
+def only_here(study: Study, before: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return what a study names that was registered in this process since, or nothing."""
+    words = {word for arm in study.arms for word in arm.removeprefix(FRESH).split("+")}
+    words |= {*study.metrics, study.preset}
+    for what, now in registered().items():
+        for name in sorted(words & {*now}):
+            if now[name] is not before[what].get(name):
+                return f"the {what} {name!r}"
+    return ""
 
 
 def carry_out(command: Command) -> None:
@@ -139,28 +182,64 @@ def carry_out(command: Command) -> None:
         if not command.report:
             from experiments.parts import engine
 
-            failed = engine.train(todo, results, workers=command.workers, address=command.cluster)
-        folder = results / "studies" / f"{study.name}-{study.digest()}"
-        if command.tune:
-            from experiments.parts.tuning import write_tuning
-
-            print(f"tuning: {write_tuning(study, results, folder)}")
-        else:
-            from experiments.parts import report
-
-            if command.records is None:
-                path = report.write_report(study, results, folder)
-            else:
-                from experiments.parts.gathered import load_records
-
-                path = report.report_on(load_records(command.records.expanduser(), study), folder)
-            print(f"report: {path}")
-    for cell, why in failed:
-        print(f"{shlex.join(cell.command(results)[1:])}: {cli.printable(why)}", file=sys.stderr)
+            address = address_in(command.cluster) if command.cluster else None
+            failed = engine.train(todo, results, workers=command.workers, address=address)
+        for cell, why in failed:  # before the report, which may be refused; the command by itself
+            print(shlex.join(cell.command(results)), file=sys.stderr)
+            print(textwrap.indent(cli.printable(why), "  "), file=sys.stderr)
+        if command.records is None and (said := bits_of(todo, results)):
+            print(said, file=sys.stderr)
+        write(command, study, results)
     if failed:
         names = ", ".join(f"{cell.arm} seed {cell.seed}" for cell, _ in failed[:5])
         more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
         raise Failure(f"{len(failed)} of {len(todo)} cells failed: {names}{more}")
+
+
+def write(command: Command, study: Study, results: Path) -> None:
+    """Write the report of a study, or of its tuning.
+
+    Raises:
+        Failure: One is there that has more, which is kept; or there is nothing to report yet.
+    """
+    folder = results / "studies" / f"{study.name}-{study.digest()}"
+    if command.tune:
+        from experiments.parts.tuning import write_tuning
+
+        print(f"tuning: {write_tuning(study, results, folder)}")
+        return
+    from experiments.parts import report
+
+    if command.records is None:
+        path = report.write_report(study, results, folder)
+    else:
+        from experiments.parts.gathered import load_records
+
+        path = report.report_on(load_records(command.records.expanduser(), study), folder)
+    print(f"report: {path}")
+    if command.report and not report.complete_cells(folder):
+        raise Failure(
+            f"no seed of any arm is complete in {command.records or results}; the report says what "
+            "is missing"
+        )
+
+
+def address_in(cluster: str) -> str:
+    """Return the address in a scheduler file; what is no file's name is an address itself.
+
+    Raises:
+        Failure: There is no such file, or it names no address.
+    """
+    path = Path(cluster).expanduser()
+    if "://" in cluster or not (path.suffix == ".json" or path.is_file()):
+        return cluster
+    try:
+        address = json.loads(path.read_text())["address"]
+    except OSError as error:
+        raise Failure(f"--cluster {cluster}: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Failure(f"--cluster {cluster}: it is no scheduler file") from error
+    return str(address)
 
 
 def about() -> str:

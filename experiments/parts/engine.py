@@ -28,7 +28,7 @@ from typing import Any
 
 from experiments.parts import interrupts
 from experiments.parts.experiment import Failure
-from experiments.parts.study import Cell, folder_of, is_complete, parts_of, tasks_left
+from experiments.parts.study import Cell, data_of, folder_of, is_complete, parts_of, tasks_left
 
 LAST_LINES = 12
 """Of what a cell printed, kept to say why it failed."""
@@ -143,6 +143,8 @@ def train(
     waiting = [cell for cell in cells if not is_complete(cell, results)]
     if not waiting:
         return []
+    if address is None:
+        data_of(waiting[0])  # here with its progress, and not in each cell while the others wait
     failed: list[tuple[Cell, str]] = []
     default = 1 if any(map(on_gpu, waiting)) else physical_cores()
     limit = min(workers or default, len(waiting))

@@ -16,6 +16,7 @@ from experiments.parts.experiment import (
     TaskSetting,
     UsageError,
 )
+from experiments.parts.finding import other_bits
 from experiments.parts.identity import from_json
 from experiments.parts.labels import arm_name
 
@@ -176,10 +177,13 @@ def load_data(
     elif dataset is not None:
         raise UsageError(f"--dataset {dataset}: {experiment.name} computes its data")
     else:
-        name, way_out = "what is computed here", "its numbers may come from another machine"
+        name, way_out = "what is computed here", "another version computed it"
     data = experiment.load(config, TaskOptions(arms=(), data_root=data_root))
-    if experiment.identify(config, data)["dataset"] != folder.config.get("dataset"):
+    recorded = experiment.named_now(folder.config).get("dataset")
+    if experiment.identify(config, data)["dataset"] != recorded:
         raise Failure(f"{name}: not the data of {folder.path.name}; {way_out}")
+    if said := other_bits(record.path, folder.config, config, data):
+        print(f"{arm_name(record.path)}: {said}")
     return data
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.parts import report_text
-from experiments.parts.experiment import Panel
+from experiments.parts.experiment import Failure, Panel
 from experiments.parts.gathered import Gathered, gathered, save_records
 from experiments.parts.judged import Change, Judged, changes, comparisons, judged
 from experiments.parts.level_figure import level_against_drop
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = (".png", ".pdf")
+SUMMARY = "summary.csv"
 
 
 def write_report(study: Study, results: Path, folder: Path) -> Path:
@@ -39,9 +40,11 @@ def write_report(study: Study, results: Path, folder: Path) -> Path:
         The path of ``report.md``.
 
     Raises:
+        Failure: The report that is there has more; it is kept.
         RecordError: A record is damaged, or the disk is full or fails.
     """
     found = gathered(study, results)
+    keep_what_has_more(found, folder)
     save_records(found, folder / "records")
     return report_on(found, folder)
 
@@ -57,8 +60,10 @@ def report_on(found: Gathered, folder: Path) -> Path:
         The path of ``report.md``.
 
     Raises:
+        Failure: The report that is there has more; it is kept.
         RecordError: The disk is full or fails.
     """
+    keep_what_has_more(found, folder)
     from plasticity.results.disk import disk_errors, make_folder
 
     with disk_errors(folder):
@@ -96,8 +101,46 @@ def report_on(found: Gathered, folder: Path) -> Path:
         panel = panels.get(name, Panel(name, name.replace("_", " ")))
         file = drawing.over_tasks(f"metric-{name}", name, panel.label)
         parts.append(report_text.metric(name, panel.label, of_arms, file))
-    _save(folder, "summary.csv", _summary(found, arms, order, metrics).encode())
+    _save(folder, SUMMARY, _summary(found, arms, order, metrics).encode())
     return _save(folder, "report.md", "\n".join(filter(None, parts)).encode())
+
+
+def keep_what_has_more(found: Gathered, folder: Path) -> None:
+    """Refuse to replace the report of cells that are not complete in what was gathered.
+
+    Args:
+        found: What a new report would be about.
+        folder: Of the report that is there, if any.
+
+    Raises:
+        Failure: With some of these cells.
+    """
+    there = complete_cells(folder)
+    now = {(arm, seed) for arm in found.study.arms for seed in found.seeds(arm)}
+    if lost := sorted(there - now):
+        names = ", ".join(f"{arm} seed {seed}" for arm, seed in lost[:3])
+        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+        raise Failure(
+            f"{folder} has a report of {len(there)} complete cells, and is kept: {len(lost)} of "
+            f"them are not complete in what is read now ({names}{more}).\n"
+            "Name other --results, or remove that folder to write the report anew."
+        )
+
+
+def complete_cells(folder: Path) -> set[tuple[str, int]]:
+    """Return arm and seed of the complete cells of the report in a folder; none if there is none.
+
+    They are read from its summary.csv, whichever records the report is of.
+    """
+    try:
+        with (folder / SUMMARY).open(newline="") as file:
+            return {
+                (line["arm"], int(seed))
+                for line in csv.DictReader(file)
+                for seed in line["seeds"].split()
+            }
+    except (OSError, ValueError, KeyError, AttributeError, csv.Error):  # not as it was written
+        return set()
 
 
 class _Drawing:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from experiments.parts.arms import ArmConfig, record_name
 from experiments.parts.drawing import draw_run
 from experiments.parts.experiment import Config, Experiment, Failure, InUse, Options, UsageError
+from experiments.parts.finding import content_here, other_bits, recorded_identity
 from experiments.parts.supervised import find_metric
 from experiments.parts.training import Arm, Row
 from plasticity.learning.loop import Diverged
@@ -76,11 +77,9 @@ def run(
             experiment.check(config, data, arm)
         except DoesNotFit as error:
             raise UsageError(f"--arms {name}: {error}") from error
-    folder = open_run(
-        options.results.expanduser(),
-        experiment.run_prefix(preset, config),
-        experiment.identity(config, data),
-    )
+    results = options.results.expanduser()
+    identity = recorded_identity(experiment, preset, config, data, arms, results)
+    folder = open_run(results, experiment.run_prefix(preset, config), identity)
     print(f"run folder: {folder.path}")
     diverged = []
     with contextlib.ExitStack() as records:
@@ -96,6 +95,8 @@ def run(
         for name, record in opened.items():
             done = rows_done(experiment, record.rows)
             total = arms[name].end(experiment.progress.total(config))
+            if done and (said := other_bits(record.path, folder.config, config, data)):
+                print(f"{name}: {said}")
             if done >= total:
                 count = f"{done} {experiment.progress.unit}s"
                 print(f"{name}: all {count} are recorded, nothing to do")
@@ -113,7 +114,8 @@ def run(
                             experiment.build(config, data, arms[name], name, options)
                         ) as ready,
                     ):
-                        train(experiment, config, total, record, name, ready, track)
+                        about = content_here(config, data)
+                        train(experiment, config, total, record, name, ready, track, about)
                 except Diverged as error:
                     diverged.append(f"{name}: {error}")
                     print(diverged[-1])
@@ -178,8 +180,12 @@ def train(
     name: str,
     arm: Arm,
     track: Callable[[Row], None],
+    about: Mapping[str, str],
 ) -> None:
-    """Train an arm from where its record ends, with a progress bar; ``track`` sees its rows."""
+    """Train an arm from where its record ends, with a progress bar.
+
+    ``track`` sees its rows; ``about`` is noted in its provenance.
+    """
     progress, done = experiment.progress, rows_done(experiment, record.rows)
     state = record.load_state()
     if state is not None:
@@ -188,8 +194,8 @@ def train(
     if arm.remark:
         print(f"{name}: {arm.remark}")
     # A name, not an identity: so that later measurements find the data.
-    about = {"dataset": config.dataset} if hasattr(config, "dataset") else {}
-    record.note_provenance(device=config.device, about=about)
+    named = {"dataset": config.dataset} if hasattr(config, "dataset") else {}
+    record.note_provenance(device=config.device, about=named | dict(about))
     began, start = time.perf_counter(), done
     with progress_bar(
         total=total, initial=done, desc=name, unit=progress.unit, unit_scale=total > 99_999

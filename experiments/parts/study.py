@@ -6,6 +6,8 @@ a study: a cell is complete where its record has all rows, whoever trained it.
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -23,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.parts import cli
 from experiments.parts.arms import record_name
 from experiments.parts.experiment import Experiment, TaskOptions, UsageError
+from experiments.parts.finding import contents_of, names_content, recorded_identity
 
 if TYPE_CHECKING:
     from experiments.parts.arms import ArmConfig
@@ -209,16 +212,51 @@ def tasks_left(cell: Cell, results: Path) -> int:
     return sum(task >= done for task in arm.tasks(total)) if done < arm.end(total) else 0
 
 
+def bits_of(some: Iterable[Cell], results: Path) -> str:
+    """Return in a line that cells were trained on computed data of different bits; or nothing."""
+    from plasticity.results.disk import RecordError
+    from plasticity.results.files import read_config
+
+    count: collections.Counter[str] = collections.Counter()
+    for cell in some:
+        if names_content(parts_of(cell)[3]):
+            return ""
+        folder = folder_of(cell, results)
+        with contextlib.suppress(RecordError):
+            count.update(contents_of(folder, read_config(folder.parent / "config.json")))
+    if len(count) < 2:
+        return ""
+    told = ", ".join(f"{number} of {content[:15]}" for content, number in count.most_common())
+    return (
+        f"cells were trained on states that {len(count)} processors or libraries rounded "
+        f"otherwise: {told}"
+    )
+
+
 def folder_of(cell: Cell, results: Path) -> Path:
     """Return where a cell's record is or will be; nothing is made or locked there."""
     from plasticity.results.files import folder_name
     from plasticity.results.record import run_path
 
-    experiment, preset, data_root, config, arm = parts_of(cell)
-    shared = dataclasses.replace(config, seed=0, **{experiment.progress.length: 1})
-    identity = experiment.identity(config, load(experiment.name, shared, data_root))
-    run = run_path(results.expanduser(), experiment.run_prefix(preset, config), identity)
+    experiment, preset, _, config, arm = parts_of(cell)
+    # What is computed has a name without being computed.
+    data = data_of(cell) if names_content(config) else None
+    results = results.expanduser()
+    arms = {cell.arm: arm}
+    identity = recorded_identity(experiment, preset, config, data, arms, results)
+    run = run_path(results, experiment.run_prefix(preset, config), identity)
     return run / folder_name(record_name(cell.arm), arm.json())
+
+
+def data_of(cell: Cell) -> Any:
+    """Return the data of a cell, which is loaded or computed once for a study.
+
+    Raises:
+        DataError: It cannot be had.
+    """
+    experiment, _, data_root, config, _ = parts_of(cell)
+    shared = dataclasses.replace(config, seed=0, **{experiment.progress.length: 1})
+    return load(experiment.name, shared, data_root)
 
 
 def parts_of(cell: Cell) -> tuple[Experiment[Any], str, Path, Any, ArmConfig]:
