@@ -401,11 +401,11 @@ def test_tuning_lists_its_own_cells_and_writes_its_curve(
         rows.unlink()
     status, _, line = said(*words, "--report")
     assert (status, path.read_text()) == (1, before)
-    assert f"{path} has 1 seeds of arms and rates, what is read now has 0: it is kept." in line
+    assert f"{path} has 1 seeds of arms and values, what is read now has 0: it is kept." in line
     path.unlink()
     status, _, line = said(*words, "--report")
     assert (status, path.exists()) == (1, False)
-    assert "no rate has been tried" in line
+    assert "no value has been tried" in line
     status, _, line = said(str(write_study(tmp_path / "other.py", tiny_study(tmp_path))), "--tune")
     assert (status, line) == (
         2, "error: --tune: the study tiny has no rates or no tuning_seeds (see --help)\n"
