@@ -2,8 +2,9 @@
 
 A run keeps its networks after tasks 0, 1, 2, 4, 8, ... and the last. Each arm with a quantum layer
 is evaluated on each network's own test samples, with the layer as a device would run it: after a
-number of shots, and at levels of noise, one kind at a time. Nothing is trained. It writes
-device.jsonl into each arm's folder, anew each time, and device.md and device.png into the run's.
+number of shots, and at levels of noise, one kind at a time. Nothing is trained. It adds to
+device.jsonl in each arm's folder what is not there yet, and writes device.md and device.png into
+the run's.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ if __name__ == "__main__":
     interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
 
 import contextlib
+import dataclasses
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -62,16 +64,18 @@ class Device:
     amplitude_damping: Annotated[tuple[float, ...], MAY_BE_EMPTY] = ()
     """Probabilities with which a qubit in |1> falls to |0> during a gate."""
     seed: int = 0
-    """Of the shots."""
+    """Random seed of the shots. Another seed evaluates the conditions again."""
     qasm: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Write each arm's last circuit as OpenQASM 3, too: circuit.qasm in its folder."""
+    """Write each arm's last circuit as OpenQASM 3: circuit.qasm in its folder. Nothing is
+    evaluated, unless conditions are named beside it."""
     dataset: Annotated[
         str | None,
         tyro.conf.arg(metavar="NAME|FILE.npz", help_behavior_hint="(default: where it was)"),
     ] = None
     """The run's data set, if its file lies elsewhere now."""
     data_root: Path = Path("~/.cache/plasticity")
-    """Folder that data sets are downloaded or computed into, once."""
+    """Folder that data sets are downloaded or computed into, once; MNIST's four files may lie in it
+    as they are."""
     experiment: Annotated[
         str | None,
         tyro.conf.arg(metavar="MODULE:NAME", help_behavior_hint="(default: as the run says)"),
@@ -95,6 +99,15 @@ class Device:
             raise UsageError(f"--seed {self.seed}: must be 0 to 2**64 - 1")
         if not self.shots and not any(level for of in self.levels.values() for level in of):
             raise UsageError("--shots: no shots and no noise are what the run has recorded")
+
+    @property
+    def evaluates(self) -> bool:
+        """Return whether there is more to do than to write circuits."""
+        return not self.qasm or any(
+            getattr(self, f.name) != f.default
+            for f in dataclasses.fields(self)
+            if f.name in ("shots", "seed", *self.levels)
+        )
 
     @property
     def levels(self) -> dict[str, tuple[float, ...]]:
@@ -148,18 +161,32 @@ def evaluate_run(command: Device) -> None:
         for name, why in unfit.items():
             print(f"{name}: left out: {why}")
         conditions = conditions_for(command.shots, **command.levels)
+        # All of them first: what is wrong with the last shows before the first is evaluated.
+        before = {path: evaluated(path) for path in ready} if command.evaluates else {}
         for path, arm in ready.items():
             record, name = records[path], arm_name(path)
             networks = networks_of(record)
-            total = len(networks) * len(conditions)
-            with progress_bar(total=total, desc=name, unit="condition") as bar:
-                rows = rows_of_arm(arm, path.name, networks, conditions, command.seed, bar.update)
-            save_rows(record, rows)
-            many = f"{len(networks)} network{'s' if len(networks) > 1 else ''}"
-            print(f"{name}: {len(conditions)} conditions of {many}: {path / 'device.jsonl'}")
+            if command.evaluates:
+                rows = Rows(record, before[path], conditions, command.seed)
+                places = [arm.stream[place].index for place, _ in networks]
+                total = len(networks) * len(conditions)
+                left = sum(len(rows.missing(task)) for task in places)
+                with progress_bar(
+                    total=total, initial=total - left, desc=name, unit="condition"
+                ) as bar:
+                    add_rows(rows, arm, networks, bar.update)
+                many = f"{len(networks)} network{'s' if len(networks) > 1 else ''}"
+                there_already = f", {total - left} of {total} were there" if left < total else ""
+                print(
+                    f"{name}: {len(conditions)} conditions of {many}{there_already}: "
+                    f"{path / 'device.jsonl'}"
+                )
             if command.qasm:
+                place, state = networks[-1]
+                load_network(arm.learner, state, arm.stream[place].index)
                 print(f"{name}: {export(record, arm)}")
-        print(report(experiment, folder, there))
+        if command.evaluates:
+            print(report(experiment, folder, there))
 
 
 def unfit_for_device(arm: Supervised) -> str:
@@ -172,22 +199,65 @@ def unfit_for_device(arm: Supervised) -> str:
         return str(error)
 
 
-def rows_of_arm(
-    arm: Supervised,
-    name: str,
-    networks: Sequence[tuple[int, Any]],
-    conditions: Sequence[Condition],
-    seed: int,
-    advance: Any,
-) -> list[dict[str, Any]]:
-    """Return a row for each network and condition.
+class Rows:
+    """An arm's rows in device.jsonl: those that are there, and those that are asked for.
+
+    Rows stand by task, and within a task in the order in which conditions were first asked for. So
+    the file has the same bytes whether or not the command was stopped in between.
 
     Args:
-        arm: Untrained.
-        name: What the shots depend on, beside the seed.
-        networks: Places in the arm's stream and the network's state after each.
-        conditions: Under which the networks are evaluated.
+        record: Of the arm.
+        there: Its rows so far.
+        conditions: Those asked for.
         seed: Of the shots.
+    """
+
+    def __init__(
+        self,
+        record: ArmRecord,
+        there: Sequence[Mapping[str, Any]],
+        conditions: Sequence[Condition],
+        seed: int,
+    ) -> None:
+        self.record, self.conditions, self.seed = record, conditions, seed
+        self._rows = {(row["task"], self._values(row)): dict(row) for row in there}
+        asked = (self._values(condition.columns) for condition in conditions)
+        ordered = dict.fromkeys([*(values for _, values in self._rows), *asked])
+        self._order = {values: place for place, values in enumerate(ordered)}
+
+    def missing(self, task: int) -> list[Condition]:
+        """Return the conditions of a task that are asked for and not there with this seed."""
+        found = (self._rows.get((task, self._values(c.columns))) for c in self.conditions)
+        return [
+            condition
+            for condition, row in zip(self.conditions, found, strict=True)
+            if row is None or row.get("seed", 0) != self.seed
+        ]
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add rows, in the place of those of the same condition, and write all."""
+        of_seed = {"seed": self.seed} if self.seed else {}
+        for row in rows:
+            self._rows[row["task"], self._values(row)] = {**row, **of_seed}
+        keys = sorted(self._rows, key=lambda key: (key[0], self._order[key[1]]))
+        lines = (json.dumps(self._rows[key]).encode() + b"\n" for key in keys)
+        self.record.save_bytes("device.jsonl", b"".join(lines))
+
+    def _values(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
+        from plasticity.on_device.conditions import EXACT
+
+        return tuple(row[name] for name in EXACT.columns)
+
+
+def add_rows(
+    rows: Rows, arm: Supervised, networks: Sequence[tuple[int, Any]], advance: Any
+) -> None:
+    """Evaluate an arm under the conditions that are missing, and write the rows of each network.
+
+    Args:
+        rows: Those of the arm.
+        arm: Untrained.
+        networks: Places in the arm's stream and the network's state after each.
         advance: Told of each row.
 
     Raises:
@@ -195,18 +265,13 @@ def rows_of_arm(
     """
     from plasticity.on_device.conditions import generator_of_shots, rows_of_network
 
-    rows: list[dict[str, Any]] = []
+    name = rows.record.path.name  # the shots depend on it, beside the seed
     for place, state in networks:
         task = arm.stream[place]
-        load_network(arm.learner, state, task.index)
-        generator = generator_of_shots(seed, name, task.index, arm.learner.device)
-        rows += rows_of_network(arm.learner, task, conditions, generator, advance)
-    return rows
-
-
-def save_rows(record: ArmRecord, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows in the place of those that are there."""
-    record.save_bytes("device.jsonl", b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+        if missing := rows.missing(task.index):
+            load_network(arm.learner, state, task.index)
+            generator = generator_of_shots(rows.seed, name, task.index, arm.learner.device)
+            rows.add(rows_of_network(arm.learner, task, missing, generator, advance))
 
 
 def report(experiment: Definition[Any], folder: RunFolder, arms: Mapping[Path, Any]) -> str:
@@ -233,9 +298,15 @@ def evaluated(path: Path) -> list[dict[str, Any]]:
     from plasticity.results.record import read_rows
 
     rows = read_rows(path, "device.jsonl")
-    exact = {row.get("task") for row in rows if EXACT.columns.items() <= row.items()}
-    if any({*row} != {*COLUMNS} or row["task"] not in exact for row in rows):
-        text = "was edited, or another version wrote it.\nRemove it, or evaluate the arm again"
+    # The seed of the shots is there where it is not 0.
+    sound = all(
+        {*row} - {"seed"} == {*COLUMNS}
+        and all(value is None or isinstance(value, int | float) for value in row.values())
+        for row in rows
+    )
+    exact = {row["task"] for row in rows if EXACT.columns.items() <= row.items()} if sound else {}
+    if not sound or any(row["task"] not in exact for row in rows):
+        text = "was edited, or another version wrote it.\nRemove it and evaluate the arm again"
         raise Failure(f"{path / 'device.jsonl'} {text}")
     return rows
 
@@ -283,7 +354,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         )  # fmt: skip
 
-    return cli.status_of(evaluate, "stopped: arms that were evaluated to the end are saved.")
+    return cli.status_of(evaluate, "stopped: what is evaluated is kept; the same command goes on.")
 
 
 if __name__ == "__main__":

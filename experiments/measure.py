@@ -48,7 +48,8 @@ class Measure:
     ] = None
     """The run's data set, if its file lies elsewhere now."""
     data_root: Path = Path("~/.cache/plasticity")
-    """Folder that data sets are downloaded or computed into, once."""
+    """Folder that data sets are downloaded or computed into, once; MNIST's four files may lie in it
+    as they are."""
     experiment: Annotated[
         str | None,
         tyro.conf.arg(metavar="MODULE:NAME", help_behavior_hint="(default: as the run says)"),

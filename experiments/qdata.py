@@ -23,13 +23,16 @@ from plasticity.networks.compact import SmallMlp
 from plasticity.networks.mlp import Mlp
 from plasticity.networks.qnn import Qnn
 from plasticity.protocol.arms import Adam, ArmConfig, Registry
-from plasticity.protocol.experiment import Exports, Panel, Preset, at_rates, content_of
+from plasticity.protocol.experiment import Exports, Panel, Preset, at_rates
 from plasticity.protocol.options import TaskOptions, TaskSetting
 from plasticity.protocol.supervised import MECHANISMS, Problem, SupervisedLearning
 from plasticity.remedies import REMEDIES
 from plasticity.runs.experiment import Experiment
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from torch import Tensor
 
     from plasticity.tasks.levels import SpinLevels
@@ -149,6 +152,30 @@ def load(config: Config, options: TaskOptions) -> SpinLevels:
     return levels
 
 
+def identify(config: Config, levels: SpinLevels | None) -> dict[str, Any]:
+    """Return the definition of the eigenstates, which is the same on every machine.
+
+    Their bits are not: another processor rounds them otherwise.
+    """
+    from plasticity.tasks.levels import definition
+
+    return {"dataset": definition(config.num_sites, config.levels)}
+
+
+def renamed(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recorded config with the definition of its eigenstates.
+
+    Runs used to be named after the sha256 of the eigenstates' bits, all of which are of version 1.
+    """
+    from plasticity.tasks.levels import definition
+
+    config = dict(recorded)
+    if str(config.get("dataset")).startswith("sha256:"):
+        num_sites, levels = config.get("num_sites"), config.get("levels")
+        config["dataset"] = definition(num_sites, levels, version=1)  # type: ignore[arg-type]
+    return config
+
+
 def loss(outputs: Tensor, labels: Tensor) -> Tensor:
     """Return the binary cross entropy in nats; the output is the logit of label 1."""
     from torch.nn.functional import binary_cross_entropy_with_logits
@@ -188,7 +215,8 @@ EXPERIMENT = Experiment(
     },
     registry=REGISTRY,
     load=load,
-    identify=content_of,
+    identify=identify,
+    renamed=renamed,
     check=LEARNING.check,
     build=LEARNING.build,
     metrics=METRICS,

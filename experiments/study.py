@@ -12,20 +12,25 @@ if __name__ == "__main__":
     interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
 
 import ast
+import contextlib
 import importlib
+import json
 import runpy
 import shlex
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from experiments.cli import parse as cli
 from plasticity.errors import Failure, UsageError, printable
-from plasticity.studies.cells import cells, is_complete
+from plasticity.protocol.names import EXPERIMENTS, find_experiment
+from plasticity.results.names import FRESH
+from plasticity.studies.cells import bits_of, cells, is_complete
 from plasticity.studies.study import Study
 
 STUDIES = Path(__file__).parent / "studies"
@@ -46,9 +51,10 @@ class Command:
     """Cells at a time on this machine."""
     cluster: Annotated[
         str | None,
-        tyro.conf.arg(metavar="ADDRESS", help_behavior_hint="(default: this machine)"),
+        tyro.conf.arg(metavar="ADDRESS|FILE.json", help_behavior_hint="(default: this machine)"),
     ] = None
-    """Address of a Dask scheduler, such as tcp://node1:8786, to train on its workers."""
+    """Address of a Dask scheduler, such as tcp://node1:8786, or its --scheduler-file: train on its
+    workers."""
     results: Path = Path("results")
     """Folder of the run folders, and of studies/ with the reports."""
     list: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -101,14 +107,45 @@ def find(name: str) -> Study:
         return found
     if not Path(name).is_file():
         raise UsageError(f"{name}: there is no such file")
+    before = registered()
     try:
-        content = runpy.run_path(name)
-    except Exception as error:  # it is the user's own, and may do anything
+        with contextlib.redirect_stdout(sys.stderr):  # what --list prints are commands
+            content = runpy.run_path(name)
+    except (Exception, SystemExit) as error:  # it is the user's own, and may do anything
         line = (str(error).splitlines() or [""])[0]
         raise Failure(f"{name}: {type(error).__name__}: {line}") from error
     if not isinstance(content.get("STUDY"), Study):
         raise Failure(f"{name}: it has no STUDY = Study(...)")
+    if not content["STUDY"].modules and (own := only_here(content["STUDY"], before)):
+        raise Failure(
+            f"{name}: it registers {own}, which the commands of its cells do not know.\n"
+            'Register it in a module, say mine.py, and give the study modules=("mine",).'
+        )
     return content["STUDY"]
+
+
+def registered() -> dict[str, dict[str, Any]]:
+    """Return what arms, metrics and presets can be named, by what it is and by its name."""
+    from plasticity.metrics import METRICS  # takes seconds
+
+    found: dict[str, dict[str, Any]] = {"metric": {**METRICS}}
+    for name in EXPERIMENTS:
+        experiment = find_experiment(name)
+        found.setdefault("network", {}).update(experiment.registry.networks)
+        found.setdefault("remedy", {}).update(experiment.registry.remedies)
+        found[f"preset of {name}"] = {**experiment.presets}
+    return found
+
+
+def only_here(study: Study, before: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return what a study names that was registered in this process since, or nothing."""
+    words = {word for arm in study.arms for word in arm.removeprefix(FRESH).split("+")}
+    words |= {*study.metrics, study.preset}
+    for what, now in registered().items():
+        for name in sorted(words & {*now}):
+            if now[name] is not before[what].get(name):
+                return f"the {what} {name!r}"
+    return ""
 
 
 def carry_out(command: Command) -> None:
@@ -135,30 +172,66 @@ def carry_out(command: Command) -> None:
         return
     failed = []
     if not command.report:
-        from plasticity.studies import workers as engine
+        from plasticity.studies import workers
 
-        failed = engine.train(todo, results, workers=command.workers, address=command.cluster)
+        address = address_in(command.cluster) if command.cluster else None
+        failed = workers.train(todo, results, workers=command.workers, address=address)
+    for cell, why in failed:  # before the report, which may be refused; the command by itself
+        print(shlex.join(cell.command(results)), file=sys.stderr)
+        print(textwrap.indent(printable(why), "  "), file=sys.stderr)
+    if command.records is None and (remark := bits_of(todo, results)):
+        print(remark, file=sys.stderr)
+    write(command, study, results)
+    if failed:
+        names = ", ".join(f"{cell.arm} seed {cell.seed}" for cell, _ in failed[:5])
+        more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
+        raise Failure(f"{len(failed)} of {len(todo)} cells failed: {names}{more}")
+
+
+def write(command: Command, study: Study, results: Path) -> None:
+    """Write the report of a study, or of its tuning.
+
+    Raises:
+        Failure: One is there that has more, which is kept; or there is nothing to report yet.
+    """
     folder = results / "studies" / f"{study.name}-{study.digest()}"
     if command.tune:
         from plasticity.studies.tuning import write_tuning
 
         print(f"tuning: {write_tuning(study, results, folder)}")
+        return
+    from plasticity.studies import report
+
+    if command.records is None:
+        path = report.write_report(study, results, folder)
     else:
-        from plasticity.studies import report
+        from plasticity.studies.numbers import load_records
 
-        if command.records is None:
-            path = report.write_report(study, results, folder)
-        else:
-            from plasticity.studies.numbers import load_records
+        path = report.report_on(load_records(command.records.expanduser(), study), folder)
+    print(f"report: {path}")
+    if command.report and not report.complete_cells(folder):
+        raise Failure(
+            f"no seed of any arm is complete in {command.records or results}; the report says what "
+            "is missing"
+        )
 
-            path = report.report_on(load_records(command.records.expanduser(), study), folder)
-        print(f"report: {path}")
-    for cell, why in failed:
-        print(f"{shlex.join(cell.command(results)[1:])}: {printable(why)}", file=sys.stderr)
-    if failed:
-        names = ", ".join(f"{cell.arm} seed {cell.seed}" for cell, _ in failed[:5])
-        more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
-        raise Failure(f"{len(failed)} of {len(todo)} cells failed: {names}{more}")
+
+def address_in(cluster: str) -> str:
+    """Return the address in a scheduler file; what is no file's name is an address itself.
+
+    Raises:
+        Failure: There is no such file, or it names no address.
+    """
+    path = Path(cluster).expanduser()
+    if "://" in cluster or not (path.suffix == ".json" or path.is_file()):
+        return cluster
+    try:
+        address = json.loads(path.read_text())["address"]
+    except OSError as error:
+        raise Failure(f"--cluster {cluster}: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Failure(f"--cluster {cluster}: it is no scheduler file") from error
+    return str(address)
 
 
 def about() -> str:

@@ -23,6 +23,7 @@ from plasticity.runs.train import (
     ArmComplete,
     ArmDiverged,
     ArmFinished,
+    ArmRemark,
     RowRecorded,
     RunOpened,
     train_with_progress,
@@ -48,6 +49,8 @@ def run(experiment: Definition[Any], choice: Choice, options: Options) -> Path:
             if isinstance(event, RunOpened):
                 run_opened = event
                 print(f"run folder: {event.folder.path}")
+            elif isinstance(event, ArmRemark):
+                print(f"{event.arm}: {event.text}")
             elif isinstance(event, ArmComplete):
                 print(f"{event.arm}: all {event.done} {unit}s are recorded, nothing to do")
                 unmeasured |= dict.fromkeys(_not_measured(experiment, choice, options, event))

@@ -79,6 +79,8 @@ class OfArm:
 
     Args:
         rows: Of device.jsonl.
+
+    Conditions that some of the compared networks were not evaluated under are ``left_out``.
     """
 
     def __init__(self, rows: Rows) -> None:
@@ -89,6 +91,10 @@ class OfArm:
         self.tasks = sorted({row["task"] for row in rows})
         self.ends = ends_of(self.tasks)
         self.samples = sorted({row["samples"] for row in rows})
+        compared = {*self.tasks} if self.ends is None else {*self.ends.early, *self.ends.late}
+        self.left_out = [condition for condition, of in self.rows.items() if not compared <= {*of}]
+        for condition in self.left_out:
+            del self.rows[condition]
 
     def accuracy(self, condition: tuple[Noise, int | None], tasks: Sequence[int]) -> Estimate:
         """Return the mean accuracy over tasks, with the binomial interval."""
@@ -157,6 +163,9 @@ def table(arms: Mapping[str, Rows]) -> str:
         else:
             early, late = in_words(arm.ends.early), in_words(arm.ends.late)
             lines += [f"Early: mean over the networks of {early}. Late: of {late}.", ""]
+        if count := len(arm.left_out):
+            what = f"{count} condition{'s' * (count > 1)}"
+            lines += [f"Left out: {what}, not evaluated for all of these networks.", ""]
         lines += [*_lines(arm), ""]
     lines += [
         "± is half of a 95 % interval, of test samples and shots. It does not tell how tasks or",

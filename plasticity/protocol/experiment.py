@@ -148,12 +148,15 @@ class Definition(Generic[Config]):
         presets: Protocols by name; the first is the default.
         registry: What arms can be made of.
         load: From config and options to the data.
-        identify: From config and data to what config.json says in place of some of its fields.
+        identify: From config and data to what config.json says in place of some of its fields. Of
+            data that is computed, it does not look at the data.
         check: Given config, data and arm, raises ``DoesNotFit`` if there can be no such arm.
         build: From config, data, arm, its name and options to what trains it.
         metrics: What is always measured, by name.
         exports: Files for other programs.
         panels: Of the figure.
+        renamed: From a config as it was recorded to what it would be now, where runs were named
+            otherwise before; they go on being found (``plasticity.runs.places``).
         options: What can be said beside the config.
         progress: What a run is made of.
         score: The column that tells how well a network does, and its name in words.
@@ -170,6 +173,7 @@ class Definition(Generic[Config]):
     exports: Exports
     panels: Sequence[Panel]
     metrics: tuple[str, ...] = ()
+    renamed: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     options: type[Options] = TaskOptions
     progress: Progress = TASKS
     score: tuple[str, str] = ("test_accuracy", "test accuracy")
@@ -182,6 +186,10 @@ class Definition(Generic[Config]):
         shared = to_json(config)
         shared.pop(self.progress.length, None)
         return {"experiment": self.name} | shared | self.identify(config, data)
+
+    def named_now(self, recorded: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a config that is recorded as ``identity`` gives it now."""
+        return self.renamed(recorded) if self.renamed else dict(recorded)
 
     def run_prefix(self, preset: str, config: Config) -> str:
         """Return how the name of a run's folder begins; the hash of its identity follows."""

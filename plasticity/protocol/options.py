@@ -40,7 +40,8 @@ class TaskOptions(Options):
     """Those of experiments that learn a stream of tasks."""
 
     data_root: Path = Path("~/.cache/plasticity")
-    """Folder that data sets are downloaded or computed into, once."""
+    """Folder that data sets are downloaded or computed into, once. MNIST's four files are found in
+    the folder itself, too, and in MNIST/raw below it."""
     metrics: Annotated[tuple[str, ...], MAY_BE_EMPTY] = ()
     """What to measure beside what is always measured; an unknown name is answered with a list."""
     measure_every: int = 50

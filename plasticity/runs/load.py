@@ -380,9 +380,11 @@ def check_same(runs: Sequence[Run]) -> None:
         UsageError: With what differs.
     """
     first, *others = runs
+    config = first.experiment.named_now(first.config)
     for run in others:
-        for key in sorted({*first.config, *run.config} - {"seed"}):
-            if first.config.get(key) != run.config.get(key):
+        other = run.experiment.named_now(run.config)
+        for key in sorted({*config, *other} - {"seed"}):
+            if config.get(key) != other.get(key):
                 raise UsageError(
                     f"{first.path.name} and {run.path.name} differ in {key}, not only in seed"
                 )

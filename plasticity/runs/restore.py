@@ -14,6 +14,7 @@ from plasticity.protocol.experiment import Definition
 from plasticity.protocol.options import TaskOptions, TaskSetting
 from plasticity.protocol.serialization import from_json
 from plasticity.results.names import arm_name
+from plasticity.runs.places import other_bits
 
 if TYPE_CHECKING:
     from torch import nn
@@ -186,10 +187,14 @@ def load_data(
     elif dataset is not None:
         raise UsageError(f"--dataset {dataset}: {experiment.name} computes its data")
     else:
-        name, way_out = "what is computed here", "its numbers may come from another machine"
+        name, way_out = "what is computed here", "another version computed it"
     data = experiment.load(config, TaskOptions(arms=(), data_root=data_root))
-    if experiment.identify(config, data)["dataset"] != folder.config.get("dataset"):
+    if experiment.identify(config, data)["dataset"] != experiment.named_now(folder.config).get(
+        "dataset"
+    ):
         raise Failure(f"{name}: not the data of {folder.path.name}; {way_out}")
+    if remark := other_bits(record.path, folder.config, config, data):
+        print(f"{arm_name(record.path)}: {remark}")
     return data
 
 

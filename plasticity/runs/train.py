@@ -19,6 +19,7 @@ from plasticity.protocol.supervised import find_metric
 from plasticity.protocol.trainer import Arm, Row
 from plasticity.results.names import record_name
 from plasticity.results.record import ArmRecord, RunFolder, open_run
+from plasticity.runs.places import content_here, other_bits, recorded_identity
 from plasticity.runs.progress import progress_bar
 
 
@@ -28,6 +29,14 @@ class RunOpened:
 
     folder: RunFolder
     records: Mapping[str, ArmRecord]
+
+
+@dataclass(frozen=True)
+class ArmRemark:
+    """There is something to say of an arm that is recorded already."""
+
+    arm: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,7 @@ class ArmDiverged:
     error: Diverged
 
 
-Event = RunOpened | ArmComplete | ArmBegan | RowRecorded | ArmFinished | ArmDiverged
+Event = RunOpened | ArmRemark | ArmComplete | ArmBegan | RowRecorded | ArmFinished | ArmDiverged
 
 
 def train(
@@ -142,11 +151,9 @@ def train(
             experiment.check(config, data, arm)
         except DoesNotFit as error:
             raise UsageError(f"--arms {name}: {error}") from error
-    folder = open_run(
-        options.results.expanduser(),
-        experiment.run_prefix(choice.preset, config),
-        experiment.identity(config, data),
-    )
+    results = options.results.expanduser()
+    identity = recorded_identity(experiment, choice.preset, config, data, arms, results)
+    folder = open_run(results, experiment.run_prefix(choice.preset, config), identity)
     with contextlib.ExitStack() as opened:
         # All of them first: what is wrong with the last shows before the first is trained.
         records = {
@@ -160,6 +167,8 @@ def train(
         for name, record in records.items():
             done = rows_done(experiment, record.rows)
             total = arms[name].end(experiment.progress.total(config))
+            if done and (remark := other_bits(record.path, folder.config, config, data)):
+                yield ArmRemark(name, remark)
             if done >= total:
                 yield ArmComplete(name, record, done)
                 continue
@@ -167,7 +176,10 @@ def train(
                 with contextlib.closing(
                     experiment.build(config, data, arms[name], name, options)
                 ) as ready:
-                    yield from _train_arm(experiment, config, total, record, name, ready, advance)
+                    about = content_here(config, data)
+                    yield from _train_arm(
+                        experiment, config, total, record, name, ready, about, advance
+                    )
             except Diverged as error:
                 yield ArmDiverged(name, record, error)
 
@@ -212,6 +224,7 @@ def _train_arm(
     record: ArmRecord,
     name: str,
     arm: Arm,
+    about: Mapping[str, str],
     advance: Callable[[int], object],
 ) -> Generator[Event, None, None]:
     """Train an arm from where its record ends."""
@@ -220,8 +233,8 @@ def _train_arm(
     if state is not None:
         arm.load_state_dict(state)
     # A name, not an identity: so that later measurements find the data.
-    about = {"dataset": config.dataset} if hasattr(config, "dataset") else {}
-    record.note_provenance(device=config.device, about=about)
+    named = {"dataset": config.dataset} if hasattr(config, "dataset") else {}
+    record.note_provenance(device=config.device, about=named | dict(about))
     yield ArmBegan(name, record, done, total, arm.remark)
     began, start = time.perf_counter(), done
     for row in arm.rows(len(record.rows), advance):

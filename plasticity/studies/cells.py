@@ -7,10 +7,12 @@ which is derived from the study's values.
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import dataclasses
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from plasticity.protocol.names import EXPERIMENTS, find_experiment
 from plasticity.protocol.options import TaskOptions
 from plasticity.protocol.trainer import Row
 from plasticity.results.names import folder_name, record_name
+from plasticity.runs.places import contents_of, names_content, recorded_identity
 from plasticity.studies.declaration import Declaration
 
 
@@ -107,16 +110,49 @@ def tasks_left(cell: Cell, results: Path) -> int:
     return sum(task >= done for task in arm.tasks(total)) if done < arm.end(total) else 0
 
 
+def bits_of(some: Iterable[Cell], results: Path) -> str:
+    """Return in a line that cells were trained on computed data of different bits; or nothing."""
+    from plasticity.results.files import read_config
+
+    count: collections.Counter[str] = collections.Counter()
+    for cell in some:
+        if names_content(cell.choice.config):
+            return ""
+        folder = folder_of(cell, results)
+        with contextlib.suppress(RecordError):
+            count.update(contents_of(folder, read_config(folder.parent / "config.json")))
+    if len(count) < 2:
+        return ""
+    shares = ", ".join(f"{number} of {content[:15]}" for content, number in count.most_common())
+    return (
+        f"cells were trained on states that {len(count)} processors or libraries rounded "
+        f"otherwise: {shares}"
+    )
+
+
 def folder_of(cell: Cell, results: Path) -> Path:
     """Return where a cell's record is or will be; nothing is made or locked there."""
     from plasticity.results.record import run_path
 
     experiment, choice = cell.experiment, cell.choice
-    shared = dataclasses.replace(choice.config, seed=0, **{experiment.progress.length: 1})
-    identity = experiment.identity(choice.config, _load(cell.study.experiment, shared))
-    prefix = experiment.run_prefix(choice.preset, choice.config)
-    run = run_path(results.expanduser(), prefix, identity)
+    # What is computed has a name without being computed.
+    data = data_of(cell) if names_content(choice.config) else None
+    results = results.expanduser()
+    identity = recorded_identity(
+        experiment, choice.preset, choice.config, data, choice.arms, results
+    )
+    run = run_path(results, experiment.run_prefix(choice.preset, choice.config), identity)
     return run / folder_name(record_name(cell.arm), choice.arms[cell.arm].json())
+
+
+def data_of(cell: Cell) -> Any:
+    """Return the data of a cell, which is loaded or computed once for a study.
+
+    Raises:
+        DataError: It cannot be had.
+    """
+    shared = {"seed": 0, cell.experiment.progress.length: 1}
+    return _load(cell.study.experiment, dataclasses.replace(cell.choice.config, **shared))
 
 
 def num_tasks(study: Declaration) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plasticity.errors import Failure
 from plasticity.figures.labels import COMPARED
 from plasticity.figures.level_against_drop import level_against_drop
 from plasticity.figures.over_seeds import over_tasks
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = (".png", ".pdf")
+SUMMARY = "summary.csv"
 
 
 def write_report(study: Declaration, results: Path, folder: Path) -> Path:
@@ -40,6 +42,7 @@ def write_report(study: Declaration, results: Path, folder: Path) -> Path:
         The path of ``report.md``.
 
     Raises:
+        Failure: The report that is there has more; it is kept.
         RecordError: A record is damaged, or the disk is full or fails.
     """
     found = read_numbers(study, results)
@@ -58,8 +61,10 @@ def report_on(found: Numbers, folder: Path) -> Path:
         The path of ``report.md``.
 
     Raises:
+        Failure: The report that is there has more; it is kept.
         RecordError: The disk is full or fails.
     """
+    keep_what_has_more(found, folder)
     from plasticity.results.disk import disk_errors, make_folder
 
     with disk_errors(folder):
@@ -97,6 +102,44 @@ def report_on(found: Numbers, folder: Path) -> Path:
         parts.append(report_text.metric(name, drawing.label(name), of_arms, file))
     _save(folder, "summary.csv", _summary(found, arms, order, metrics).encode())
     return _save(folder, "report.md", "\n".join(filter(None, parts)).encode())
+
+
+def keep_what_has_more(found: Numbers, folder: Path) -> None:
+    """Refuse to replace the report of cells that are not complete in what was gathered.
+
+    Args:
+        found: What a new report would be about.
+        folder: Of the report that is there, if any.
+
+    Raises:
+        Failure: With some of these cells.
+    """
+    there = complete_cells(folder)
+    now = {(arm, seed) for arm in found.study.arms for seed in found.seeds(arm)}
+    if lost := sorted(there - now):
+        names = ", ".join(f"{arm} seed {seed}" for arm, seed in lost[:3])
+        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+        raise Failure(
+            f"{folder} has a report of {len(there)} complete cells, and is kept: {len(lost)} of "
+            f"them are not complete in what is read now ({names}{more}).\n"
+            "Name other --results, or remove that folder to write the report anew."
+        )
+
+
+def complete_cells(folder: Path) -> set[tuple[str, int]]:
+    """Return arm and seed of the complete cells of the report in a folder; none if there is none.
+
+    They are read from its summary.csv, whichever records the report is of.
+    """
+    try:
+        with (folder / SUMMARY).open(newline="") as file:
+            return {
+                (line["arm"], int(seed))
+                for line in csv.DictReader(file)
+                for seed in line["seeds"].split()
+            }
+    except (OSError, ValueError, KeyError, AttributeError, csv.Error):  # not as it was written
+        return set()
 
 
 class Drawing:

@@ -7,12 +7,13 @@ period. An arm whose remedies name none is tuned by the learning rate of its opt
 from __future__ import annotations
 
 import dataclasses
+import re
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from plasticity.errors import UsageError
+from plasticity.errors import Failure, UsageError
 from plasticity.protocol.names import find_experiment
 from plasticity.studies.cells import Cell, cells, rows_of
 from plasticity.studies.declaration import Declaration
@@ -153,10 +154,41 @@ def _line(trial: Trial, scores: Mapping[float, list[float]], seeds: int) -> str:
 
 
 def write_tuning(study: Declaration, results: Path, folder: Path) -> Path:
-    """Write and print what tuning a study has given; return the file."""
-    text = tuning_table(study, late_scores(study, results))
+    """Write and print what tuning a study has given; return the file.
+
+    Raises:
+        Failure: The file that is there has more seeds, and is kept; or there are none yet.
+    """
+    scores = late_scores(study, results)
+    text = tuning_table(study, scores)
     print(text)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "tuning.md"
+    if path.exists():
+        before, now = (seeds_of(table, study) for table in (path.read_text(), text))
+        if any(now.get(entry, 0) < count for entry, count in before.items()):
+            raise Failure(
+                f"{path} has {sum(before.values())} seeds of arms and values, what is read now has "
+                f"{sum(now.values())}: it is kept.\n"
+                "Name other --results, or remove it to write it anew."
+            )
+    if not any(values for of_values in scores.values() for values in of_values.values()):
+        raise Failure(f"no value has been tried in {results}: there is nothing to write")
+    folder.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
+
+
+def seeds_of(text: str, study: Declaration) -> dict[tuple[str, str, int], int]:
+    """Return the number of seeds by option, arm and column of what ``tuning_table`` made."""
+    found: dict[tuple[str, str, int], int] = {}
+    option = ""
+    for line in text.splitlines():
+        if line.startswith("## "):
+            option = line
+        arm, *entries = [entry.strip() for entry in line.strip("|").split("|")]
+        if arm in study.arms:
+            for column, entry in enumerate(entries[:-1]):
+                few = re.search(r"\((\d+)\)$", entry)
+                all_of_them = 0 if entry == "none" else len(study.tuning_seeds)
+                found[option, arm, column] = int(few[1]) if few else all_of_them
+    return found

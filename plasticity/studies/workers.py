@@ -27,9 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plasticity.errors import Failure
+from plasticity.errors import Failure, UsageError
 from plasticity.studies import ENDS_WITH_INPUT
-from plasticity.studies.cells import Cell, folder_of, is_complete, tasks_left
+from plasticity.studies.cells import Cell, data_of, folder_of, is_complete, tasks_left
 
 LAST_LINES = 12
 """Of what a cell printed, kept to say why it failed."""
@@ -188,6 +188,8 @@ def train(
     waiting = [cell for cell in cells if not is_complete(cell, results)]
     if not waiting:
         return []
+    if address is None:
+        data_of(waiting[0])  # here with its progress, and not in each cell while the others wait
     failed: list[tuple[Cell, str]] = []
     default = 1 if any(map(on_gpu, waiting)) else physical_cores()
     limit = min(workers or default, len(waiting))
@@ -208,6 +210,8 @@ def train(
                         failed.append((cell, why))
                         bar.set_postfix({"failed": len(failed)}, refresh=False)
                     bar.update()
+                    if status == UsageError.status:  # the others would say the same
+                        return failed
             waiting = in_use
             if waiting:  # who trains them may be another study, or a job on another machine
                 bar.set_postfix({"in use elsewhere": len(waiting)})

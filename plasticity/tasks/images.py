@@ -17,6 +17,7 @@ import shutil
 import sys
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,6 +37,7 @@ MAX_PIXELS = 2**20
 # 250 times, and zeros 1,000 times, which is all that zip can do.
 MAX_COMPRESSION = 500
 SMALL_BYTES = 2**26  # what unpacks to no more is read, however well it was compressed
+MAX_IDX_BYTES = 2**26  # of a file of MNIST's, the largest of which has 47 MB
 # Images.digest of the official MNIST files. torchvision checks what it downloads, not what it
 # finds on disk, so a damaged or half-written cache is only caught here.
 MNIST_DIGEST = "71d2fb5be09a2455696fc3a18cb070e3a4b9b4af1c7d368e7eade743afc74e3b"
@@ -155,25 +157,31 @@ def _read_digits() -> np.ndarray:
 def load_mnist(root: Path) -> Images:
     """Load MNIST (28x28, 60,000 + 10,000) from `root`, downloading what is missing or damaged.
 
+    Its four files are in `root` itself, unpacked or as .gz, or where torchvision writes them: in
+    MNIST/raw.
+
     Raises:
         DataError: It is not whole in `root` and cannot be downloaded.
     """
     mnist = _torchvision_datasets().MNIST
 
-    def read(root: Path, *, download: bool) -> Images:
-        train, test = _read(mnist, root, download)
-        images = Images(
-            "mnist",
-            np.asarray(train.data).reshape(len(train.data), -1),
-            np.asarray(train.targets),
-            np.asarray(test.data).reshape(len(test.data), -1),
-            np.asarray(test.targets),
-            scale=1 / 255,
-        )
+    names = [name.removesuffix(".gz") for name, _ in mnist.resources]
+
+    def official(x_train: Any, y_train: Any, x_test: Any, y_test: Any) -> Images:
+        images = Images("mnist", x_train, y_train, x_test, y_test, scale=1 / 255)
         if images.digest != MNIST_DIGEST:
             digests = f"sha256 {images.digest[:12]}..., not {MNIST_DIGEST[:12]}..."
             raise DataError(f"truncated or altered: {digests}")
         return images
+
+    def read(root: Path, *, download: bool) -> Images:
+        if all(_idx_file(root, name) for name in names):
+            with contextlib.suppress(DataError):  # there may be whole ones in MNIST/raw
+                return official(*(_read_idx(root, name) for name in names))
+        sets = _read(mnist, root, download)
+        x_train, x_test = (np.asarray(of.data).reshape(len(of.data), -1) for of in sets)
+        y_train, y_test = (np.asarray(of.targets) for of in sets)
+        return official(x_train, y_train, x_test, y_test)
 
     archives = {f"MNIST/raw/{name}": md5 for name, md5 in mnist.resources}
     # torchvision reads these files of its old releases rather than the raw ones.
@@ -212,9 +220,9 @@ def load_cifar100(root: Path) -> Images:
 def load_npz(path: Path) -> Images:
     """Load an archive with the arrays x_train, y_train, x_test, y_test (the layout of Keras).
 
-    Images are (N, H, W) or (N, pixels) gray, or (N, H, W, 3) RGB, made gray by `to_gray`. Integers
-    of 0..255 become uint8 with scale 1/255, floats become float32 and booleans uint8, both with
-    scale 1. Labels are integers, (N,) or (N, 1). Nothing is unpickled.
+    Images are (N, H, W), (N, H, W, 1) or (N, pixels) gray, or (N, H, W, 3) RGB, made gray by
+    `to_gray`. Integers of 0..255 become uint8 with scale 1/255, floats become float32 and booleans
+    uint8, both with scale 1. Labels are integers, (N,) or (N, 1). Nothing is unpickled.
 
     Raises:
         DataError: The file cannot be read, or its arrays are not such images and labels; an image
@@ -324,8 +332,36 @@ def _read_or_download(
     except (OSError, DataError) as error:
         raise DataError(
             f"{title} is not (or not whole) in {root} and cannot be downloaded: {_cause(error)};\n"
-            f"without a network use {others}, or name the folder that holds it with --data-root"
+            f"without a network use {others}, or name the folder of its files with --data-root"
         ) from error
+
+
+def _idx_file(folder: Path, name: str) -> Path | None:
+    """Return one of MNIST's files in a folder, unpacked or not; None if it is not there."""
+    paths = (folder / name, folder / f"{name}.gz")
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _read_idx(folder: Path, name: str) -> np.ndarray:
+    """Read one of MNIST's files: images as (N, pixels) uint8, or labels as (N,) int64.
+
+    The format (idx) is four bytes, the last of which counts the dimensions; these, as big-endian
+    integers of 32 bits; and the values as bytes. What it holds is compared with a digest later.
+
+    Raises:
+        DataError: It cannot be read, or is not such a file.
+    """
+    path = _idx_file(folder, name)
+    assert path is not None
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            content = file.read(MAX_IDX_BYTES)  # nor more of an archive that unpacks to very much
+        dimensions = content[3]
+        shape = np.frombuffer(content, ">u4", dimensions, offset=4).tolist()
+        values = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+    except (OSError, EOFError, zlib.error, ValueError, TypeError, IndexError) as error:
+        raise DataError(f"{path} is damaged: {_cause(error)}") from error
+    return values.astype(np.int64) if dimensions == 1 else values.reshape(len(values), -1)
 
 
 def _copy_intact(archives: Mapping[str, str], source: Path, target: Path) -> None:
@@ -403,7 +439,7 @@ def _read_arrays(path: Path, archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
         wanted = "biuf" if name.startswith("x") else "iu"
         if dtype.hasobject:
             raise DataError(f"{path}: {name} holds pickled Python objects, which are not read")
-        if dtype.kind not in wanted or (dtype.kind == "b" and len(shape) == 4):
+        if dtype.kind not in wanted or (dtype.kind == "b" and shape[3:] == (3,)):
             kinds = "integers" if wanted == "iu" else "integers, floats or (gray only) bool"
             raise DataError(f"{path}: {name} has dtype {dtype}, not {kinds}")
         # Before anything is allocated: a damaged header can ask for petabytes.
@@ -413,9 +449,10 @@ def _read_arrays(path: Path, archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
     pixels = {}
     for split in ("train", "test"):
         x, y = headers[f"x_{split}"][0], headers[f"y_{split}"][0]
-        if len(x) not in (2, 3) and not (len(x) == 4 and x[3] == 3):
+        if len(x) not in (2, 3) and not (len(x) == 4 and x[3] in (1, 3)):
             raise DataError(
-                f"{path}: x_{split} has shape {x}, not (N, H, W), (N, pixels) or (N, H, W, 3)"
+                f"{path}: x_{split} has shape {x}, not (N, H, W), (N, pixels), (N, H, W, 1) or "
+                "(N, H, W, 3)"
             )
         if len(y) != 1 and not (len(y) == 2 and y[1] == 1):
             raise DataError(f"{path}: y_{split} has shape {y}, not (N,) or (N, 1)")
@@ -494,7 +531,7 @@ def _as_pixels(path: Path, name: str, x: np.ndarray) -> tuple[np.ndarray, float]
         if x.min() < 0 or x.max() > 255:
             raise DataError(f"{path}: {_first(name, x, (x < 0) | (x > 255))}, not within 0..255")
         x = x.astype(np.uint8)
-    x = to_gray(x) if x.ndim == 4 else x.reshape(len(x), -1)
+    x = to_gray(x) if x.shape[3:] == (3,) else x.reshape(len(x), -1)
     if x.dtype.kind == "f":
         for image in np.flatnonzero(~x.any(axis=1)):
             if largest := abs(stored[image]).max():

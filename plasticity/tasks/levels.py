@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -47,7 +47,8 @@ from plasticity.tasks.spinchain import (
 )
 
 KINDS = ("all", "resolved")
-FORMAT = 1  # to be raised with any change of what is stored
+FORMAT = 1
+"""Version of the construction: to be raised with any change of what is stored."""
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _PROCESS_BYTES = 0.5e9  # of an interpreter with torch
 
@@ -129,6 +130,31 @@ def load_levels(num_sites: int, kind: str, data_root: Path) -> SpinLevels:
         return cache.levels()
 
 
+def key_of(num_sites: int, kind: str, version: int | None = None) -> dict[str, Any]:
+    """Return all that decides what a chain's levels are, but not the processor that rounds them.
+
+    Args:
+        num_sites: Length of the chain.
+        kind: "all" or "resolved".
+        version: Of the construction; None: ``FORMAT``.
+    """
+    return {
+        "format": version or FORMAT, "num_sites": num_sites, "boundary": "periodic", "kind": kind,
+        "couplings": {"XX": 1, "YY": 1, "ZZ": "delta"}, "deltas": list(DELTAS),
+        "states": "float32", "energies": "float64",
+    }  # fmt: skip
+
+
+def definition(num_sites: int, kind: str, version: int | None = None) -> str:
+    """Return the name of a chain, which is that of its folder; nothing is computed or read.
+
+    It is the same on every machine. The digest of what is computed is not: eigenvectors are rounded
+    otherwise by another processor.
+    """
+    key = json.dumps(key_of(num_sites, kind, version), sort_keys=True)
+    return f"xxz-L{num_sites}-{kind}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+
+
 class _Array:
     """An .npy file that is written and read in pieces (not mapped, which counts as memory)."""
 
@@ -184,13 +210,9 @@ class _Cache:
         self.num_sites, self.kind = num_sites, kind
         num_states = 2**num_sites
         num_levels = num_states if kind == "all" else int(sector_orbits(num_sites).max()) + 1
-        self.key = {
-            "format": FORMAT, "num_sites": num_sites, "boundary": "periodic", "kind": kind,
-            "couplings": {"XX": 1, "YY": 1, "ZZ": "delta"}, "deltas": list(DELTAS),
-            "states": "float32", "energies": "float64",
-        }  # fmt: skip
+        self.key = key_of(num_sites, kind)
         self._sha256 = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode())
-        self.path = root / f"xxz-L{num_sites}-{kind}-{self._sha256.hexdigest()[:12]}"
+        self.path = root / definition(num_sites, kind)
         self.states = _Array(self.path / "states.npy", (num_levels, len(DELTAS), num_states), "<f4")
         self.energies = _Array(self.path / "energies.npy", (len(DELTAS), num_levels), "<f8")
         self.manifest, self.journal = self.path / "manifest.json", self.path / "journal.jsonl"

@@ -15,6 +15,7 @@ from experiments import device
 from plasticity.learning.learner import Learner
 from plasticity.on_device import conditions
 from plasticity.on_device import figure as device_figure
+from plasticity.on_device import table as device_table
 from plasticity.on_device.conditions import COLUMNS, EXACT, QUOTED, Condition
 from plasticity.quantum.circuits import Brickwork
 from plasticity.quantum.device import NoiseModel
@@ -307,12 +308,55 @@ def test_the_same_seed_gives_the_same_rows_and_other_conditions_change_none(run:
         found.append(path.read_bytes())
     first, again, other, fewer = found
     assert first == again
-    assert first != other
-    assert {*fewer.splitlines()} < {*first.splitlines()}
+    assert not {*first.splitlines()} & {*other.splitlines()}
+    # Those of fewer conditions take the place of the same conditions with another seed.
+    of_first = {*fewer.splitlines()} - {*other.splitlines()}
+    assert len(of_first) == 5 * len(KEPT)
+    assert of_first < {*first.splitlines()}
+    assert len(fewer.splitlines()) == len(first.splitlines())
+    arm_rows = [json.loads(line) for line in first.splitlines()]
     of_other_arm = (arm_folder(run, "qnn-scaled") / "device.jsonl").read_bytes()
     assert [json.loads(line)["changed"] for line in of_other_arm.splitlines()] != [
-        json.loads(line)["changed"] for line in fewer.splitlines()
+        row["changed"] for row in arm_rows
     ]
+
+
+def test_conditions_are_added_to_those_that_are_there_which_are_not_evaluated_again(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = arm_folder(run, "qnn") / "device.jsonl"
+    real, evaluated = conditions.rows_of_network, []
+
+    def counted(learner: Any, task: Any, some: Any, *rest: Any) -> Any:
+        evaluated.extend((task.index, condition) for condition in some)
+        return real(learner, task, some, *rest)
+
+    monkeypatch.setattr(conditions, "rows_of_network", counted)
+    one = ["--arms=qnn", "--shots=3", "--depolarizing=0.1", "--readout-error"]
+    assert start(run, *one) == 0
+    first = path.read_bytes()
+    assert len(evaluated) == len(first.splitlines()) == 5 * len(KEPT)
+    evaluated.clear()
+    assert start(run, *one) == 0
+    assert (evaluated, path.read_bytes()) == ([], first)
+    capsys.readouterr()
+    assert start(run, *one, "--readout-error=0.3", "--depolarizing") == 0
+    assert len(evaluated) == len(KEPT)
+    assert "qnn: 5 conditions of 5 networks, 20 of 25 were there: " in capsys.readouterr().out
+    both = path.read_bytes()
+    assert {*first.splitlines()} < {*both.splitlines()}
+    assert len(both.splitlines()) == 6 * len(KEPT)
+    path.unlink()
+    assert start(run, *one, "--readout-error=0.3") == 0
+    assert path.read_bytes() == both
+    # A condition that not all of the compared networks have is in no table.
+    lines = both.splitlines(keepends=True)
+    late = [line for line in lines if json.loads(line)["task"] >= 4]
+    kept = [line for line in lines if line not in late or json.loads(line)["readout_error"] != 0.3]
+    path.write_bytes(b"".join(kept))
+    table = device_table.table({"qnn": read_rows(path.parent, "device.jsonl")})
+    assert "Left out: 1 condition, not evaluated for all of these networks.\n" in table
+    assert table.count("| 0.3 |") == 0
 
 
 def test_conditions_are_shots_twice_and_each_noise_by_itself() -> None:
@@ -413,7 +457,7 @@ def test_a_command_that_is_killed_while_it_writes_leaves_no_half_file(
     def fatal(source: Any, target: Any) -> None:
         if str(target).endswith("device.jsonl"):
             calls.append(target)
-            if len(calls) == 2:
+            if target.parent != files[0].parent and len(calls) > len(KEPT):
                 raise Killed
         replace(source, target)
 
@@ -428,7 +472,7 @@ def test_a_command_that_is_killed_while_it_writes_leaves_no_half_file(
     assert not [*run.rglob("*.tmp")]
 
 
-def test_control_c_keeps_the_arms_that_were_evaluated(
+def test_control_c_keeps_the_networks_that_were_evaluated(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     real, calls = conditions.rows_of_network, []
@@ -442,11 +486,19 @@ def test_control_c_keeps_the_arms_that_were_evaluated(
     monkeypatch.setattr(conditions, "rows_of_network", interrupted)
     assert start(run, *FEW) == 130
     said = capsys.readouterr().err
-    assert said.splitlines()[-1] == "stopped: arms that were evaluated to the end are saved."
+    assert said.splitlines()[-1] == "stopped: what is evaluated is kept; the same command goes on."
     assert len(rows_on_device(run, "qnn")) == 9 * len(KEPT)
-    assert not (arm_folder(run, "qnn-scaled") / "device.jsonl").exists()
+    assert len(rows_on_device(run, "qnn-scaled")) == 9 * 2
+    calls.clear()
+    calls.extend([0] * 8)
     assert start(run, *FEW) == 0
-    assert len(rows_on_device(run, "qnn-scaled")) == 9 * len(KEPT)
+    assert len(calls) == 8 + len(KEPT) - 2
+    files = [arm_folder(run, arm) / "device.jsonl" for arm in ("qnn", "qnn-scaled")]
+    resumed = [file.read_bytes() for file in files]
+    for file in files:
+        file.unlink()
+    assert start(run, *FEW) == 0
+    assert [file.read_bytes() for file in files] == resumed
 
 
 def test_an_arm_is_locked_while_it_is_evaluated(

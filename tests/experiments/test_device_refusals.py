@@ -14,6 +14,7 @@ import torch
 from matplotlib.figure import Figure
 
 from experiments import ant, device, mnist
+from plasticity.on_device import conditions
 from plasticity.on_device import figure as device_figure
 from plasticity.quantum.layer import QNN
 from plasticity.results import provenance
@@ -138,21 +139,26 @@ def test_other_data_than_the_runs_is_refused(refused: Callable[..., str], run: P
     assert "digits: not the data of run" in refused(run, "--dataset", "digits", status=1)
 
 
-def test_rows_that_were_edited_are_refused_and_evaluating_again_is_a_way_out(
+def test_rows_that_were_edited_are_refused_and_removing_them_is_a_way_out(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert device.main([str(run), *SHORT]) == 0
     path = arm_folder(run, "qnn") / "device.jsonl"
     other = read_run(run).arm("qnn-scaled", mnist.RELEASED.arms["qnn"].json())
     other.close()
-    for content in ('{"task": 0}\n', "[]\n", "no JSON\n"):
+    odd = json.loads(path.read_text().splitlines()[0]) | {"shots": [3]}
+    for content in ('{"task": 0}\n', "[]\n", "no JSON\n", json.dumps(odd) + "\n"):
         (other.path / "device.jsonl").write_text(content)
         assert device.main([str(run), *SHORT, "--arms", "qnn"]) == 1
         said = capsys.readouterr().err
         assert str(other.path / "device.jsonl") in said
         assert "evaluate" in said
-        path.write_text(content)
         (other.path / "device.jsonl").unlink()
+        path.write_text(content)
+        assert device.main([str(run), *SHORT, "--arms", "qnn"]) == 1
+        assert str(path) in capsys.readouterr().err
+        assert path.read_text() == content
+        path.unlink()
         assert device.main([str(run), *SHORT, "--arms", "qnn"]) == 0
 
 
@@ -183,6 +189,22 @@ def test_the_circuit_of_the_last_network_is_written_and_counted(
     state = torch.load(path / "checkpoint.pt")["state"]["network"]
     expected = float(state["angles"].double().sum())
     assert (path / "circuit.qasm").read_text() == f"OPENQASM 3.0; // {expected}\n"
+
+
+def test_circuits_alone_are_written_without_evaluating_anything(
+    export: ModuleType, run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    def evaluate(*arguments: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(conditions, "rows_of_network", evaluate)
+    assert device.main([str(run), "--qasm"]) == 0
+    path = arm_folder(run, "qnn")
+    state = torch.load(path / "checkpoint.pt")["state"]["network"]
+    expected = float(state["angles"].double().sum())
+    assert (path / "circuit.qasm").read_text() == f"OPENQASM 3.0; // {expected}\n"
+    assert not (path / "device.jsonl").exists()
+    assert not (run / "device.md").exists()
 
 
 @pytest.mark.parametrize("kind", [ImportError, TypeError, ValueError, RuntimeError])

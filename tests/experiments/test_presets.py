@@ -7,18 +7,20 @@ import dataclasses
 import importlib
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from experiments.parts.finding import recorded_identity
 
 from experiments.cli import parse as cli
 from plasticity.learning.remedy import Remedy
 from plasticity.networks.network import Network
 from plasticity.protocol.arms import ArmConfig
-from plasticity.protocol.experiment import Preset
+from plasticity.protocol.experiment import Experiment, Preset
 from plasticity.results.names import config_hash
-from plasticity.runs.experiment import Experiment
+from plasticity.results.record import open_run
 
 # Stands for the data: its content has this digest, or it is the environment of this name.
 DATA = SimpleNamespace(digest="0" * 64, name="Ant-v4")
@@ -58,11 +60,11 @@ HASHES: dict[tuple[str, str], tuple[str, dict[str, str]]] = {
     ("cifar", "deep"): ("1f2ee76b", {"mlp": "4aa50c5d", "qnn": "b8c25783"}),
     ("cifar", "matched"): ("1f2ee76b", {"mlp": "790e15a3", "qnn": "82c6f919"}),
     ("cifar", "quick"): ("61905cfa", {"mlp": "7a86aee5", "qnn": "87fae53b"}),
-    ("qdata", "released"): ("d32ab6cb", {"mlp": "7e9b5e0f", "qnn": "3b24a980"}),
-    ("qdata", "matched"): ("d32ab6cb", {"mlp": "53711daf", "qnn": "3b24a980"}),
-    ("qdata", "resolved"): ("4b24f151", {"mlp": "7e9b5e0f", "qnn": "3b24a980"}),
+    ("qdata", "released"): ("158d2073", {"mlp": "7e9b5e0f", "qnn": "3b24a980"}),
+    ("qdata", "matched"): ("158d2073", {"mlp": "53711daf", "qnn": "3b24a980"}),
+    ("qdata", "resolved"): ("472fd2be", {"mlp": "7e9b5e0f", "qnn": "3b24a980"}),
     ("qdata", "why"): (
-        "4b24f151",
+        "472fd2be",
         {
             "mlp": "f94ab04a",
             "qnn": "f6f96853",
@@ -88,10 +90,18 @@ HASHES: dict[tuple[str, str], tuple[str, dict[str, str]]] = {
             "mlp-sin": "49b9e74a",
         },
     ),
-    ("qdata", "quick"): ("47eb311a", {"mlp": "0dc3bfd8", "qnn": "cd420f72"}),
+    ("qdata", "quick"): ("50ad1696", {"mlp": "0dc3bfd8", "qnn": "cd420f72"}),
     ("ant", "released"): ("4fdbee6e", {"mlp": "6a6d3cf9", "qnn": "875b832a"}),
     ("ant", "matched"): ("4fdbee6e", {"mlp": "ae102693", "qnn": "875b832a"}),
     ("ant", "quick"): ("814eccec", {"mlp": "aa80eaa4", "qnn": "c83dc055"}),
+}
+# Run folders of states of this digest had these digits while they were named after it.
+NAMED_BEFORE = {
+    ("qdata", "released"): "d32ab6cb",
+    ("qdata", "matched"): "d32ab6cb",
+    ("qdata", "resolved"): "4b24f151",
+    ("qdata", "why"): "4b24f151",
+    ("qdata", "quick"): "47eb311a",
 }
 EXPERIMENTS = {
     name: importlib.import_module(f"experiments.{name}").EXPERIMENT
@@ -127,6 +137,23 @@ def test_hashes_of_presets_are_as_recorded(name: str, preset: str) -> None:
     found = EXPERIMENTS[name].presets[preset]
     assert hashes_of(EXPERIMENTS[name], found.config, found.arms) == pinned
     assert said(name, "--preset", preset) == pinned
+
+
+@pytest.mark.parametrize(("name", "preset"), NAMED_BEFORE)
+@pytest.mark.parametrize("digest", ["0" * 64, "1" * 64])
+def test_runs_that_were_named_otherwise_before_are_found_whatever_the_bits_of_the_data(
+    name: str, preset: str, digest: str, tmp_path: Path
+) -> None:
+    experiment, found = EXPERIMENTS[name], EXPERIMENTS[name].presets[preset]
+    identity = experiment.identity(found.config, DATA)
+    before = identity | {"dataset": f"sha256:{DATA.digest}"}
+    folder = open_run(tmp_path, f"{name}-{preset}-seed0", before).path
+    assert folder.name == f"{name}-{preset}-seed0-{NAMED_BEFORE[name, preset]}"
+    data = SimpleNamespace(digest=digest)
+    for config, there in ((found.config, before), (dataclasses.replace(found.config, seed=1), None),
+                          (dataclasses.replace(found.config, batch_size=63), None)):  # fmt: skip
+        asked = recorded_identity(experiment, preset, config, data, found.arms, tmp_path)
+        assert asked == (there or experiment.identity(config, DATA))
 
 
 @pytest.mark.parametrize(("name", "preset"), HASHES)

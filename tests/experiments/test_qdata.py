@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import figures
+from experiments import figures, measure
 from experiments.cli import parse as cli
 from experiments.qdata import (
     EXPERIMENT,
@@ -27,17 +27,22 @@ from plasticity.learning.learner import Learner
 from plasticity.learning.loop import train_on_stream
 from plasticity.networks.mlp import Mlp
 from plasticity.protocol.arms import ArmConfig
-from plasticity.protocol.experiment import Preset
+from plasticity.protocol.experiment import Preset, content_of
 from plasticity.protocol.options import TaskOptions
 from plasticity.protocol.supervised import Supervised
 from plasticity.quantum.layer import QNN
 from plasticity.remedies import REMEDIES
 from plasticity.results import provenance
+from plasticity.studies.cells import cells, folder_of, is_complete
+from plasticity.studies.declaration import bits_of
+from plasticity.studies.study import Study
+from plasticity.tasks import levels as levels_module
 from plasticity.tasks.levels import SpinLevels, load_levels
 from tests.experiments.runs import (
     arm_folder,
     contents,
     fields_of,
+    provenance_of,
     replaced,
     rows_of,
     run_folder,
@@ -160,9 +165,118 @@ def test_no_field_of_an_arm_is_ignored(name: str, field: str, data_root: Path) -
     assert (rows == before) == ((name, field) in CHANGES_NO_NUMBER)
 
 
-def test_content_of_the_levels_is_part_of_the_identity(data_root: Path) -> None:
-    one, other = (levels_of(6, kind, data_root) for kind in ("all", "resolved"))
-    assert EXPERIMENT.identity(TINY.config, one) != EXPERIMENT.identity(TINY.config, other)
+# ------------------------------------------------------------------------- on another processor
+@pytest.fixture
+def rounded_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder of data whose states differ from those of the others in their last bits."""
+    solve = levels_module.eigensystem
+
+    def other(num_sites: int, delta: float) -> tuple[np.ndarray, np.ndarray]:
+        energies, states = solve(num_sites, delta)
+        return energies, states * (1 + 2**-22)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(levels_module, "eigensystem", other)
+        load_levels(6, "all", tmp_path / "other")
+    return tmp_path / "other"
+
+
+@pytest.mark.parametrize("named_after", ["content", "definition"])
+def test_run_goes_on_where_states_have_other_bits_and_says_so(
+    named_after: str, tiny: list[str], tmp_path: Path, data_root: Path, rounded_otherwise: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    here, there = (levels_of(6, "all", root) for root in (data_root, rounded_otherwise))
+    before = dataclasses.replace(EXPERIMENT, identify=content_of, renamed=None)
+    named = before if named_after == "content" else EXPERIMENT
+    alone = [*tiny, "--num-tasks=2", "--arms=mlp"]
+    alone = [word for word in alone if "--qnn" not in word]
+    assert cli.main(named, alone) == 0
+    assert "trained on states" not in capsys.readouterr().out
+    folder = run_folder(tmp_path / "results")
+    words = [*alone, f"--data-root={rounded_otherwise}", "--num-tasks=3"]
+    assert start(*words) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if "trained on states" in line]
+    digests = f"(sha256:{here.digest[:8]}; here sha256:{there.digest[:8]})"
+    assert len(said) == 1 and said[0].startswith("mlp: ") and digests in said[0]
+    assert run_folder(tmp_path / "results") == folder
+    assert len(rows_of(folder, "mlp")) == 3
+    assert provenance_of(folder, "mlp")[-1]["content"] == f"sha256:{there.digest}"
+    # Both are in it now; what is measured is compared with both.
+    for root in (data_root, rounded_otherwise):
+        words = [str(folder), "--metrics=spectrum", f"--data-root={root}"]
+        assert measure.main(words) == 0
+        assert capsys.readouterr().out.count("mlp: trained on states") == 1
+
+
+@pytest.mark.parametrize("named_after", ["content", "definition"])
+def test_uninterrupted_and_resumed_runs_are_equal_whatever_they_are_named_after(
+    named_after: str, tiny: list[str], tmp_path: Path
+) -> None:
+    before = dataclasses.replace(EXPERIMENT, identify=content_of, renamed=None)
+    named = before if named_after == "content" else EXPERIMENT
+    assert cli.main(named, [*tiny, f"--results={tmp_path / 'whole'}"]) == 0
+    assert cli.main(named, [*tiny, "--num-tasks=2"]) == 0
+    assert start(*tiny) == 0
+    whole, pieces = run_folder(tmp_path / "whole"), run_folder(tmp_path / "results")
+    assert whole.name == pieces.name
+    assert contents(whole) == contents(pieces)
+
+
+def test_cells_are_found_in_the_folder_where_they_have_most_rows(
+    data_root: Path, rounded_otherwise: Path, tmp_path: Path
+) -> None:
+    options = ("--num-sites=6", "--num-tasks=3", "--batch-size=107", "--data-root")
+    study, same = (
+        Study("s", "?", "qdata", "quick", ("mlp",), (0,), (*options, str(root)))
+        for root in (rounded_otherwise, data_root)
+    )
+    (cell,) = cells(study)
+    (on_the_other,) = cells(same)
+    results = tmp_path / "results"
+    before = dataclasses.replace(EXPERIMENT, identify=content_of, renamed=None)
+    for machine, tasks in ((on_the_other, 2), (cell, 3)):  # each in a folder of its own bits
+        assert not is_complete(cell, results)
+        words = [*machine.command(results)[3:], f"--num-tasks={tasks}"]
+        assert cli.main(before, words) == 0
+    assert len([*results.iterdir()]) == 2
+    for of_either in (cell, on_the_other):
+        assert is_complete(of_either, results)
+        assert len(rows_of(folder_of(of_either, results).parent, "mlp")) == 3
+    config = json.loads((folder_of(cell, results).parent / "config.json").read_text())
+    assert config["dataset"] == f"sha256:{levels_of(6, 'all', rounded_otherwise).digest}"
+    # The command that was typed on the other machine finds it, too: nothing is trained twice.
+    earlier = snapshot(results)
+    assert start(*on_the_other.command(results)[3:]) == 0
+    assert snapshot(results) == earlier
+
+
+def test_study_says_that_its_cells_were_trained_on_states_of_different_bits(
+    data_root: Path, rounded_otherwise: Path, tmp_path: Path
+) -> None:
+    options = ("--num-sites=6", "--num-tasks=1", "--batch-size=107", f"--data-root={data_root}")
+    study = Study("s", "?", "qdata", "quick", ("mlp", "linear"), (0,), options)
+    results = tmp_path / "results"
+    for cell, root in zip(cells(study), (data_root, rounded_otherwise), strict=True):
+        assert bits_of(cells(study), results) == ""
+        assert start(*cell.command(results)[3:], f"--data-root={root}") == 0
+    said = bits_of(cells(study), results)
+    assert "2 processors or libraries" in said and "\n" not in said
+    for root in (data_root, rounded_otherwise):
+        assert f"1 of sha256:{levels_of(6, 'all', root).digest[:8]}" in said
+
+
+def test_seeds_of_runs_that_are_named_after_either_are_drawn_together(
+    tiny: list[str], tmp_path: Path
+) -> None:
+    before = dataclasses.replace(EXPERIMENT, identify=content_of, renamed=None)
+    assert cli.main(before, tiny) == 0
+    assert start(*tiny, "--seed=1") == 0
+    folders = [str(path) for path in (tmp_path / "results").iterdir()]
+    assert figures.main([*folders, str(tmp_path / "both.png")]) == 0
+    assert start(*tiny, "--seed=2", "--batch-size=99") == 0
+    folders = [str(path) for path in (tmp_path / "results").iterdir()]
+    assert figures.main([*folders, str(tmp_path / "all.png")]) == 2
 
 
 # ------------------------------------------------------------------------------------- protocol

@@ -5,22 +5,31 @@ import os
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from experiments import study
 from plasticity.errors import Failure
+from plasticity.metrics import METRICS
+from plasticity.networks import NETWORKS
+from plasticity.remedies import REMEDIES
+from plasticity.studies import report
 from plasticity.studies import workers as engine
-from plasticity.studies.cells import cells
+from plasticity.studies.cells import cells, folder_of
 from plasticity.studies.study import Study
 from tests.experiments.runs import snapshot, start
 from tests.experiments.studying import ROOT, tiny_study, train_here, write_study
 from tests.experiments.test_commands import run
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
+
+CLUSTER = (ROOT / "docs" / "studies" / "cluster.md").read_text()
+RECIPES = re.findall(r"^(?:xargs|tr|parallel) .*cells\.txt.*$", CLUSTER, re.MULTILINE)
 
 
 @pytest.fixture
@@ -98,6 +107,138 @@ def test_a_file_that_is_no_study_is_one_line(what: str, said: Callable[..., tupl
     assert (status, printed) == (1, "")
     assert part in line
     assert len(line.splitlines()) == 1
+
+
+OWN_ENTRIES = {
+    "the network 'mine'": (
+        "from plasticity.networks import NETWORKS\nNETWORKS['mine'] = NETWORKS['linear']",
+        "('mlp', 'fresh:mine+l2')", (),
+    ),
+    "the network 'linear'": (
+        "import dataclasses\nfrom plasticity.networks import NETWORKS\n"
+        "NETWORKS['linear'] = dataclasses.replace(NETWORKS['linear'])",
+        "('linear',)", (),
+    ),
+    "the remedy 'mine'": (
+        "from plasticity.remedies import REMEDIES\nREMEDIES['mine'] = REMEDIES['l2']",
+        "('mlp+mine',)", (),
+    ),
+    "the metric 'mine'": (
+        "from plasticity.metrics import METRICS\nMETRICS['mine'] = METRICS['logit']",
+        "('mlp',)", ("mine",),
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture
+def registries() -> Iterator[None]:
+    """Forget what is registered meanwhile."""
+    before = [(registry, {**registry}) for registry in (NETWORKS, REMEDIES, METRICS)]
+    yield
+    for registry, entries in before:
+        registry.clear()
+        registry.update(entries)
+
+
+@pytest.mark.usefixtures("registries")
+@pytest.mark.parametrize("what", OWN_ENTRIES)
+def test_what_a_study_file_registers_is_refused_at_once_since_cells_would_not_know_it(
+    what: str, said: Callable[..., tuple]
+) -> None:
+    code, arms, metrics = OWN_ENTRIES[what]
+    text = (
+        "from plasticity.studies.study import Study\n{}\n"
+        "STUDY = Study('own', '?', 'mnist', 'quick', {}, (0,), metrics={})\n"
+    )
+    Path("own.py").write_text(text.format(code, arms, metrics))
+    status, printed, line = said("own.py", "--list")
+    assert (status, printed) == (1, "")
+    assert line.startswith(f"error: own.py: it registers {what}, which the commands of its cells")
+    assert "docs/extend.md" in line
+    assert len(line.splitlines()) == 1
+    # What no cell asks for keeps nobody from anything.
+    Path("own.py").write_text(text.format(code, "('qnn',)", ()))
+    assert said("own.py", "--list")[0] == 0
+
+
+def test_what_a_study_file_prints_is_no_command_of_the_list(
+    tiny: Study, tmp_path: Path, results: Path, said: Callable[..., tuple]
+) -> None:
+    file = write_study(tmp_path / "own.py", tiny)
+    quiet = said(str(file), "--list", f"--results={results}")
+    file.write_text(file.read_text() + "print(STUDY.digest())\n")
+    loud = said(str(file), "--list", f"--results={results}")
+    assert loud == (0, quiet[1], f"{tiny.digest()}\n")
+    file.write_text("raise SystemExit(0)\n")
+    status, _, line = said(str(file), "--list")
+    assert (status, line) == (1, f"error: {file}: SystemExit: 0\n")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_recipes_of_the_page_run_each_line_of_the_list_whatever_is_in_it(
+    recipe: str, tmp_path: Path
+) -> None:
+    if shutil.which(recipe.split()[0]) is None:
+        pytest.skip(f"{recipe.split()[0]} is not installed")
+    names = ["it's here", 'a "b" c', "back\\slash", "plain"]
+    lines = [shlex.join(["touch", str(tmp_path / name)]) for name in names]
+    (tmp_path / "cells.txt").write_text("\n".join(lines) + "\n")
+    subprocess.run(recipe, shell=True, cwd=tmp_path, check=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"cells.txt", *names}
+
+
+def test_a_schedulers_file_is_as_good_as_its_address(tmp_path: Path) -> None:
+    for address in ("tcp://node1:8786", "node1:8786", "inproc://a/b.json"):
+        assert study.address_in(address) == address
+    file = tmp_path / "scheduler.json"
+    with pytest.raises(Failure, match=r"scheduler\.json: No such file"):
+        study.address_in(str(file))
+    for content in ("", "[]", "{}", "no JSON"):
+        file.write_text(content)
+        with pytest.raises(Failure, match=r"scheduler\.json: it is no scheduler file"):
+            study.address_in(str(file))
+    file.write_text('{"type": "Scheduler", "address": "tcp://10.0.0.1:8786"}')
+    assert study.address_in(str(file)) == "tcp://10.0.0.1:8786"
+
+
+# --- reports that are there
+
+
+def test_a_report_is_kept_from_one_of_fewer_complete_cells(
+    tiny: Study, tmp_path: Path, results: Path, said: Callable[..., tuple],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    for drawn in ("over_tasks", "level_against_drop"):  # which takes seconds
+        monkeypatch.setattr(report, drawn, lambda *_, **__: Figure((1, 1)))
+    file = write_study(tmp_path / "own.py", tiny)
+    words = [str(file), "--report", f"--results={results}"]
+    folder = results / "studies" / f"tiny-{tiny.digest()}"
+    status, printed, line = said(*words)
+    assert (status, printed) == (1, f"report: {folder / 'report.md'}\n")
+    assert line.startswith("error: no seed of any arm is complete in ")
+    assert "4 of 4 cells are not complete" in (folder / "report.md").read_text()
+    train_here(cells(tiny)[0], results)
+    assert said(*words)[0] == 0
+    (tmp_path / "earlier").mkdir()
+    shutil.copytree(folder / "records", tmp_path / "earlier" / "records")
+    train_here(cells(tiny)[1], results)
+    assert said(*words)[0] == 0
+    before = snapshot(folder)
+    # Neither other records nor run folders that are gone take its place.
+    rows = folder_of(cells(tiny)[1], results) / "rows.jsonl"
+    for more in (["--records", str(tmp_path / "earlier" / "records")], []):
+        if not more:
+            rows.rename(tmp_path / "rows")
+        status, printed, line = said(*words, *more)
+        assert (status, printed) == (1, "")
+        assert f"{folder} has a report of 2 complete cells, and is kept: 1 of them" in line
+        assert "(linear+l2-init seed 0)" in line and len(line.splitlines()) == 2
+        assert snapshot(folder) == before
+    (tmp_path / "rows").rename(rows)
+    assert said(*words)[0] == 0
+    shutil.rmtree(folder)
+    assert said(*words, "--records", str(tmp_path / "earlier" / "records"))[0] == 0
+    assert said(*words)[0] == 0  # of more than is there
 
 
 def test_the_list_has_the_commands_of_the_cells_that_are_not_complete(
@@ -256,6 +397,17 @@ def test_tuning_lists_its_own_cells_and_writes_its_curve(
     path = results / "studies" / f"tiny-{tiny.digest()}" / "tuning.md"
     assert printed == f"{path.read_text()}\ntuning: {path}\n"
     assert re.search(r"\| mlp \| \*\*0\.\d{4}\*\* \| none \| 0\.1, at the edge \|$", printed, re.M)
+    # Of fewer seeds, it is kept.
+    before = path.read_text()
+    for rows in results.rglob("rows.jsonl"):
+        rows.unlink()
+    status, _, line = said(*words, "--report")
+    assert (status, path.read_text()) == (1, before)
+    assert f"{path} has 1 seeds of arms and values, what is read now has 0: it is kept." in line
+    path.unlink()
+    status, _, line = said(*words, "--report")
+    assert (status, path.exists()) == (1, False)
+    assert "no value has been tried" in line
     status, _, line = said(str(write_study(tmp_path / "other.py", tiny_study(tmp_path))), "--tune")
     assert (status, line) == (
         2, "error: --tune: the study tiny has no rates or no tuning_seeds (see --help)\n"

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -91,11 +92,12 @@ def test_a_failing_cell_is_named_with_what_it_said_and_the_others_end(tmp_path: 
     status, printed, said = run_study(tmp_path, str(file), "--workers=2")
     assert status == 1
     assert printed.startswith("report: ")
-    lines = said.rpartition("\r")[2].splitlines()[-3:]
-    assert "-m experiments.mnist --preset quick --arms qnn " in lines[0]
-    assert lines[0].endswith(": status 2")
-    assert lines[1].startswith("  error: --arms qnn: readout z-of-first gives 1 logit")
-    assert lines[2] == "error: 1 of 2 cells failed: qnn seed 0"
+    lines = said.rpartition("\r")[2].splitlines()[-4:]
+    # A line of its own, to be pasted into a shell.
+    assert shlex.split(lines[0]) == cells(tiny)[0].command(results)
+    assert lines[1] == "  status 2"
+    assert lines[2].startswith("    error: --arms qnn: readout z-of-first gives 1 logit")
+    assert lines[3] == "error: 1 of 2 cells failed: qnn seed 0"
     assert [len(rows_of(cell, results)) for cell in cells(tiny)] == [0, 3]
 
 

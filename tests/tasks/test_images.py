@@ -156,6 +156,15 @@ def test_digest_changes_with_any_one_value(tmp_path, changed):
         assert load_npz(write_npz(tmp_path / "b.npz", **{changed: other})).digest != base.digest
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float64, bool])
+def test_gray_images_may_have_a_last_dimension_of_one(tmp_path, dtype):
+    flat = {name: (array > 99 if dtype is bool else array.astype(dtype))
+            for name, array in small_arrays().items() if name[0] == "x"}  # fmt: skip
+    deep = {name: array[..., None] for name, array in flat.items()}
+    with_one, without = (load_npz(write_npz(tmp_path / "a.npz", **x)) for x in (deep, flat))
+    assert with_one.digest == without.digest
+
+
 def test_digest_changes_with_shape_dtype_and_scale_and_with_nothing_else():
     arrays = [a.reshape(len(a), -1) if a.ndim > 1 else a for a in small_arrays().values()]
     digest = Images("a", *arrays, 1.0).digest
@@ -521,6 +530,35 @@ def test_mnist_is_unpacked_then_read_from_its_cache_without_network(mnist, no_ne
         packed.unlink()
     assert load_mnist(root).digest == images.digest
     assert no_network == []
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_four_files_of_mnist_lie_in_the_root_itself_also_where_nothing_can_be_written(
+    tmp_path, official, no_network, packed
+):
+    root = tmp_path / "files"
+    root.mkdir()
+    for name, content in mnist_archives().items():
+        content, name = (content, name) if packed else (gzip.decompress(content), name[:-3])
+        (root / name).write_bytes(content)
+    before = sorted(root.iterdir())
+    images = load_images("mnist", root)
+    np.testing.assert_array_equal(images.x_test, T.reshape(6, 20))
+    np.testing.assert_array_equal(images.y_train, Y)
+    assert (images.x_train.dtype, images.y_test.dtype) == (np.uint8, np.int64)
+    assert (sorted(root.iterdir()), no_network) == (before, [])
+
+
+def test_damaged_files_in_the_root_are_not_read_and_whole_ones_below_it_are(mnist, no_network):
+    root = mnist.parents[1]
+    whole = mnist_archives()
+    for damage in (b"", b"\x1f\x8b", b"\0\0\x08\xff", whole[min(whole)][:-9]):
+        for name, content in whole.items():
+            (root / name).write_bytes(damage if name == min(whole) else content)
+        assert load_mnist(root).digest == data.MNIST_DIGEST
+    for packed in mnist.glob("*"):
+        packed.unlink()
+    assert "not whole" in message_of(load_mnist, root)
 
 
 def test_official_mnist_digest_is_checked(mnist, monkeypatch, no_network):

@@ -570,7 +570,9 @@ def test_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch, error):
 
 def test_key_is_all_that_decides_the_content(tmp_path, monkeypatch):
     folder = levels._Cache(6, "all", tmp_path).path
-    assert folder.name.startswith("xxz-L6-all-") and len(folder.name.rpartition("-")[2]) == 12
+    # Runs are named after it: it is the same on all machines, and for all time.
+    assert folder.name == levels.definition(6, "all") == "xxz-L6-all-944108f263d4"
+    assert levels.definition(10, "resolved") == "xxz-L10-resolved-763833af49f9"
     monkeypatch.setattr(levels, "FORMAT", 2)
     assert levels._Cache(6, "all", tmp_path).path != folder
     monkeypatch.undo()
