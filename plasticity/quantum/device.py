@@ -26,7 +26,7 @@ from plasticity.quantum.engine.operators import (
     pulling_back,
     reading_zero,
 )
-from plasticity.quantum.engine.transforms import is_transformed
+from plasticity.quantum.engine.transforms import is_transformed, may_be_kept
 from plasticity.quantum.readouts import Readout
 
 OUTCOMES = 32
@@ -238,7 +238,7 @@ class DeviceQNN(nn.Module):
     def _operators(self) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
         """Yield operators as real matrices, some outcomes at once, and the qubits' sizes."""
         gates = self._circuit.gates()
-        keeps = not torch.is_grad_enabled() and not is_transformed(gates)
+        keeps = not torch.is_grad_enabled() and may_be_kept(gates)
         if keeps and self._kept is not None:
             kept_gates, kept_noise, matrices, sizes = self._kept
             same_kind = matrices.dtype == self._dtype and matrices.device == gates.device
@@ -248,7 +248,8 @@ class DeviceQNN(nn.Module):
         self._kept = None  # before others are made
         num_outcomes = self.readout.num_outcomes(self.ansatz.num_qubits)
         for matrices, sizes in self._made(gates):
-            if keeps and matrices.shape[2] == (num_outcomes or 1):  # all of them
+            is_all = matrices.shape[2] == (num_outcomes or 1)
+            if keeps and is_all and may_be_kept(matrices):
                 self._kept = gates.clone(), self.noise, matrices, sizes
             yield matrices, sizes
 

@@ -15,11 +15,11 @@ from plasticity.quantum.circuits import Ansatz
 from plasticity.quantum.device import DeviceQNN, NoiseModel
 from plasticity.quantum.encoding import checked_samples, initial_state, precision_of
 from plasticity.quantum.engine.contraction import sweep
-from plasticity.quantum.engine.costs import Carry, Way, cheapest
+from plasticity.quantum.engine.costs import Carry, Way, Ways
 from plasticity.quantum.engine.gates import gate_matrices
 from plasticity.quantum.engine.program import Lease
 from plasticity.quantum.engine.reading import by_matrix, matrix_of, probabilities
-from plasticity.quantum.engine.transforms import is_forward_mode, is_transformed
+from plasticity.quantum.engine.transforms import is_forward_mode, is_transformed, may_be_kept
 from plasticity.quantum.readouts import Readout
 
 
@@ -53,7 +53,7 @@ class _Evaluate:
         if readout.qubit is not None and not unitary:
             raise ValueError(f"{readout} needs probabilities: gates that are not unitary give none")
         self.ansatz, self.readout, self.carry, self.unitary = ansatz, readout, carry, unitary
-        self._ways: dict[tuple[int, int, bool, Carry | None], Way] = {}
+        self._ways = Ways(ansatz, readout.qubit, unitary)
         self._kept: tuple[Way, Tensor, Tensor] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:  # copies and pickles begin without a kept matrix
@@ -85,24 +85,18 @@ class _Evaluate:
         return readout(2 * read - 1)  # the probability of 0 less that of 1
 
     def _way(self, x: Tensor, grad: bool) -> Way:
-        """Return what is cheapest; asked only once, since to compare ansaetze takes a while."""
-        kind = (*x.shape, grad, self.carry)
-        if kind not in self._ways:
-            self._ways[kind] = cheapest(
-                self.ansatz,
-                self.readout.qubit,
-                batch=len(x),
-                features=x.shape[1],
-                outcomes=self.readout.num_outcomes(self.ansatz.num_qubits),
-                grad=grad,
-                unitary=self.unitary,
-                carry=self.carry,
-            )
-        return self._ways[kind]
+        """Return what is cheapest."""
+        return self._ways.cheapest(
+            batch=len(x),
+            features=x.shape[1],
+            outcomes=self.readout.num_outcomes(self.ansatz.num_qubits),
+            grad=grad,
+            carry=self.carry,
+        )
 
     def _matrix(self, way: Way, weights: Tensor, count: int) -> Tensor:
         """Return the matrix of ``count`` rows or columns, or the kept one that has them."""
-        if self._kept is not None:
+        if self._kept is not None and may_be_kept(weights):
             kept_way, kept_weights, kept = self._kept
             same_kind = (
                 weights.dtype == kept_weights.dtype and weights.device == kept_weights.device
@@ -112,7 +106,9 @@ class _Evaluate:
             if same_way and enough and same_kind and torch.equal(weights, kept_weights):
                 return kept
         matrix = matrix_of(way, weights, count, sweep)
-        self._kept = way, weights.detach().clone(), matrix
+        made_of = weights.detach().clone()
+        if may_be_kept(made_of, matrix):
+            self._kept = way, made_of, matrix
         return matrix
 
 

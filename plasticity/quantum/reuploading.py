@@ -15,7 +15,7 @@ from plasticity.quantum.circuits import Ansatz, in_backend
 from plasticity.quantum.encoding import checked_samples, initial_state, precision_of
 from plasticity.quantum.engine.constants import cached_constants
 from plasticity.quantum.engine.contraction import sweep
-from plasticity.quantum.engine.costs import Carry, cheapest
+from plasticity.quantum.engine.costs import Carry, Ways
 from plasticity.quantum.engine.planning import Plan, reversed_plan
 from plasticity.quantum.layer import QNN
 from plasticity.quantum.readouts import Readout
@@ -62,10 +62,11 @@ class ReuploadingQNN(QNN):
             raise ValueError(f"places {places} are not before the last of {ansatz.num_gates} gates")
         self._spans = tuple(itertools.pairwise((0, *bounds[1:])))
         self._parts = tuple(  # without gates, the first is None
-            Ansatz(ansatz.num_qubits, ansatz.pairs[start:end]) if end else None
+            Ways(Ansatz(ansatz.num_qubits, ansatz.pairs[start:end]), None) if end else None
             for start, end in self._spans[:-1]
         )
-        self._last = Ansatz(ansatz.num_qubits, ansatz.pairs[self._spans[-1][0] :])
+        last = Ansatz(ansatz.num_qubits, ansatz.pairs[self._spans[-1][0] :])
+        self._last = Ways(last, readout.qubit)
         shape = len(places), ansatz.num_qubits, features
         self.uploads = nn.Parameter(initial_uploads(shape).to(self.angles.dtype))
 
@@ -95,7 +96,7 @@ class ReuploadingQNN(QNN):
         last, angles = self._last, self.angles[self._spans[-1][0] :]
         outcomes = self.readout.num_outcomes(self.ansatz.num_qubits)
         few = outcomes if outcomes is not None and outcomes < states.shape[1] else None
-        plan = _plan(last, states, self.readout.qubit, few)
+        plan = _plan(last, states, few)
         if outcomes is None:
             squares = torch.view_as_real(sweep(plan, angles, states)).square().sum(0)
             return self.readout(2 * squares.sum(1) - 1)  # the probability of 0 less that of 1
@@ -140,17 +141,15 @@ class ReuploadingQNN(QNN):
                 for qubit, phi in enumerate(rotations[k - 1, 0]):
                     circuit.rz(qubit, theta=in_backend(2 * phi))  # exp(-i theta Z / 2)
             if part is not None:
-                part.extend(circuit, self.angles[start:end])
+                part.ansatz.extend(circuit, self.angles[start:end])
         return circuit
 
 
-def _plan(
-    ansatz: Ansatz, states: Tensor, qubit: int | None = None, rows: int | None = None
-) -> Plan:
+def _plan(ways: Ways, states: Tensor, rows: int | None = None) -> Plan:
     """Return what is cheapest for states, ``(2**num_qubits, batch)``, or for a number of rows."""
     size: dict[str, Any] = {"batch": states.shape[1], "features": len(states), "grad": True}
     carry: Carry = "rows" if rows else "states"
-    return cheapest(ansatz, qubit, **size, outcomes=rows, carry=carry).plan
+    return ways.cheapest(**size, outcomes=rows, carry=carry).plan
 
 
 def _rotated(states: Tensor, phi: Tensor) -> Tensor:

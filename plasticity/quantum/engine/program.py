@@ -8,6 +8,8 @@ its backward pass, and then the next.
 
 from __future__ import annotations
 
+import contextlib
+import weakref
 from collections import Counter
 from functools import partial
 from typing import Any, ClassVar
@@ -28,6 +30,9 @@ are kept."""
 
 SUMMED_BYTES = 2**18
 """Bytes of gradients that are summed in one call, at most."""
+
+CALL_BYTES = 2048
+"""Bytes of a call that is kept, with the tensors that view its operands: measured once."""
 
 POOL_BYTES = 256 * 2**20
 """Bytes that programs which wait for their next use may hold, all together."""
@@ -66,7 +71,7 @@ class Program:
         device: torch.device,
     ) -> None:
         self._memory = memory = Memory(dtype, device)
-        self._rewound = False
+        self._are_operands_whole = False
         self._plan, self._vectors = plan, vectors
         self._blocks = BlockCalls(plan, memory, grad=grad)
         self._exponentials = None
@@ -117,11 +122,17 @@ class Program:
             self._ending.append(_transposing(plan.after, self._spare, self.final))
         if grad:
             self._lay_out_backward(whole)
+        self._num_gates, self._acting = len(plan.gates), acting(plan, device)[0]
+        del self._plan  # a program that waits must not keep what nobody else needs
+        calls = [self._making, self._parts_made, self._forward, self._ending, self._pulling]
+        calls += [self._backward, self._to_start] if grad else []
+        self._num_bytes = memory.num_bytes + CALL_BYTES * sum(map(len, calls))
+        self._num_bytes += self._basis.nbytes if basis else 0
 
     @property
     def num_bytes(self) -> int:
         """Return how much memory the program owns."""
-        return self._memory.num_bytes
+        return self._num_bytes
 
     def _part(self, k: int) -> Tensor:
         """Return the part of a step's matrix that is multiplied."""
@@ -217,8 +228,8 @@ class Program:
             states: ``(features, vectors)``, real or complex, the leading amplitudes of the initial
                 states; the others are zero. None for basis states.
         """
-        if len(self._plan.gates) < len(weights):
-            weights = weights.index_select(0, acting(self._plan, weights.device)[0])
+        if self._num_gates < len(weights):
+            weights = weights.index_select(0, self._acting)
         inputs = self._exponentials.angles if self._exponentials else self._blocks.gates
         inputs.copy_(weights)
         for call in self._making:
@@ -232,6 +243,7 @@ class Program:
 
     def _sweep(self, states: Tensor | None) -> None:
         """Make each step's operand, from the initial states on."""
+        self._are_operands_whole = False  # an interruption leaves them half made
         if states is None:
             self._start.copy_(self._basis)
         else:
@@ -240,9 +252,9 @@ class Program:
             self._start[: len(states)].copy_(states if states.is_complex() else states.contiguous())
             if len(states) < len(self._start):
                 self._start[len(states) :].zero_()
-        self._rewound = False
         for call in self._forward:
             call()
+        self._are_operands_whole = True
 
     def pull_back(self, states: Tensor | None, *, of: Tensor) -> Tensor:
         """Return the gradient of the weights, from that of the final states, in ``final_grad``.
@@ -254,22 +266,21 @@ class Program:
             states: What ``run`` was given.
             of: The weights.
         """
-        if self._rewound:
+        if not self._are_operands_whole:
             self._sweep(states)
-        self._rewound = self._oldest > 0  # said first: an interruption leaves it half done
+        if self._oldest:
+            self._are_operands_whole = False  # said first: an interruption leaves it half done
         for call in self._backward:
             call()
         for call in self._pulling:
             call()
         if self._exponentials:
-            found = torch.empty_like(of[: len(self._plan.gates)]).copy_(
-                self._exponentials.grad_angles
-            )
+            found = torch.empty_like(of[: self._num_gates]).copy_(self._exponentials.grad_angles)
         else:
             found = self._blocks.grad_gates.conj_physical()
-        if len(self._plan.gates) == len(of):
+        if self._num_gates == len(of):
             return found
-        return torch.zeros_like(of).index_copy_(0, acting(self._plan, of.device)[0], found)
+        return torch.zeros_like(of).index_copy_(0, self._acting, found)
 
     def start_grad(self) -> Tensor:
         """Return the gradient of the initial states, ``(amplitudes, vectors)``: after the other."""
@@ -347,8 +358,8 @@ def _transposing(move: Transposition, source: Tensor, out: Tensor) -> Call:
 class Lease:
     """A program in use; when nothing refers to the lease any more, it waits for its next use.
 
-    On devices other than the CPU each use makes its own: torch keeps their memory, and kernels may
-    still be at work on it.
+    It waits as long as its plan is there. On devices other than the CPU each use makes its own:
+    torch keeps their memory, and kernels may still be at work on it.
     """
 
     _waiting: ClassVar[list[tuple[tuple[Any, ...], Program]]] = []
@@ -364,7 +375,7 @@ class Lease:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self._key = plan, vectors, angles, basis, grad, dtype, device, HISTORY_BYTES
+        self._key = weakref.ref(plan), vectors, angles, basis, grad, dtype, device, HISTORY_BYTES
         for entry in reversed(self._waiting.copy()):
             if entry[0] == self._key:
                 try:
@@ -391,6 +402,15 @@ class Lease:
     def __del__(self) -> None:
         if not hasattr(self, "program") or self._key[6].type != "cpu":
             return
+        for entry in self._waiting.copy():
+            if entry[0][0]() is None:  # nobody can ask for it again
+                self._forget(entry)
+        if self._key[0]() is None or self.program.num_bytes > POOL_BYTES:
+            return  # what does not fit does not drive out the others
         self._waiting.append((self._key, self.program))
         while self.waiting_bytes() > POOL_BYTES:
-            del self._waiting[0]
+            self._forget(self._waiting[0])
+
+    def _forget(self, entry: tuple[tuple[Any, ...], Program]) -> None:
+        with contextlib.suppress(ValueError):  # another thread was faster
+            self._waiting.remove(entry)

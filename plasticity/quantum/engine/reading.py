@@ -15,7 +15,6 @@ from plasticity.quantum.engine.planning import Plan, reversed_plan
 from plasticity.quantum.engine.transforms import (
     are_transforms_active,
     is_forward_mode,
-    is_transformed,
     over_batched_gradients,
 )
 
@@ -153,7 +152,7 @@ class _Probabilities(torch.autograd.Function):
     def _pull_back(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         x, norm, weights, holder = ctx.saved_tensors
         way, outcomes = ctx.way, ctx.outcomes
-        if torch.is_grad_enabled() or is_transformed(grad) or is_forward_mode():
+        if torch.is_grad_enabled() or are_transforms_active() or is_forward_mode():
             pull_back = torch.func.vjp(
                 lambda x, norm, weights: _in_words(way, x, norm, weights, outcomes),
                 x,

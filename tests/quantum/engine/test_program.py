@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from plasticity.quantum.circuits import Ansatz, Brickwork, Ring, Staircase
 from plasticity.quantum.engine import program
 from plasticity.quantum.engine.contraction import sweep
+from plasticity.quantum.engine.gates import gate_matrices
 from plasticity.quantum.engine.planning import make_plan, products, reversed_plan
 from plasticity.quantum.engine.program import Lease, Program
 from tests.oracle import dense_unitary
@@ -141,9 +142,17 @@ def test_waiting_programs_are_forgotten_beyond_the_limit_the_oldest_first(monkey
         del leases[count]
     assert [waiting for _, waiting in Lease._waiting] == [second, third]
     assert lease(1).program not in (first, second, third)
-    monkeypatch.setattr(program, "POOL_BYTES", third.num_bytes - 1)
-    lease(3)
-    assert Lease._waiting == []  # not even the last one
+
+
+def test_a_program_that_does_not_fit_does_not_drive_out_the_others(monkeypatch) -> None:
+    monkeypatch.setattr(Lease, "_waiting", [])
+    small, large = lease(1), lease(16)
+    monkeypatch.setattr(program, "POOL_BYTES", large.program.num_bytes - 1)
+    kept = small.program
+    del small
+    assert kept.num_bytes < program.POOL_BYTES
+    del large
+    assert [waiting for _, waiting in Lease._waiting] == [kept]
 
 
 def test_memory_counts_what_is_allocated() -> None:
@@ -163,3 +172,34 @@ def test_memory_counts_what_is_allocated() -> None:
     state = 2**6 * 8 * 16
     assert shallow >= 2 * state
     assert deep >= (len(plan.steps) + 2) * state
+
+
+@pytest.mark.parametrize("angles", [True, False])
+def test_an_interruption_at_any_call_of_a_backward_pass_spoils_no_later_one(
+    angles, monkeypatch
+) -> None:
+    monkeypatch.setattr(program, "HISTORY_BYTES", 0)  # so that older states are recomputed
+    ansatz = Ring(4, 3)
+    plan, states = make_plan(ansatz), torch.randn(16, 3, dtype=torch.complex128)
+    weights = random_angles(ansatz, 0)
+    weights = weights if angles else gate_matrices(weights)
+    made = Program(
+        plan, 3, angles=angles, basis=False, grad=True, dtype=states.dtype, device=states.device
+    )
+    cotangent = torch.randn_like(made.run(weights, states))
+
+    def gradient() -> torch.Tensor:
+        made.final_grad.copy_(cotangent)
+        return made.pull_back(states, of=weights)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    expected = gradient()
+    for calls in (made._forward, made._backward, made._pulling):
+        for k, call in enumerate(calls):
+            calls[k] = interrupt
+            with pytest.raises(KeyboardInterrupt):
+                gradient()
+            calls[k] = call
+            torch.testing.assert_close(gradient(), expected)
