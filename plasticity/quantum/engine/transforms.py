@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from plasticity.quantum.engine import outside_graphs
+
 
 def is_transformed(tensor: Tensor) -> bool:
     """Tell whether a tensor is inside ``torch.func``, where values cannot be looked at or kept."""
@@ -43,6 +45,8 @@ def over_batched_gradients(backward: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(backward)
     def mapped(ctx: Any, *grads: Any) -> Any:
+        if torch.compiler.is_dynamo_compiling():  # a whole training step is compiled
+            return outside_graphs.call(mapped, ctx, *grads)
         if not any(isinstance(grad, Tensor) and _is_batched(grad) for grad in grads):
             return backward(ctx, *grads)
         level = torch._C._vmapmode_increment_nesting() - 1
