@@ -12,6 +12,7 @@ from torch import Tensor
 
 from plasticity.quantum.encoding import check_tensor
 from plasticity.quantum.engine import outside_graphs
+from plasticity.quantum.engine.transforms import is_jit_tracing, never_compile
 
 Self = TypeVar("Self")
 Given = ParamSpec("Given")
@@ -52,12 +53,13 @@ def outside_of_graphs(function: Callable[Given, Result]) -> Callable[Given, Resu
     @wraps(function)
     def called(*args: Given.args, **named: Given.kwargs) -> Result:
         if torch.compiler.is_dynamo_compiling():
-            result: Result = outside_graphs.call(called, *args, **named)
+            result: Result = outside_graphs.call(function, *args, **named)
             return result
-        if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        if torch.compiler.is_exporting() or is_jit_tracing():
             raise RuntimeError(NOT_TRACED)
         return function(*args, **named)
 
+    never_compile(called)  # its frame would be compiled anew for each circuit, up to a limit
     return called
 
 
@@ -74,6 +76,8 @@ def on_samples(
 
     @wraps(evaluate)
     def of_any_shape(self: Self, x: Tensor) -> Tensor:
+        if isinstance(x, Tensor) and x.dim() == 2:  # the usual case takes no detour
+            return evaluate(self, x)
         return in_rows(lambda rows: evaluate(self, rows), x)
 
     return outside_of_graphs(of_any_shape)

@@ -78,17 +78,20 @@ class NoiseModel:
     readout_error: float | tuple[float, float] = 0.0
 
     def __post_init__(self) -> None:
-        for field in ("depolarizing", "amplitude_damping"):
-            object.__setattr__(self, field, _probability(field, getattr(self, field)))
+        kept = {
+            "depolarizing": _probability("depolarizing", self.depolarizing),
+            "amplitude_damping": _probability("amplitude_damping", self.amplitude_damping),
+        }
         given: Any = self.readout_error
-        several = isinstance(given, Sequence) or getattr(given, "ndim", 0)
+        several = isinstance(given, Sequence) or getattr(given, "ndim", 0) > 0
         if several and not isinstance(given, str):
             if len(given) != 2:
                 raise ValueError(f"readout_error {given}: one probability, or two")
             error: Any = tuple(_probability("readout_error", value) for value in given)
         else:
             error = _probability("readout_error", given)
-        object.__setattr__(self, "readout_error", error)
+        for name, value in (kept | {"readout_error": error}).items():
+            object.__setattr__(self, name, value)
 
     @property
     def flips(self) -> tuple[float, float]:

@@ -40,7 +40,10 @@ def checked_samples(x: Tensor, num_qubits: int, dtype: torch.dtype) -> tuple[Ten
             f"{x.shape[1]} features do not fit: {num_qubits} qubits have 1 to {2**num_qubits} "
             "amplitudes"
         )
-    x = x.resolve_conj().resolve_neg()  # what torch has only noted, as in x.conj() and x.mH
+    if x.is_complex():  # what torch has only noted, as in x.conj(), x.mH and x.conj().imag
+        x = x.resolve_conj()
+    elif x.is_neg():
+        x = x.resolve_neg()
     if x.dtype != dtype:
         x = x.to(dtype.to_complex() if x.is_complex() else dtype)
     norm = _norms(x)
@@ -93,7 +96,7 @@ def initial_state(x: Tensor, num_qubits: int, dtype: torch.dtype) -> Tensor:
     check_tensor(x)
     if x.dim() != 1:
         raise ValueError(
-            f"a circuit is that of one sample, (features,), not of shape {tuple(x.shape)}: x[0]"
+            f"one sample must be (features,), not of shape {tuple(x.shape)}: of a batch, x[0]"
         )
     x, norm = checked_samples(x.unsqueeze(0), num_qubits, dtype)
     state = (x / norm).squeeze(0)

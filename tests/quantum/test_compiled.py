@@ -117,6 +117,7 @@ def test_inductor_compiles_what_is_around_the_circuit() -> None:
     torch.testing.assert_close(trained(compiled, compiled), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_who_does_not_compile_does_not_import_the_compiler() -> None:
     program = """
 import sys, torch
@@ -128,7 +129,7 @@ sys.exit("torch._dynamo" in sys.modules)
 
 
 # ------------------------------------------------------------------------------------------ export
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, for the older exporters
 @pytest.mark.parametrize("circuit", ["qnn", "free"])
 @pytest.mark.parametrize(
     "trace",

@@ -15,8 +15,6 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from plasticity.quantum.engine import outside_graphs
-
 
 def is_transformed(tensor: Tensor) -> bool:
     """Tell whether a tensor is inside ``torch.func``, where values cannot be looked at or kept."""
@@ -33,6 +31,22 @@ def is_forward_mode() -> bool:
     return forward_ad._current_level >= 0
 
 
+def is_jit_tracing() -> bool:
+    """Tell what ``torch.jit.is_tracing`` tells, in a tenth of the time."""
+    return torch._C._get_tracing_state() is not None
+
+
+def never_compile(function: Callable[..., Any]) -> None:
+    """Have ``torch.compile`` run a function, and what it calls, as they are.
+
+    ``torch.compiler.disable`` says that, too, but imports the compiler and takes time in each
+    call.
+    """
+    compiler = torch._C._dynamo.eval_frame
+    skip = compiler._FrameAction.SKIP
+    compiler.set_code_exec_strategy(function.__code__, compiler._FrameExecStrategy(skip, skip))
+
+
 def over_batched_gradients(backward: Callable[..., Any]) -> Callable[..., Any]:
     """Have a ``backward`` called for each gradient of a batch that autograd has made of them.
 
@@ -45,8 +59,6 @@ def over_batched_gradients(backward: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(backward)
     def mapped(ctx: Any, *grads: Any) -> Any:
-        if torch.compiler.is_dynamo_compiling():  # a whole training step is compiled
-            return outside_graphs.call(mapped, ctx, *grads)
         if not any(isinstance(grad, Tensor) and _is_batched(grad) for grad in grads):
             return backward(ctx, *grads)
         level = torch._C._vmapmode_increment_nesting() - 1
@@ -70,6 +82,7 @@ def over_batched_gradients(backward: Callable[..., Any]) -> Callable[..., Any]:
         )
         return together if len(together) > 1 else together[0]
 
+    never_compile(mapped)  # where a whole training step is compiled
     return mapped
 
 
