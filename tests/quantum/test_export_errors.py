@@ -182,7 +182,7 @@ ERRORS = {
     "a batch": (
         lambda: to_qiskit(made(Brickwork(3, 1)), torch.ones(1, 8)),
         ValueError,
-        "one sample must be (features,), not of shape (1, 8)",
+        "one sample must be (features,), not of shape (1, 8): of a batch, x[0]",
     ),
     "too many features": (
         lambda: count_gates(made(Brickwork(3, 1)), torch.ones(9)),
