@@ -399,7 +399,8 @@ class Lease:
         for entry in cls._pool.copy():
             if entry[0][0]() is None:  # nobody can ask for it again
                 cls._let_go(entry)
-        if num_bytes > POOL_BYTES:  # what does not fit does not drive out the others
+        in_use = cls._bytes_of(entry for entry in cls._pool.copy() if entry[2]() is not None)
+        if in_use + num_bytes > POOL_BYTES:  # what does not fit does not drive out the others
             return False
         for entry in cls._pool.copy():
             if cls._bytes_of(cls._pool.copy()) + num_bytes <= POOL_BYTES:
