@@ -22,15 +22,28 @@ def precision_of(weights: Tensor) -> torch.dtype:
     return precision
 
 
+def check_tensor(x: object) -> None:
+    """Raise if inputs are no tensor.
+
+    Raises:
+        TypeError: They are not.
+    """
+    if not isinstance(x, Tensor):
+        kind = "a NumPy array" if type(x).__module__ == "numpy" else f"a {type(x).__name__}"
+        raise TypeError(f"inputs are {kind}, not a torch.Tensor: torch.as_tensor(x) makes one")
+
+
 def checked_samples(x: Tensor, num_qubits: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return x in the layer's precision and its samples' norms, ``(batch, 1)``, or raise."""
-    if x.dim() != 2:
-        raise ValueError(f"inputs must be (batch, features), not of shape {tuple(x.shape)}")
     if not 1 <= x.shape[1] <= 2**num_qubits:
         raise ValueError(
             f"{x.shape[1]} features do not fit: {num_qubits} qubits have 1 to {2**num_qubits} "
             "amplitudes"
         )
+    if x.is_complex():  # what torch has only noted, as in x.conj(), x.mH and x.conj().imag
+        x = x.resolve_conj()
+    elif x.is_neg():
+        x = x.resolve_neg()
     exact, x = x, _in_precision(x, dtype)
     norm = _norms(x)
     if x.device.type != "cpu" or is_transformed(norm) or is_forward_mode() or is_traced():
@@ -96,8 +109,11 @@ def _within_range(x: Tensor, norm: Tensor) -> Tensor:
 
 def initial_state(x: Tensor, num_qubits: int, dtype: torch.dtype) -> Tensor:
     """Return the amplitudes of one sample, ``(features,)``, in a real dtype's precision."""
+    check_tensor(x)
     if x.dim() != 1:
-        raise ValueError(f"one sample must be (features,), not of shape {tuple(x.shape)}")
+        raise ValueError(
+            f"one sample must be (features,), not of shape {tuple(x.shape)}: of a batch, x[0]"
+        )
     x, norm = checked_samples(x.unsqueeze(0), num_qubits, dtype)
     state = (x / norm).squeeze(0)
     return torch.nn.functional.pad(state, (0, 2**num_qubits - len(state)))

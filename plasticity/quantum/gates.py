@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import tensorcircuit as tc
 import torch
 from torch import Tensor, nn
 
+from plasticity.quantum.calls import NOT_TRACED, on_samples
 from plasticity.quantum.circuits import Ansatz
 from plasticity.quantum.encoding import checked_samples, initial_state, precision_of
 from plasticity.quantum.engine.contraction import (
@@ -19,9 +20,10 @@ from plasticity.quantum.engine.contraction import (
 )
 from plasticity.quantum.engine.costs import Ways
 from plasticity.quantum.engine.planning import pieces
+from plasticity.quantum.engine.reading import batch_first
 from plasticity.quantum.engine.transforms import are_transforms_active, is_forward_mode
 from plasticity.quantum.layer import _Evaluate
-from plasticity.quantum.readouts import Readout
+from plasticity.quantum.readouts import Readout, check_circuit
 
 PIECE_GATES = 60
 """Gates that states go through before it is looked whether they are still within range."""
@@ -74,7 +76,7 @@ class FreeCircuit(nn.Module):
     ) -> None:
         super().__init__()
         self.ansatz, self.readout, self.renormalised = ansatz, readout, renormalised
-        readout.num_outcomes(ansatz.num_qubits)  # raises where the readout does not fit
+        check_circuit(ansatz, readout)
         self._plainly = None if renormalised else _Evaluate(ansatz, readout, unitary=False)
         self._ways = Ways(ansatz, None, unitary=False)
         gates = (initializer or haar_unitaries)((ansatz.num_gates, 4, 4))
@@ -84,14 +86,15 @@ class FreeCircuit(nn.Module):
         """Return the gates, ``(num_gates, 4, 4)``, complex."""
         return torch.view_as_complex(self.entries)
 
+    @on_samples
     def forward(self, x: Tensor) -> Tensor:
         """Map inputs to outputs.
 
         Args:
-            x: ``(batch, features)``, real or complex, features <= 2**num_qubits.
+            x: As ``QNN.forward``.
 
         Returns:
-            ``(batch, outputs)`` in the dtype of ``entries``.
+            ``(..., outputs)`` in the dtype of ``entries``, contiguous.
         """
         if self._plainly is None:
             return self._renormalised(x, self.gates())
@@ -112,7 +115,7 @@ class FreeCircuit(nn.Module):
         if outcomes is not None:
             read, rest = parts.split([outcomes, len(parts) - outcomes])
             p = _paired(read * read)
-            return self.readout((p / (p.sum(0) + _paired((rest * rest).sum(0)))).T)
+            return self.readout(batch_first(p / (p.sum(0) + _paired((rest * rest).sum(0)))))
         halves = (parts * parts).unflatten(0, (2 ** (qubit or 0), 2, -1)).sum(2).sum(0)
         zero, one = _paired(halves)
         return self.readout((zero - one) / (zero + one))
@@ -139,6 +142,10 @@ class FreeCircuit(nn.Module):
         """Build the circuit for one sample, as ``QNN.circuit``; its state is not renormalised."""
         state = initial_state(x, self.ansatz.num_qubits, self.entries.dtype)
         return self.ansatz.circuit(self.gates(), state)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Refuse ``torch.jit.script``, as ``QNN`` does."""
+        raise RuntimeError(NOT_TRACED)
 
     def extra_repr(self) -> str:
         """Describe ansatz and readout in one line."""

@@ -11,12 +11,14 @@ import tensorcircuit as tc
 import torch
 from torch import Tensor, nn
 
+from plasticity.quantum.calls import on_samples
 from plasticity.quantum.circuits import Ansatz, in_backend
 from plasticity.quantum.encoding import checked_samples, initial_state, precision_of
 from plasticity.quantum.engine.constants import cached_constants
 from plasticity.quantum.engine.contraction import sweep
 from plasticity.quantum.engine.costs import Carry, Ways
 from plasticity.quantum.engine.planning import Plan, reversed_plan
+from plasticity.quantum.engine.reading import batch_first
 from plasticity.quantum.layer import QNN
 from plasticity.quantum.readouts import Readout
 
@@ -70,14 +72,15 @@ class ReuploadingQNN(QNN):
         shape = len(places), ansatz.num_qubits, features
         self.uploads = nn.Parameter(initial_uploads(shape).to(self.angles.dtype))
 
+    @on_samples
     def forward(self, x: Tensor) -> Tensor:
         """Map inputs to outputs.
 
         Args:
-            x: ``(batch, features)``, real.
+            x: ``(..., features)``, real.
 
         Returns:
-            ``(batch, outputs)`` in the dtype of ``angles``.
+            ``(..., outputs)`` in the dtype of ``angles``, contiguous.
         """
         if torch.is_autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):
@@ -105,7 +108,7 @@ class ReuploadingQNN(QNN):
         else:
             states = sweep(plan, angles, states)[:outcomes]
         squares = torch.view_as_real(states).square()
-        return self.readout((squares[..., 0] + squares[..., 1]).T)
+        return self.readout(batch_first(squares[..., 0] + squares[..., 1]))
 
     def _rotations(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the samples at unit norm and their phi, ``(uploads, batch, num_qubits)``."""
@@ -127,6 +130,14 @@ class ReuploadingQNN(QNN):
             "the circuit of a ReuploadingQNN depends on the data: it has no effective measurement "
             "operators"
         )
+
+    def as_plain_module(self) -> NoReturn:
+        """Raise: each sample has a circuit, and so a matrix, of its own.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError("the circuit of a ReuploadingQNN depends on the data: it has no matrix")
 
     def circuit(self, x: Tensor) -> tc.Circuit:
         """Build the same circuit for one sample, as ``QNN.circuit``."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from plasticity.quantum.calls import outside_of_graphs
 from plasticity.quantum.circuits import Ring
 from plasticity.quantum.layer import QNN, _Evaluate, is_transformed
 from plasticity.quantum.readouts import Probabilities
@@ -97,6 +98,7 @@ class QuantumFeatures(BaseFeaturesExtractor):
         # on ten, and would send one observation at a time through all gates.
         self._still = _Evaluate(ring, Probabilities(), carry="columns")
 
+    @outside_of_graphs
     def forward(self, observations: Tensor) -> Tensor:
         """Map observations to features.
 

@@ -279,7 +279,7 @@ def test_empty_batch_and_batch_of_one(readout) -> None:
     [
         (torch.rand(2, 17), "17 features do not fit: 4 qubits have 1 to 16 amplitudes"),
         (torch.rand(2, 0), "0 features do not fit"),
-        (torch.rand(16), r"must be \(batch, features\)"),
+        (torch.rand(()), r"must be \(\.\.\., features\), not of shape \(\)"),
         (torch.stack([torch.ones(16), torch.zeros(16)]), "sample 1 is zero"),
         (torch.full((3, 16), torch.nan), "sample 0 has a non-finite value"),
         (torch.full((3, 16), torch.inf), "sample 0 has a non-finite value"),

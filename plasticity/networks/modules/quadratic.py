@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from plasticity.networks.modules.orthonormal import orthonormalised
+from plasticity.quantum.calls import in_rows
 from plasticity.quantum.readouts import LogOdds
 
 Scores = Callable[[Tensor], Tensor]
@@ -33,11 +34,14 @@ class Overlaps(nn.Module):
         self.scores = scores
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map inputs, real or complex, to logits."""
-        return self.scores(self.probabilities(x))
+        """Map inputs, ``(..., features)``, real or complex, to logits, ``(..., logits)``."""
+        return in_rows(lambda rows: self.scores(self._probabilities(rows)), x)
 
     def probabilities(self, x: Tensor) -> Tensor:
-        """Return the p_k, ``(batch, vectors)``."""
+        """Return the p_k, ``(..., vectors)``."""
+        return in_rows(self._probabilities, x)
+
+    def _probabilities(self, x: Tensor) -> Tensor:
         dtype = self.vectors.dtype
         x = x.to(dtype.to_complex() if x.is_complex() else dtype)
         parts = (x.real, x.imag) if x.is_complex() else (x,)

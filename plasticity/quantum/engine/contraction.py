@@ -169,7 +169,9 @@ def _sweep_plainly(plan: Plan, state: Tensor, blocks: Tensor, rescaled: bool = F
     """Multiply blocks onto states by functions that torch itself differentiates in any way."""
     table, shape = (blocks.mT if plan.transposed else blocks), state.shape
     for step in plan.steps:
-        state = _transposed(state, step.before).reshape(step.left, table.shape[-1], -1)
+        size = table.shape[-1]
+        right = state.numel() // (step.left * size)  # said, as of no vectors it cannot be inferred
+        state = _transposed(state, step.before).reshape(step.left, size, right)
         state = (table[step.block] @ state).reshape(shape)
         state = rescaled_states(state) if rescaled else state
     return _transposed(state, plan.after)
@@ -200,8 +202,9 @@ def _pull_back_plainly(
     back = plan.after.inverse if plan.after else None
     grad, state = _transposed(grad, back), _transposed(state, back)
     for step in reversed(plan.steps):
-        before = inverses[step.block] @ state.reshape(step.left, size, -1)
-        grad = grad.reshape(step.left, size, -1)
+        right = state.numel() // (step.left * size)
+        before = inverses[step.block] @ state.reshape(step.left, size, right)
+        grad = grad.reshape(step.left, size, right)
         grads[step.block] = (grad @ before.mH).sum(0)
         grad = inverses[step.block] @ grad
         grad, state = grad.reshape(shape), before.reshape(shape)

@@ -8,11 +8,12 @@ its backward pass, and then the next.
 
 from __future__ import annotations
 
-import contextlib
 import weakref
 from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -355,14 +356,23 @@ def _transposing(move: Transposition, source: Tensor, out: Tensor) -> Call:
     return partial(out.view(view.shape).copy_, view)
 
 
+_Entry: TypeAlias = "tuple[tuple[Any, ...], Program, weakref.ref[Lease]]"
+"""What a program is asked for by, the program, and who has it or had it last."""
+
+
 class Lease:
     """A program in use; when nothing refers to the lease any more, it waits for its next use.
 
-    It waits as long as its plan is there. On devices other than the CPU each use makes its own:
-    torch keeps their memory, and kernels may still be at work on it.
+    The pool holds each program together with a weak reference to its last lease, and finds out by
+    that whether it waits. So nothing has to run when a lease ends: in a ``__del__``, Python loses
+    a Ctrl-C. What the pool holds, in use or not, is bounded: a program that has no room in it goes
+    with its lease.
+
+    On devices other than the CPU each use makes its own: torch keeps their memory, and kernels may
+    still be at work on it.
     """
 
-    _waiting: ClassVar[list[tuple[tuple[Any, ...], Program]]] = []
+    _pool: ClassVar[list[_Entry]] = []
 
     def __init__(
         self,
@@ -375,42 +385,56 @@ class Lease:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self._key = weakref.ref(plan), vectors, angles, basis, grad, dtype, device, HISTORY_BYTES
-        for entry in reversed(self._waiting.copy()):
-            if entry[0] == self._key:
+        key = weakref.ref(plan), vectors, angles, basis, grad, dtype, device, HISTORY_BYTES
+        for entry in reversed(self._pool.copy()):
+            if entry[0] == key and entry[2]() is None:
                 try:
-                    self._waiting.remove(entry)
+                    self._pool.remove(entry)
                 except ValueError:  # another thread was faster
                     continue
                 self.program = entry[1]
+                self._pool.append((key, self.program, weakref.ref(self)))
                 return
         with torch.inference_mode(False):
             self.program = Program(
                 plan, vectors, angles=angles, basis=basis, grad=grad, dtype=dtype, device=device
             )
+        if device.type == "cpu" and self._make_room(self.program.num_bytes):
+            self._pool.append((key, self.program, weakref.ref(self)))
+
+    @classmethod
+    def _make_room(cls, num_bytes: int) -> bool:
+        """Let go of programs that wait, the oldest first, until so much more may be held."""
+        for entry in cls._pool.copy():
+            if entry[0][0]() is None:  # nobody can ask for it again
+                cls._let_go(entry)
+        in_use = cls._bytes_of(entry for entry in cls._pool.copy() if entry[2]() is not None)
+        if in_use + num_bytes > POOL_BYTES:  # what does not fit does not drive out the others
+            return False
+        for entry in cls._pool.copy():
+            if cls._bytes_of(cls._pool.copy()) + num_bytes <= POOL_BYTES:
+                return True
+            cls._let_go(entry)
+        return cls._bytes_of(cls._pool.copy()) + num_bytes <= POOL_BYTES
+
+    @staticmethod
+    def _bytes_of(entries: Iterable[_Entry]) -> int:
+        return sum(program.num_bytes for _, program, _ in entries)
+
+    @classmethod
+    def _let_go(cls, entry: _Entry) -> None:
+        """Take a program that waits out of the pool; leave one that is in use."""
+        if entry[2]() is None:
+            with suppress(ValueError):  # another thread was faster
+                cls._pool.remove(entry)
 
     @classmethod
     def waiting_bytes(cls) -> int:
         """Return the bytes that programs which wait for their next use hold."""
-        return sum(program.num_bytes for _, program in cls._waiting)
+        return cls._bytes_of(entry for entry in cls._pool.copy() if entry[2]() is None)
 
     @classmethod
     def forget_waiting(cls) -> None:
         """Let go of the programs that wait for their next use."""
-        cls._waiting.clear()
-
-    def __del__(self) -> None:
-        if not hasattr(self, "program") or self._key[6].type != "cpu":
-            return
-        for entry in self._waiting.copy():
-            if entry[0][0]() is None:  # nobody can ask for it again
-                self._forget(entry)
-        if self._key[0]() is None or self.program.num_bytes > POOL_BYTES:
-            return  # what does not fit does not drive out the others
-        self._waiting.append((self._key, self.program))
-        while self.waiting_bytes() > POOL_BYTES:
-            self._forget(self._waiting[0])
-
-    def _forget(self, entry: tuple[tuple[Any, ...], Program]) -> None:
-        with contextlib.suppress(ValueError):  # another thread was faster
-            self._waiting.remove(entry)
+        for entry in cls._pool.copy():
+            cls._let_go(entry)

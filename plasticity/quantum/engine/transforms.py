@@ -58,6 +58,22 @@ def is_forward_mode() -> bool:
     return forward_ad._current_level >= 0
 
 
+def is_jit_tracing() -> bool:
+    """Tell what ``torch.jit.is_tracing`` tells, in a tenth of the time."""
+    return torch._C._get_tracing_state() is not None
+
+
+def never_compile(function: Callable[..., Any]) -> None:
+    """Have ``torch.compile`` run a function, and what it calls, as they are.
+
+    ``torch.compiler.disable`` says that, too, but imports the compiler and takes time in each
+    call.
+    """
+    compiler = torch._C._dynamo.eval_frame
+    skip = compiler._FrameAction.SKIP
+    compiler.set_code_exec_strategy(function.__code__, compiler._FrameExecStrategy(skip, skip))
+
+
 _UP_AND_DOWN = torch._C._vmapmode_increment_nesting, torch._C._vmapmode_decrement_nesting
 """How deep maps of the older way are nested is told by these alone."""
 
@@ -98,6 +114,7 @@ def over_batched_gradients(backward: Callable[..., Any]) -> Callable[..., Any]:
         )
         return together if len(together) > 1 else together[0]
 
+    never_compile(mapped)  # where a whole training step is compiled
     return mapped
 
 
