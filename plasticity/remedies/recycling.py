@@ -67,7 +67,8 @@ class ContinualBackprop(Remedy):
     by 1 - eta^age. Range of the rate: 1e-6 to 1e-4; at 1e-4, 16 units have one replaced in 625
     updates. Our deviations: the same optimiser for all weights, whose steps are not counted anew
     for new units. Outputs are no units: they are not replaced. For hidden ReLU units between linear
-    layers, also in the head of a network with a circuit. The column ``continual_backprop_recycled``
+    layers, also in the head of a network with a circuit; a layer that has, or is read by, frozen
+    weights or is read with a frozen bias, is left alone. The column ``continual_backprop_recycled``
     is the number of units since the last row.
     """
 
@@ -90,9 +91,9 @@ class ContinualBackprop(Remedy):
 
     def _watch(self, network: nn.Module) -> list[Units]:
         """Return the hidden layers, from the first to the last."""
-        from plasticity.remedies.layers import hidden_layers, require_free
+        from plasticity.remedies.layers import hidden_layers, replaceable, require_free
 
-        layers = hidden_layers(network, "continual-backprop")
+        layers = replaceable(hidden_layers(network, "continual-backprop"), "continual-backprop")
         require_free(network, "continual-backprop")
         return [Units(layer) for layer in layers]
 
@@ -102,6 +103,8 @@ class ContinualBackprop(Remedy):
             return
         # From the last layer on: its new rows come before the zeros in its columns.
         for place, layer in reversed([*enumerate(self._layers)]):
+            if not layer.layer.trained:
+                continue
             units = layer.units_to_replace(self.replacement_rate, self.maturity, self.utility_decay)
             if units is not None:
                 from plasticity.seeding import generator_for
@@ -231,7 +234,8 @@ class ReDo(Remedy):
     Source: Sokar et al. 2023, "The dormant neuron phenomenon in deep reinforcement learning", with
     its threshold of 0.1 and period of 1,000 updates. There, as here, what a dormant unit still gave
     is lost. A run of fewer updates than the period does nothing, as the column shows. For hidden
-    ReLU units between linear layers, also in the head of a network with a circuit. The column
+    ReLU units between linear layers, also in the head of a network with a circuit; a layer that
+    has, or is read by, frozen weights or is read with a frozen bias, is left alone. The column
     ``redo_recycled`` is the number of units since the last row.
     """
 
@@ -251,9 +255,9 @@ class ReDo(Remedy):
 
     def _watch(self, learner: Learns) -> list[Hidden]:
         """Return the hidden layers, from the first to the last, and see what is scored."""
-        from plasticity.remedies.layers import hidden_layers, require_free, watch
+        from plasticity.remedies.layers import hidden_layers, replaceable, require_free, watch
 
-        layers = hidden_layers(learner.network, "redo")
+        layers = replaceable(hidden_layers(learner.network, "redo"), "redo")
         require_free(learner.network, "redo")
         for layer in layers:
             watch(layer.units)
@@ -278,6 +282,8 @@ class ReDo(Remedy):
 
         # From the last layer on: its new rows come before the zeros in its columns.
         for place, layer in reversed([*enumerate(self._layers)]):
+            if not layer.trained:
+                continue
             dormant = self._dormant(layer)
             if len(dormant):
                 generator = generator_for(self._seed, "redo", step, place)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from plasticity.learning.loop import Diverged
+from plasticity.networks.trained import is_trained, trained_parameters
 
 try:
     from stable_baselines3 import PPO
@@ -64,7 +65,7 @@ def train_ppo(
         advance: Told the number of steps since it was last called, for a progress bar.
 
     Yields:
-        ``update``; ``step``, of all environments; ``weight_norm``, of all parameters, and
+        ``update``; ``step``, of all environments; ``weight_norm``, of all that is trained, and
         ``angle_norm``, of those called angles, Euclidean; of evaluated policies
         ``evaluation_step``, ``evaluation_returns``, ``evaluation_lengths`` and the means
         ``evaluation_return``, ``evaluation_length``. From row 1 on, of the update's rollout:
@@ -234,9 +235,9 @@ class _GradientNorm:
     def __init__(self, model: PPO) -> None:
         self._squares: list[Tensor] = []
         self._num_minibatches = 0
-        parameters = [p for p in model.policy.parameters() if p.requires_grad]
         self._handles: list[Any] = [
-            p.register_post_accumulate_grad_hook(self._see) for p in parameters
+            p.register_post_accumulate_grad_hook(self._see)
+            for p in trained_parameters(model.policy)
         ]
         step_hook = model.policy.optimizer.register_step_pre_hook(self._count)
         self._handles.append(step_hook)
@@ -282,7 +283,7 @@ def _largest_change(before: list[Tensor], model: PPO) -> float:
 
 
 def _norms(model: PPO) -> Row:
-    parameters = dict(model.policy.named_parameters())
+    parameters = {name: p for name, p in model.policy.named_parameters() if is_trained(p)}
     angles = [p.detach() for name, p in parameters.items() if name.rpartition(".")[2] == "angles"]
     row = {"weight_norm": _norm([p.detach() for p in parameters.values()])}
     return row | ({"angle_norm": _norm(angles)} if angles else {})
