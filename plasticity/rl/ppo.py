@@ -15,6 +15,7 @@ from torch import Tensor
 
 from plasticity.learning.loop import Diverged
 from plasticity.networks.trained import is_trained, trained_parameters
+from plasticity.rl.checked import Checked, EnvironmentFault
 
 try:
     from stable_baselines3 import PPO
@@ -80,22 +81,25 @@ def train_ppo(
     Raises:
         Diverged: A loss or a parameter is not finite, or the policy's standard deviation is 0 or
             infinite.
+        EnvironmentFault: An environment raised, or gave an observation or a reward that is not
+            finite.
         ValueError: The learning rate or a clip range is a schedule.
     """
-    env = model.get_env()
-    assert env is not None
+    bare_env = model.get_env()
+    assert bare_env is not None
     for schedule in (model.lr_schedule, model.clip_range, model.clip_range_vf):
         # ``learn`` is called for one update at a time, at the end of which a schedule has run out
         if callable(schedule) and schedule(0.0) != schedule(1.0):
             raise ValueError("the learning rate and the clip ranges must be constants")
-    if model._last_obs is None:
-        model._last_obs = env.reset()  # type: ignore[assignment]
-        model._last_episode_starts = np.ones(env.num_envs, dtype=bool)
+    env = model.env = Checked(bare_env)
     model.set_logger(Logger(None, []))
     steps_per_update = model.n_steps * env.num_envs
     tracker = _Tracker(advance)
     gradients = _GradientNorm(model)
     try:
+        if model._last_obs is None:
+            model._last_obs = env.reset()
+            model._last_episode_starts = np.ones(env.num_envs, dtype=bool)
         for update in range(start, math.ceil(total_steps / steps_per_update) + 1):
             row: Row = {"update": update}
             if update:
@@ -107,6 +111,8 @@ def train_ppo(
                         log_interval=None,  # type: ignore[arg-type]
                         reset_num_timesteps=False,
                     )
+                except EnvironmentFault as error:
+                    raise EnvironmentFault(f"in update {update} of PPO {error}") from error
                 except ValueError as error:  # of distributions and features, which check
                     if _is_sound(model):
                         raise
@@ -121,7 +127,11 @@ def train_ppo(
             mark = math.ceil(model.num_timesteps / evaluation_every) * evaluation_every
             last = model.num_timesteps >= total_steps
             if last or mark < model.num_timesteps + steps_per_update:
-                returns, lengths = evaluate(model, update)
+                try:
+                    returns, lengths = evaluate(model, update)
+                except EnvironmentFault as error:
+                    text = f"in an evaluation after update {update} of PPO {error}"
+                    raise EnvironmentFault(text) from error
                 row |= {
                     "evaluation_step": model.num_timesteps if last else mark,
                     "evaluation_returns": returns,
@@ -132,6 +142,7 @@ def train_ppo(
             yield row
     finally:
         gradients.remove()
+        model.env = bare_env
 
 
 def get_state(model: PPO) -> dict[str, Any]:
