@@ -74,7 +74,7 @@ class AdamW(Remedy):
         import torch
 
         _require_adam(optimizer, "adamw")
-        _refuse_decay(optimizer, "adamw")
+        _refuse_decay(_decay_of(optimizer), "adamw")
         own = {"weight_decay": self.decay, "decoupled_weight_decay": True}
         groups = [{**group, **own} for group in optimizer.param_groups]
         first = optimizer.param_groups[0]
@@ -93,13 +93,16 @@ def _require_adam(optimizer: torch.optim.Optimizer, remedy: str) -> None:
         raise DoesNotFit(f"{remedy} changes Adam; the optimiser is {type(optimizer).__name__}")
 
 
-def _refuse_decay(optimizer: torch.optim.Optimizer, remedy: str) -> None:
-    for group in optimizer.param_groups:
-        if group.get("weight_decay", 0) != 0:
-            raise DoesNotFit(
-                f"{remedy} has a weight decay of its own; the optimiser's is "
-                f"{group['weight_decay']}: set it to 0"
-            )
+def _decay_of(optimizer: torch.optim.Optimizer) -> float:
+    """Return the greatest weight decay of an optimiser's groups; 0 where there is none."""
+    return max(group.get("weight_decay", 0.0) for group in optimizer.param_groups)
+
+
+def _refuse_decay(decay: float, remedy: str) -> None:
+    if decay:
+        raise DoesNotFit(
+            f"{remedy} has a weight decay of its own; the optimiser's is {decay}: set it to 0"
+        )
 
 
 @dataclass
@@ -219,13 +222,13 @@ class UtilityGated(Remedy):
         """Return another optimiser for its parameters, in the same groups."""
         from plasticity.remedies.modules import Upgd
 
-        if not isinstance(optimizer, Upgd):
-            _refuse_decay(optimizer, "upgd")
+        self._given = 0.0 if isinstance(optimizer, Upgd) else _decay_of(optimizer)
         groups = [{"params": group["params"]} for group in optimizer.param_groups]
         return Upgd(groups, self.learning_rate, self.weight_decay, self.utility_decay, self._draw)
 
     def start(self, learner: Learns, seed: int) -> None:
-        """Keep what the noise is drawn from."""
+        """Keep what the noise is drawn from; refuse to replace a weight decay."""
+        _refuse_decay(self._given, "upgd")
         self._learner, self._seed = learner, seed
 
     def _draw(self, parameters: Sequence[Tensor]) -> list[Tensor] | None:
