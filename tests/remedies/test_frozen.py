@@ -108,12 +108,9 @@ def test_penalties_and_their_gradients_are_those_of_what_is_trained(name: str) -
     trained = [p for p in built.parameters() if p.requires_grad]
     ours = torch.autograd.grad(penalty, trained, allow_unused=True)
     theirs = torch.autograd.grad(expected, trained, allow_unused=True)
-    for a, b in zip(ours, theirs, strict=True):
-        zero = torch.zeros(())
-        torch.testing.assert_close(
-            zero if a is None else a, zero.expand_as(a) if b is None and a is not None else b,
-            rtol=1e-3, atol=1e-4,
-        ) if a is not None or b is not None else None  # fmt: skip
+    for parameter, *pair in zip(trained, ours, theirs, strict=True):
+        a, b = (torch.zeros_like(parameter) if g is None else g for g in pair)
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
 def test_penalties_of_nothing_but_frozen_layers_are_none() -> None:
