@@ -97,10 +97,9 @@ def test_what_a_task_moves_is_related_to_what_is_trained() -> None:
     before = [p.detach().clone() for p in trained(learner.network)]
     watching = METRICS["update_ratio"].take(learner, tiny_task())
     learner.update(*tiny_task().train.batch(slice(0, 8)))
-    moved = sum(
-        (p - b).square().sum() for p, b in zip(trained(learner.network), before, strict=True)
-    )
-    expected = float(moved / sum(b.square().sum() for b in before)) ** 0.5
+    pairs = zip(trained(learner.network), before, strict=True)
+    moved = sum(float((p.detach() - b).square().sum()) for p, b in pairs)
+    expected = (moved / sum(float(b.square().sum()) for b in before)) ** 0.5
     assert watching.value() == pytest.approx(expected)
 
 
