@@ -471,8 +471,8 @@ def test_divergence_names_the_update(policy: str, update: int, settings: dict) -
 @pytest.mark.parametrize(
     ("reward", "value", "text"),
     [
-        (False, np.nan, "observation 0 of . is not finite: number 0 is nan"),
-        (False, np.inf, "observation 0 of . is not finite: number . is -?inf"),
+        (False, np.nan, "last observation 0 of . is not finite: number 0 is nan"),
+        (False, np.inf, "last observation 0 of . is not finite: number . is -?inf"),
         (True, np.nan, "reward 0 of . is not finite: nan"),
         (True, -np.inf, "reward 0 of . is not finite: -inf"),
         (True, "no number", "it raised .*"),
