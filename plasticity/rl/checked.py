@@ -50,7 +50,7 @@ class Checked(VecEnvWrapper):
         with self._blamed():
             observations, rewards, dones, infos = self.venv.step_wait()
         self._check("reward", rewards)
-        for env in dones.nonzero()[0]:
+        for env in map(int, dones.nonzero()[0]):
             if (last := infos[env].get("terminal_observation")) is not None:
                 self._check("last observation", last, env)
         self._check("observation", observations)
