@@ -28,7 +28,6 @@ from plasticity.networks.network import DoesNotFit
 from plasticity.rl.checked import Checked, EnvironmentFault, reason_of
 from plasticity.rl.environments import (
     NoFriction,
-    NotResumable,
     Resumable,
     Slippery,
     check_resumable,
@@ -95,13 +94,17 @@ class Environments:
             check_resumable(self._make)
         except NoFriction as error:
             raise UsageError(f"--friction-period, --env {config.env}: {error}") from error
-        except NotResumable as error:
+        except ValueError as error:
             self.remark = (
                 f"{config.env} keeps state that cannot be saved ({error}); training that is "
                 "stopped goes on, but not bit for bit"
             )
-        except Exception as error:  # of the environment; training will say whether it comes again
-            self.remark = f"{config.env} failed when it was tried: {reason_of(error)}"
+        except (
+            RuntimeError
+        ) as error:  # of the environment; training will say whether it comes again
+            self.remark = (
+                f"{config.env} failed when it was tried: {reason_of(error.__cause__ or error)}"
+            )
 
     def _checked_name(self) -> str:
         """Return the environment's name with its version, if a policy can act in it."""

@@ -86,6 +86,6 @@ class Checked(VecEnvWrapper):
         return Diverged(f"the actions are not finite ({text})")
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """Return in a line what was raised."""
     return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")

@@ -154,6 +154,7 @@ def check_resumable(
 
     Raises:
         NotResumable: An observation, reward or end of episode differs.
+        RuntimeError: The environment raised.
         ValueError: ``num_steps`` is below 1.
     """
     if num_steps < 1:
@@ -173,6 +174,10 @@ def check_resumable(
             _check_equal(env, results, f"step {step}")
             if results[0][2] or step == num_steps - 1:
                 _check_equal(env, [e.reset()[0] for e in (env, twin)], f"reset after step {step}")
+    except NotResumable:
+        raise
+    except Exception as error:
+        raise RuntimeError(f"the environment raised {type(error).__name__}: {error}") from error
     finally:
         env.close()
         twin.close()
