@@ -25,12 +25,19 @@ from experiments.parts.control import FILES, Config, MlpPolicy, QnnPolicy
 from experiments.parts.experiment import Failure, UsageError
 from experiments.parts.training import Arm, Row
 from plasticity.networks.network import DoesNotFit
-from plasticity.rl.environments import Resumable, Slippery, check_resumable, set_friction
+from plasticity.rl.checked import Checked, EnvironmentFault, reason_of
+from plasticity.rl.environments import (
+    NoFriction,
+    Resumable,
+    Slippery,
+    check_resumable,
+    set_friction,
+)
 from plasticity.rl.features import QuantumFeatures
 from plasticity.rl.learner import PolicyLearner
 from plasticity.rl.ppo import get_state, set_state, train_ppo
 from plasticity.rl.remedies import LayerNorm
-from plasticity.rl.workers import WorkerError, Workers
+from plasticity.rl.workers import EnvironmentFailed, WorkerError, Workers
 from plasticity.seeding import generator_for
 
 
@@ -69,7 +76,7 @@ class Environments:
 
     Raises:
         UsageError: There is no such environment, or policies or the friction are not for it.
-        Failure: The environment needs a package that is not installed.
+        Failure: The environment needs a package that is not installed, or cannot be made.
     """
 
     def __init__(self, config: Config, processes: int | None) -> None:
@@ -85,12 +92,18 @@ class Environments:
         self.remark = ""
         try:
             check_resumable(self._make)
-        except TypeError as error:
+        except NoFriction as error:
             raise UsageError(f"--friction-period, --env {config.env}: {error}") from error
         except ValueError as error:
             self.remark = (
                 f"{config.env} keeps state that cannot be saved ({error}); training that is "
                 "stopped goes on, but not bit for bit"
+            )
+        except (
+            RuntimeError
+        ) as error:  # of the environment; training will say whether it comes again
+            self.remark = (
+                f"{config.env} failed when it was tried: {reason_of(error.__cause__ or error)}"
             )
 
     def _checked_name(self) -> str:
@@ -102,6 +115,8 @@ class Environments:
             raise Failure(f"{option}: {error}") from error
         except (gymnasium.error.Error, ImportError) as error:
             raise UsageError(f"{option}: {error}") from error
+        except Exception as error:
+            raise Failure(f"{option}: it cannot be made: {reason_of(error)}") from error
         with contextlib.closing(env):
             if not isinstance(env.action_space, spaces.Box):
                 raise UsageError(f"{option}: its actions are {env.action_space}, not a Box")
@@ -137,15 +152,28 @@ class Environments:
         """Make the environments of an arm."""
         makers: list[Callable[[], gymnasium.Env]] = [self._make] * self._config.num_envs
         if not self._processes:
-            return DummyVecEnv(makers)
+            return self._made(lambda: DummyVecEnv(makers))
         # One process imports what the others, forked from it, then have.
         multiprocessing.set_forkserver_preload([__name__])
-        return Workers(makers, self._processes)
+        return self._made(lambda: Workers(makers, self._processes))
 
-    def evaluation(self) -> DummyVecEnv:
+    def evaluation(self) -> VecEnv:
         """Make environments to evaluate an arm in."""
         make = functools.partial(make_evaluation_environment, self.name)
-        return DummyVecEnv([make] * min(self._config.evaluation_episodes, self._config.num_envs))
+        number = min(self._config.evaluation_episodes, self._config.num_envs)
+        return self._made(lambda: Checked(DummyVecEnv([make] * number)))
+
+    def _made(self, make: Callable[[], VecEnv]) -> VecEnv:
+        """Return environments, or say in a line what they raised."""
+        try:
+            return make()
+        except EnvironmentFailed as error:
+            reason = error.reason
+        except WorkerError:
+            raise
+        except Exception as error:
+            reason = reason_of(error)
+        raise EnvironmentFault(f"--env {self._config.env}: it cannot be made: {reason}")
 
 
 def make_model(config: Config, arm: ArmConfig, env: VecEnv) -> PPO:
@@ -229,7 +257,7 @@ class PolicyArm(Arm):
         """Return returns and lengths of episodes, on the floor as it is in training."""
         if self._config.friction_period is not None:
             friction = self._friction()
-            for env in self._evaluation.envs:
+            for env in self._evaluation.get_attr("unwrapped"):
                 set_friction(env, friction)
         self._evaluation.seed(seed_for(self._config.seed, "evaluation", update))
         returns, lengths = evaluate_policy(

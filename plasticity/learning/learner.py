@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from plasticity.learning.remedy import Remedy
+from plasticity.networks.network import DoesNotFit
+from plasticity.networks.trained import is_trained, trained_parameters
 
 Observer = Callable[[Tensor, Tensor], None]
 """Told the outputs and labels of each batch, right before its update."""
@@ -23,6 +25,10 @@ class Learner:
     ``before_task(index)`` is called before each task, and before the remedies: so a module can
     write the same function in other parameters. Neither touches the optimiser, whose moments stay.
 
+    Parameters that are frozen (see ``is_trained``) stay as they are, whatever the remedies. The
+    optimiser is given them, too: without a gradient it leaves them alone, as torch's do, and what
+    is frozen or let go later, at the start of a task, say, is so from then on.
+
     Args:
         network: From ``(batch, features)`` to ``(batch, outputs)``.
         make_optimizer: Builds the optimiser from the network's parameters.
@@ -34,6 +40,9 @@ class Learner:
         network: As the remedies have made it.
         optimizer: The optimiser at present; a remedy may replace it.
         steps: Updates so far, over all tasks.
+
+    Raises:
+        DoesNotFit: No parameter is trained, or a remedy is not for the network.
     """
 
     def __init__(
@@ -48,6 +57,7 @@ class Learner:
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
         for remedy in self.remedies:
             network = remedy.on_build(network).to(device)
+        trained_parameters(network)  # or there would be nothing to learn
         self.network = network
         self.make_optimizer = make_optimizer
         self.loss = loss
@@ -89,6 +99,9 @@ class Learner:
         """Take one step of the optimiser and return the batch's loss before it, detached.
 
         The loss that is returned is without penalties.
+
+        Raises:
+            DoesNotFit: The loss depends on no parameter that is trained.
         """
         self.optimizer.zero_grad(set_to_none=True)
         outputs = self.network(x)
@@ -98,6 +111,11 @@ class Learner:
         for penalty in self._penalties:
             term = penalty()
             total = total if term is None else total + term
+        if not is_trained(total):
+            raise DoesNotFit(
+                f"the loss of {type(self.network).__name__} depends on no parameter that is "
+                "trained: what is trained is not used, or its graph is cut"
+            )
         total.backward()
         self.optimizer.step()
         self.steps += 1

@@ -5,11 +5,13 @@ import dataclasses
 import functools
 import itertools
 import json
+import math
+import re
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -19,6 +21,8 @@ pytest.importorskip("gymnasium")
 pytest.importorskip("mujoco")
 pytest.importorskip("stable_baselines3")
 
+import gymnasium
+from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -35,6 +39,7 @@ from tests.experiments.control_runs import (
     ANT,
     ARMS,
     EXPORTS,
+    OF_ARMS,
     TINY,
     folder_of,
     only,
@@ -466,3 +471,71 @@ def test_environment_that_cannot_be_saved_is_told(monkeypatch: pytest.MonkeyPatc
 def test_figures_draws_a_run_again(trained: Path) -> None:
     assert figures.main([str(trained), "again.png"]) == 0
     assert Path("again.png").read_bytes() == (trained / "figure.png").read_bytes()
+
+
+class Faulty(gymnasium.Env):
+    """Raise, or give NaN, in the step or at the reset that the name says; be well afterwards."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+    faults: ClassVar[list[str]] = []
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.ones(3, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        fault = self.faults.pop() if self.steps == 10 and self.faults else ""
+        if fault == "raise":
+            raise ZeroDivisionError("no\nfloor")
+        observation = np.full(3, np.nan if fault == "observation" else 1, np.float32)
+        reward = math.nan if fault == "reward" else 1.0
+        return observation, reward, False, self.steps == 12, {}
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        ("raise", "it raised ZeroDivisionError: no floor"),
+        ("observation", "observation 0 of 2 is not finite: number 0 is nan"),
+        ("reward", "reward 0 of 2 is not finite: nan"),
+    ],
+)
+def test_an_environment_at_fault_ends_its_arm_in_a_line_and_the_next_is_trained(
+    fault: str, text: str, capsys, monkeypatch
+) -> None:
+    if "Faulty-v0" not in gymnasium.registry:
+        gymnasium.register("Faulty-v0", Faulty)
+    monkeypatch.setattr(policies, "check_resumable", lambda make: None)
+    monkeypatch.setattr(Faulty, "faults", [fault])
+    arguments = ["--env=Faulty-v0", "--total-steps=32", "--num-envs=2", "--n-steps=16",
+                 "--batch-size=16", "--evaluation-every=1000", "--evaluation-episodes=2", *OF_ARMS,
+                 "--env-processes=0"]  # fmt: skip
+    assert run(*arguments) == 1
+    out, error = capsys.readouterr()
+    line = error[error.index("error:") :]
+    assert line.startswith("error: mlp: in an evaluation after update 0 of PPO the environment is")
+    assert line.endswith(f"at fault: {text}\n")
+    assert "qnn" not in line
+    assert "exported to" in out
+    assert re.search(r"qnn: \S+ (steps per s|s per step)", out)
+    assert run(*arguments) == 0  # the fault does not come again
+
+
+def test_an_environment_that_cannot_be_made_or_tried_is_told_in_a_line(capsys, monkeypatch) -> None:
+    if "Faulty-v0" not in gymnasium.registry:
+        gymnasium.register("Faulty-v0", Faulty)
+    config = dataclasses.replace(QUICK.config, env="Faulty-v0")
+    monkeypatch.setattr(Faulty, "faults", ["raise"])
+    remark = policies.Environments(config, 0).remark
+    assert remark == "Faulty-v0 failed when it was tried: ZeroDivisionError: no floor"
+
+    def broken(self: Faulty) -> None:
+        raise RuntimeError("no engine")
+
+    monkeypatch.setattr(Faulty, "__init__", broken)
+    assert run("--preset=quick", "--env=Faulty-v0", "--env-processes=0") == 1
+    expected = "error: --env Faulty-v0: it cannot be made: RuntimeError: no engine\n"
+    assert capsys.readouterr().err.endswith(expected)

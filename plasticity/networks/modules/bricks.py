@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from plasticity.networks.trained import is_trained
 from plasticity.quantum.calls import outside_of_graphs
 from plasticity.quantum.circuits import Ansatz, pauli_words
 from plasticity.quantum.layer import QNN
@@ -63,6 +64,8 @@ class WrappedQNN(QNN):
     @torch.no_grad()
     def after_update(self) -> None:
         """Wrap the angles of those gates whose largest eigenvalue gap exceeds 2 pi."""
+        if not is_trained(self.angles):
+            return
         words = self._words.double()
         parts = self.angles.double() @ words
         if not parts.isfinite().all():  # training has diverged, which its loss will say
@@ -114,8 +117,9 @@ class TrivialisedQNN(QNN):
     @torch.no_grad()
     def before_task(self, index: int) -> None:
         """Let the angles count from the gates as they are now."""
-        self.base.copy_(torch.view_as_real(_nearer_unitary(self.gates())))
-        self.angles.zero_()
+        if is_trained(self.angles):
+            self.base.copy_(torch.view_as_real(_nearer_unitary(self.gates())))
+            self.angles.zero_()
 
 
 def _nearer_unitary(gates: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from plasticity.networks.modules.orthonormal import orthonormalised
+from plasticity.networks.trained import is_trained
 from plasticity.quantum.calls import in_rows
 from plasticity.quantum.readouts import LogOdds
 
@@ -63,6 +64,8 @@ class RetractedOverlaps(Overlaps):
     @torch.no_grad()
     def after_update(self) -> None:
         """Put the vectors back onto the Stiefel manifold, after a step of the optimiser."""
+        if not is_trained(self.vectors):
+            return
         vectors = torch.view_as_complex(self.vectors)
         vectors.copy_(orthonormalised(vectors))
 
