@@ -162,9 +162,7 @@ def held_and_free() -> str:
         found = pilot(study)
         arms = judged(found, "test_accuracy")[0]
         drops = {one.arm: one.drop.estimate for one in arms}
-        (pair,) = (
-            c for c in comparisons(found, arms) if (c.arm, c.reference) == (arm, reference)
-        )
+        (pair,) = (c for c in comparisons(found, arms) if (c.arm, c.reference) == (arm, reference))
         experiment = importlib.import_module(f"experiments.{found.study.experiment}").EXPERIMENT
         preset = experiment.presets[found.study.preset]
         rates = [preset.arms[name].optimizer.learning_rate for name in (arm, reference)]

@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's palette: told apart by all common kinds of colour vision."""
 
-LINES = ("-", "--", ":", "-.")
+LINES = ("-", "--", ":", "-.", (0, (6, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 3)))
 
 
 def style(number: int) -> dict[str, Any]:
-    """Return colour and line of the curve of a number: 24 that differ, those of one line first."""
+    """Return colour and line of the curve of a number: 42 that differ, those of one line first."""
     line = LINES[number // len(COLOURS) % len(LINES)]
     return {"colour": COLOURS[number % len(COLOURS)], "line": line}
 
@@ -45,7 +45,7 @@ def plot_curve(
     label: str,
     colour: str,
     window: int,
-    line: str = "-",
+    line: Any = "-",
     points: bool = True,
     width: float = 1.8,
 ) -> None:
