@@ -64,10 +64,10 @@ def heading(found: Gathered) -> str:
         "adjusted by Holm's method over the arms, within a claim. With fewer than "
         f"{MIN_SEEDS} seeds nothing is said to be kept; *too few seeds* marks where it would be. "
         "A verdict is *fragile* if the skewness "
-        f"over seeds exceeds {SKEWED:g}. Brackets hold 95 % intervals of means over seeds. They end "
-        "where there is no further value, as an accuracy is never above 100 %; in `summary.csv` they "
-        "do not. An arm "
-        "that never learned has nothing to lose: read the level beside the drop.",
+        f"over seeds exceeds {SKEWED:g}. Brackets hold 95 % intervals of means over seeds. They "
+        "end where there is no further value, as an accuracy is never above 100 %; in "
+        "`summary.csv` they do not. An arm that never learned has nothing to lose: read the level "
+        "beside the drop.",
         "",
     ]
     return "\n".join(lines)
