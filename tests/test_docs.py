@@ -281,3 +281,47 @@ def test_cost_of_the_pilot_is_that_of_its_records() -> None:
             assert f"| `{arm}` | {mean:.0f} | {mean * 10 / 3600:.2f} |" in text
         total = sum(means.values())
         assert f"| all | {total:,.0f} | {total * 10 / 3600:.1f} |" in text
+
+
+def test_pages_on_the_api_have_each_public_module_once() -> None:
+    library = DOCS.parent / "plasticity"
+    modules = {
+        ".".join(path.relative_to(DOCS.parent).with_suffix("").parts)
+        for path in library.glob("**/*.py")
+        if path.name != "__init__.py" and "engine" not in path.parts  # which is the layer's own
+    }
+    text = "".join(path.read_text() for path in (DOCS / "api").glob("*.md"))
+    shown = re.findall(r"^\.\. automodule:: (\S+)$", text, re.MULTILINE)
+    assert sorted({*shown} - {name for name in shown if f"{name}." in "".join(modules)}) == sorted(
+        modules
+    )
+    assert len({*shown}) == len(shown)
+
+
+def test_start_names_each_extra() -> None:
+    import configparser
+
+    setup = configparser.ConfigParser()
+    setup.read(DOCS.parent / "setup.cfg")
+    named = re.findall(r"^\| (`\[.*?) \|", (DOCS / "start.md").read_text(), re.MULTILINE)
+    extras = [name for cell in named for name in re.findall(r"\[(\w+)\]", cell)]
+    assert sorted(extras) == sorted(setup["options.extras_require"])
+
+
+def test_results_explains_each_column_of_a_studys_summary(tmp_path: Path) -> None:
+    from experiments.parts.gathered import load_records
+    from experiments.parts.judged import changes, judged
+    from experiments.parts.report import _summary
+
+    found = load_records(DOCS / "records/pilot/qdata-why")
+    arms, _ = judged(found, "test_accuracy")
+    order = [one.arm for one in arms]
+    metrics = {"weight_norm": changes(found, order, "weight_norm")}
+    columns = _summary(found, arms, order, metrics).partition("\n")[0].strip().split(",")
+    text = section((DOCS / "results.md").read_text(), "The folder of a study's report")
+    ends = ("", "_sd", "_low_90", "_high_90", "_low_95", "_high_95")
+    explained = {*in_backticks(text)} - {"NAME"}
+    groups = {*re.findall(r"group `(\w+)`", text)} - {"COLUMN_first", "COLUMN_last"}
+    groups |= {"weight_norm_first", "weight_norm_last"}
+    explained |= {group + end for group in groups for end in ends}
+    assert {*columns} <= explained
