@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.parts.curves import FEWEST_FOR_AN_INTERVAL, decades
+from experiments.parts.titles import lines_of
 from plasticity.results.plots import COLOURS, style
 
 if TYPE_CHECKING:
@@ -295,6 +296,6 @@ def write_title(figure: Figure, title: str, caption: str) -> None:
     height = figure.get_figheight()
     figure.text(0.12 / figure.get_figwidth(), 1 - 0.1 / height, title, fontsize=10, va="top")
     figure.text(
-        0.12 / figure.get_figwidth(), 1 - 0.3 / height, caption, fontsize=8, va="top",
-        color="#444444",
+        0.12 / figure.get_figwidth(), 1 - 0.3 / height,
+        lines_of(caption, figure.get_figwidth(), 8), fontsize=8, va="top", color="#444444",
     )  # fmt: skip

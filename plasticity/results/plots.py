@@ -14,9 +14,12 @@ LINES = ("-", "--", ":", "-.", (0, (6, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 3))
 
 
 def style(number: int) -> dict[str, Any]:
-    """Return colour and line of the curve of a number: 42 that differ, those of one line first."""
-    line = LINES[number // len(COLOURS) % len(LINES)]
-    return {"colour": COLOURS[number % len(COLOURS)], "line": line}
+    """Return colour and line of the curve of a number: 42 that differ, those of one line first.
+
+    Each line begins with another colour, so that arms with one colour are farther apart.
+    """
+    row = number // len(COLOURS) % len(LINES)
+    return {"colour": COLOURS[(number + row % 4) % len(COLOURS)], "line": LINES[row]}
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:

@@ -427,7 +427,7 @@ def test_figure_over_seeds_shows_means_and_their_intervals(drawn: list[Figure]) 
     (figure,) = drawn
     assert legend_of(figure) == ["classical (MLP)", "quantum (QNN)"]
     title, notes = title_of(figure).splitlines()
-    assert title == "mnist-x, seeds 0, 1, 2"
+    assert title == "Permuted images (mnist), seeds 0, 1, 2"
     assert "n = 3 seeds" in notes
     assert "shaded: 95 % interval of the mean over seeds" in notes
     assert "points" not in notes
