@@ -29,7 +29,8 @@ from experiments.figures import experiment_of
 from experiments.parts import cli
 from experiments.parts.experiment import MAY_BE_EMPTY, Experiment, Failure, UsageError
 from experiments.parts.kept import find_arms, load_network, networks_of, open_records, untrained
-from experiments.parts.labels import arm_name, labels_of
+from experiments.parts.labels import arm_name, labels_of, looks_of
+from experiments.parts.titles import title_of
 
 if TYPE_CHECKING:
     from experiments.parts.conditions import Condition
@@ -267,7 +268,11 @@ def report(experiment: Experiment[Any], folder: RunFolder, arms: Mapping[Path, A
         rows = {label: found for path, label in labels.items() if (found := evaluated(path))}
         text = table(rows)
         folder.save_text("device.md", text)
-        path = folder.save_figure("device.png", figure(rows, folder.path.name))
+        shown = {path: arms[path] for path, label in labels.items() if label in rows}
+        done = 1 + max(row["task"] for of_arm in rows.values() for row in of_arm)
+        title = title_of(experiment, [folder], shown, done)
+        looks = [look for path, look in looks_of(experiment, arms).items() if labels[path] in rows]
+        path = folder.save_figure("device.png", figure(rows, title, looks))
     return f"{text}\nfigure: {path}"
 
 

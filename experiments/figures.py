@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.parts.cli import status_of
-from experiments.parts.drawing import figure_of, recorded, series_of
+from experiments.parts.drawing import done_of, figure_of, recorded, series_of
 from experiments.parts.experiment import Experiment, Failure, UsageError
 from experiments.parts.labels import looks_of
+from experiments.parts.titles import title_of
 
 if TYPE_CHECKING:
     from plasticity.results.record import RunFolder
@@ -108,10 +109,7 @@ def draw_runs(experiment: Experiment[Any], folders: Sequence[RunFolder], target:
             f"rows of {first.path} have no {missing[0]!r}: the run has just begun, or they were "
             "edited"
         )
-    title = first.path.name
-    if len(folders) > 1:
-        names = sorted({folder.path.name.partition("-seed")[0] for folder in folders})
-        title = f"{', '.join(names)}, seeds {', '.join(map(str, sorted(seeds)))}"
+    title = title_of(experiment, folders, shown, done_of(experiment, series))
     looks = [*looks_of(experiment, shown).values()]
     figure_of(experiment, series, title, looks).savefig(target)
 

@@ -11,6 +11,7 @@ from experiments.parts.curves import Rows, learning_curves, panels_of
 from experiments.parts.experiment import Experiment
 from experiments.parts.labels import labels_of, looks_of
 from experiments.parts.overview import overview, table
+from experiments.parts.titles import title_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +43,8 @@ def draw_run(experiment: Experiment[Any], folder: RunFolder) -> Path:
         series = series_of(experiment, shown, rows)
         looks = [*looks_of(experiment, shown).values()]
         folder.save_text("table.md", table(experiment, series))
-        drawn = figure_of(experiment, series, folder.path.name, looks)
+        title = title_of(experiment, [folder], shown, done_of(experiment, series))
+        drawn = figure_of(experiment, series, title, looks)
         folder.save_figure(figure.name, drawn)
         os.utime(figure, ns=(date, date))
         return figure
@@ -71,6 +73,13 @@ def series_of(
         runs: The rows by the same folders.
     """
     return {label: runs[path] for path, label in labels_of(experiment, arms).items()}
+
+
+def done_of(experiment: Experiment[Any], series: Mapping[str, Sequence[Rows]]) -> int:
+    """Return how many tasks or steps the longest run has behind it."""
+    last = [rows[-1] for runs in series.values() for rows in runs if rows]
+    unit = experiment.progress.unit
+    return max((experiment.progress.done(row) for row in last if unit in row), default=0)
 
 
 def figure_of(

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 from experiments.parts import report_text
 from experiments.parts.experiment import Failure, Panel
 from experiments.parts.gathered import Gathered, gathered, save_records
-from experiments.parts.judged import Change, Judged, changes, comparisons, judged
+from experiments.parts.judged import Change, Judged, bounds_of, changes, comparisons, judged
+from experiments.parts.labels import looks_of_names
 from experiments.parts.level_figure import level_against_drop
 from experiments.parts.overview import TELLING
 from experiments.parts.study import Study, experiment_of
 from experiments.parts.study_figures import over_tasks
+from experiments.parts.titles import title_of_study
 from plasticity.results.verdicts import Estimate
 
 if TYPE_CHECKING:
@@ -80,7 +82,7 @@ def report_on(found: Gathered, folder: Path) -> Path:
         figure = drawing.over_tasks("accuracy", score, f"{words} (%)", accuracy=True)
         parts.append(f"![{words} over tasks]({figure})\n")
     if arms:
-        title = f"{found.study.name}: level against drop"
+        title = f"{title_of_study(found.study)}: level against drop"
         drawn = level_against_drop(arms, title, found.study.drop_margin)
         figure = drawing.save("level-against-drop", drawn)
         parts.append(f"![level against drop]({figure})\n")
@@ -151,6 +153,10 @@ class _Drawing:
     ) -> None:
         self._found, self._folder, self._order = found, folder, order
         self._verdicts = verdicts
+        self._title = title_of_study(found.study)
+        arms = found.study.arms
+        numbers = looks_of_names(experiment_of(found.study.experiment).registry, arms)
+        self._looks = dict(zip(arms, numbers, strict=True))
         references = [reference for _, reference in found.study.compared]
         # The one that most are compared with.
         self._reference = max(references, key=references.count, default=found.study.arms[0])
@@ -162,10 +168,11 @@ class _Drawing:
         """
         values = {arm: self._found.of(arm, column) for arm in self._order}
         scale = 100 if accuracy else 1
+        low, high = bounds_of(column)
         series = {arm: scale * of for arm, of in values.items() if of is not None}
         figure = over_tasks(
-            series, label, f"{self._found.study.name}: {label}", verdicts=self._verdicts,
-            reference=self._reference, looks=self._found.study.arms,
+            series, label, f"{self._title}: {label}", verdicts=self._verdicts,
+            reference=self._reference, looks=self._looks, bounds=(scale * low, scale * high),
             logarithmic=False if accuracy else None,
         )  # fmt: skip
         return self.save(name, figure)

@@ -259,7 +259,8 @@ def summarise(experiment: Experiment[Any], records: Mapping[str, ArmRecord]) -> 
     """Print how each arm did in the first and the last tenth of the rows that have a score."""
     score, words = experiment.score
     width = max(18, *(len(name) + 2 for name in records))
-    titles = f"{'first tenth':>12}{'last tenth':>12}{'change':>9}{'means of':>12}"
+    # Columns are apart, however wide a number is.
+    titles = f" {'first tenth':>11} {'last tenth':>11} {'change':>11} {'means of':>11}"
     print(f"\n{words:{width}}{titles}   exported to")
     row = "task" if experiment.progress.unit == "task" else "update"
     for name, record in records.items():
@@ -268,10 +269,10 @@ def summarise(experiment: Experiment[Any], records: Mapping[str, ArmRecord]) -> 
         )
         scores = column(record.rows, score)
         if not len(scores):
-            print(f"{name:{width}}{'none':>45}   {files if record.rows else 'nothing yet'}")
+            print(f"{name:{width}}{'none':>48}   {files if record.rows else 'nothing yet'}")
             continue
         tenth = max(1, len(scores) // 10)
         early, late = scores[:tenth].mean(), scores[-tenth:].mean()
         count = f"{tenth} {row}{'s' if tenth > 1 else ''}"
-        numbers = f"{early:12.5g}{late:12.5g}{late - early:9.4g}{count:>12}"
+        numbers = f" {early:11.5g} {late:11.5g} {late - early:11.4g} {count:>11}"
         print(f"{name:{width}}{numbers}   {files}")
