@@ -26,8 +26,7 @@ from experiments.parts.experiment import Failure
 
 def parse(arguments: Sequence[str]) -> Options:
     """Read the command line; raise UsageError with one line that says what is wrong."""
-    name = "python -m experiments.bench"
-    return in_one_line(tyro.cli, Options, prog=name, description=__doc__, args=arguments)
+    return in_one_line(tyro.cli, Options, command="bench", description=__doc__, args=arguments)
 
 
 def measure(options: Options) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.parts.cli import status_of
+from experiments.parts.cli import called, status_of
 from experiments.parts.drawing import figure_of, recorded, series_of
 from experiments.parts.experiment import Experiment, Failure, UsageError
 from experiments.parts.labels import looks_of
@@ -50,7 +50,7 @@ def draw(arguments: Sequence[str]) -> None:
         Failure: A folder cannot be drawn.
     """
     if "-h" in arguments or "--help" in arguments:
-        print(f"usage: python -m experiments.figures [-h] {SYNTAX}\n\n{__doc__}", end="")
+        print(called(f"usage: python -m experiments.figures [-h] {SYNTAX}\n\n{__doc__}"), end="")
         return
     if unknown := [word for word in arguments if word.startswith("-")]:
         raise UsageError(f"{unknown[0]}: say {SYNTAX}")

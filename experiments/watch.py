@@ -71,9 +71,7 @@ def parse(arguments: Sequence[str]) -> Watch:
         UsageError: With one line that says what is wrong.
         SystemExit: With status 0, after ``--help``.
     """
-    return cli.in_one_line(
-        tyro.cli, Watch, prog="python -m experiments.watch", description=__doc__, args=arguments
-    )
+    return cli.in_one_line(tyro.cli, Watch, command="watch", description=__doc__, args=arguments)
 
 
 def render(command: Watch) -> None:

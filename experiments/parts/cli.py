@@ -30,6 +30,8 @@ Name = TypeVar("Name", bound=str)
 OfArms = TypeVar("OfArms")
 Chosen = TypeVar("Chosen", bound=Options)
 Parsed = TypeVar("Parsed")
+prefix = "python -m experiments."
+"""What the user typed before a command's name. `experiments.__main__` sets it."""
 
 
 def main(experiment: Experiment[Any], arguments: Sequence[str] | None = None) -> int:
@@ -144,7 +146,7 @@ def parse(
         command: Command[str, Any, Config, Any] = in_one_line(
             tyro.cli,
             kind,
-            prog=f"python -m experiments.{experiment.name}",
+            command=experiment.name,
             description=about(experiment),
             args=arguments,
             default=default,
@@ -253,8 +255,26 @@ def about_presets(experiment: Experiment[Any]) -> str:
     return "\n".join([*lines, "Options that are not said are taken from this protocol."])
 
 
-def in_one_line(parse: Callable[..., Parsed], *arguments: Any, **options: Any) -> Parsed:
+def called(text: str) -> str:
+    """Return a text whose commands are called as the user has called this one."""
+    return re.sub(r"python -m experiments\.(?=\w)", lambda _: prefix, text)
+
+
+def in_one_line(
+    parse: Callable[..., Parsed],
+    *arguments: Any,
+    command: str,
+    description: str | None,
+    **options: Any,
+) -> Parsed:
     """Call ``tyro.cli``, and turn its box of an error message into a line.
+
+    Args:
+        parse: ``tyro.cli``.
+        arguments: Its positional ones.
+        command: Name of the command.
+        description: What ``--help`` says of it.
+        options: Others of ``tyro.cli``.
 
     Raises:
         UsageError: With that line.
@@ -263,7 +283,9 @@ def in_one_line(parse: Callable[..., Parsed], *arguments: Any, **options: Any) -
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return parse(*arguments, **options)
+            return parse(
+                *arguments, prog=prefix + command, description=called(description or ""), **options
+            )
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -276,7 +298,7 @@ def in_one_line(parse: Callable[..., Parsed], *arguments: Any, **options: Any) -
     words = text.removeprefix("Unrecognized options: ").split(", ")
     unknown = [word.partition("=")[0] for word in words if word.startswith("--")]
     if unknown and text.startswith("Unrecognized options: "):  # and their values
-        text = f"{', '.join(unknown)}: {options['prog']} has no such option"
+        text = f"{', '.join(unknown)}: {prefix + command} has no such option"
     if "Perhaps you meant:" in lines:
         text += f"; did you mean {lines[lines.index('Perhaps you meant:') + 1]}?"
     raise UsageError(text)

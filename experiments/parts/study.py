@@ -13,6 +13,7 @@ import importlib
 import itertools
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -149,10 +150,21 @@ class Cell:
     seed: int
 
     def command(self, results: Path) -> list[str]:
-        """Return the very words that a user would type."""
+        """Return the very words that a user would type.
+
+        They find modules in the working directory (no -P) only where this process does. The script
+        ``plasticity`` does not, so a folder there may be called ``experiments``, too.
+        """
         of_seed = ["--seed", str(self.seed), "--results", str(results)]
         module = f"experiments.{self.study.experiment}"
-        return [sys.executable, "-m", module, *words_of(self.study, self.arm), *of_seed]
+        run = "-m" if finds_modules_here() else "-Pm"
+        return [sys.executable, run, module, *words_of(self.study, self.arm), *of_seed]
+
+
+def finds_modules_here() -> bool:
+    """Return whether Python looks for modules in the working directory."""
+    here = os.getcwd()
+    return any(os.path.abspath(path) == here for path in sys.path)
 
 
 def cells(study: Study) -> list[Cell]:

@@ -47,10 +47,13 @@ def test_cells_are_all_arms_with_all_seeds_each_once(tiny: Study) -> None:
     assert len({*cells(tiny)}) == 4
 
 
-def test_a_cell_is_the_command_that_a_user_would_type(tmp_path: Path, results: Path) -> None:
+def test_a_cell_is_the_command_that_a_user_would_type(
+    tmp_path: Path, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tiny = tiny_study(
         tmp_path, of_arms={"mlp": ("--mlp.hidden", "5")}, metrics=("fisher", "dormant")
     )
+    monkeypatch.syspath_prepend("")
     words = Cell(tiny, "mlp", 7).command(results)
     assert words[:3] == [sys.executable, "-m", "experiments.mnist"]
     preset, options, config, arms = cli.parse(mnist.EXPERIMENT, words[3:])
@@ -62,6 +65,19 @@ def test_a_cell_is_the_command_that_a_user_would_type(tmp_path: Path, results: P
     other = Cell(tiny, "linear+l2-init", 7).command(results)
     assert "--mlp.hidden" not in other
     assert [*cli.parse(mnist.EXPERIMENT, other[3:])[3]["linear+l2-init"].remedies] == ["l2-init"]
+
+
+@pytest.mark.parametrize("finding", ["", ".", None])
+def test_a_cell_looks_for_modules_in_the_working_directory_only_if_this_process_does(
+    tmp_path: Path, results: Path, monkeypatch: pytest.MonkeyPatch, finding: str | None
+) -> None:
+    """So ``plasticity study`` is not led astray by a folder called experiments."""
+    tiny = tiny_study(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    if finding is not None:
+        monkeypatch.syspath_prepend(str(tmp_path) if finding else "")
+    words = Cell(tiny, "mlp", 7).command(results)
+    assert words[1] == ("-Pm" if finding is None else "-m")
 
 
 def test_the_presets_metrics_are_taken_where_a_study_names_none() -> None:
