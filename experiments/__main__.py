@@ -44,9 +44,9 @@ def main(arguments: list[str]) -> int:
     if arguments and arguments[0] in commands:
         import runpy
 
-        from experiments.parts import cli
+        from experiments.parts import calling
 
-        cli.prefix = f"{PROGRAM} "  # in usage lines, and in commands that are advised
+        calling.prefix = f"{PROGRAM} "  # in usage lines, and in commands that are advised
         command, *sys.argv[1:] = arguments
         runpy.run_module(f"experiments.{command}", run_name="__main__", alter_sys=True)
         return 0

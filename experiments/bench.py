@@ -52,7 +52,8 @@ def disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Failure(str(error)) from error
+        what = "not a folder" if isinstance(error, FileExistsError) else error.strerror
+        raise Failure(f"{error.filename}: {what}; name other --results") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

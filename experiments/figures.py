@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.parts.cli import called, status_of
+from experiments.parts.calling import called
+from experiments.parts.cli import status_of
 from experiments.parts.drawing import figure_of, recorded, series_of
 from experiments.parts.experiment import Experiment, Failure, UsageError
 from experiments.parts.labels import looks_of
@@ -66,6 +67,8 @@ def draw(arguments: Sequence[str]) -> None:
         target = target or Path(f"{folders[0].path.name}.png")
         if not target.suffix:
             target = target.with_suffix(".png")
+        if not target.parent.is_dir():
+            raise Failure(f"{target}: there is no folder {target.parent}; make it first")
         draw_runs(experiment, folders, target)
     except (RecordError, OSError, ValueError) as error:  # ValueError: a format that is none
         raise Failure(str(error)) from error

@@ -101,7 +101,7 @@ def find(name: str) -> Study:
         raise UsageError(f"{name}: there is no such file")
     try:
         content = runpy.run_path(name)
-    except Exception as error:  # it is the user's own, and may do anything
+    except (Exception, SystemExit) as error:  # it is the user's own, and may do anything
         line = (str(error).splitlines() or [""])[0]
         raise Failure(f"{name}: {type(error).__name__}: {line}") from error
     if not isinstance(content.get("STUDY"), Study):

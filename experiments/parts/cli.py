@@ -14,7 +14,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
-from experiments.parts import interrupts
+from experiments.parts import calling, interrupts
 from experiments.parts.arms import Adam, ArmConfig
 from experiments.parts.experiment import (
     Config,
@@ -30,8 +30,6 @@ Name = TypeVar("Name", bound=str)
 OfArms = TypeVar("OfArms")
 Chosen = TypeVar("Chosen", bound=Options)
 Parsed = TypeVar("Parsed")
-prefix = "python -m experiments."
-"""What the user typed before a command's name. `experiments.__main__` sets it."""
 
 
 def main(experiment: Experiment[Any], arguments: Sequence[str] | None = None) -> int:
@@ -110,7 +108,11 @@ def parse(
     chosen = presets[preset]
     if sum(word.partition("=")[0] == "--arms" for word in arguments) > 1:
         raise UsageError("--arms: say it once, with all arms")
+    if arguments and arguments[0] in presets:
+        raise UsageError(f"{arguments[0]}: did you mean --preset {arguments[0]}?")
     names = said(arguments, "--arms") or [*chosen.arms]
+    if any(word in ("--arms", "--arms=") for word in arguments) and not said(arguments, "--arms"):
+        raise UsageError(f"--arms: name at least one; the preset has {', '.join(chosen.arms)}")
     arms = {}
     for name in names:
         if name in arms:
@@ -118,7 +120,8 @@ def parse(
         try:
             arms[name] = experiment.registry.resolve(name, chosen.arms)
         except KeyError as error:
-            raise UsageError(f"--arms {name}: {error.args[0]}") from error
+            commas = "; spaces separate names, not commas" if "," in name else ""
+            raise UsageError(f"--arms {name}: {error.args[0]}{commas}") from error
     of_arms = dataclasses.make_dataclass(
         "OfArms",
         [
@@ -255,9 +258,15 @@ def about_presets(experiment: Experiment[Any]) -> str:
     return "\n".join([*lines, "Options that are not said are taken from this protocol."])
 
 
-def called(text: str) -> str:
-    """Return a text whose commands are called as the user has called this one."""
-    return re.sub(r"python -m experiments\.(?=\w)", lambda _: prefix, text)
+KINDS = {
+    r"invalid literal for int\(\) with base \d+: '(.*)'": "must be a whole number",
+    r"could not convert string to float: '(.*)'": "must be a number",
+    r"Could not find valid parse for arguments: \['(.*)'\]": "not what this option takes",
+    r"no type matching .* could be instantiated from \['(.*?)'\]\. Got errors.*": (
+        "not what this option takes"
+    ),
+}
+"""What is said of words that an option cannot take, in place of what Python and tyro say."""
 
 
 def in_one_line(
@@ -280,11 +289,15 @@ def in_one_line(
         UsageError: With that line.
         SystemExit: With status 0, after ``--help``.
     """
+    program, text = calling.prefix + command, calling.called(description or "")
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
             return parse(
-                *arguments, prog=prefix + command, description=called(description or ""), **options
+                *arguments,
+                prog=calling.prefix + command,
+                description=calling.called(description or ""),
+                **options,
             )
     except SystemExit as stop:
         if not stop.code:
@@ -298,7 +311,14 @@ def in_one_line(
     words = text.removeprefix("Unrecognized options: ").split(", ")
     unknown = [word.partition("=")[0] for word in words if word.startswith("--")]
     if unknown and text.startswith("Unrecognized options: "):  # and their values
-        text = f"{', '.join(unknown)}: {prefix + command} has no such option"
+        text = f"{', '.join(unknown)}: {program} has no such option"
+    elif text.startswith("Unrecognized options: "):
+        stray = text.removeprefix("Unrecognized options: ")
+        text = f"{stray}: {program} has nothing that takes this; options begin with --"
+    for pattern, meaning in KINDS.items():
+        if refused := re.fullmatch(rf"Error parsing (\S+): {pattern}", text):
+            words = refused[2].replace("', '", " ")
+            text = f"{refused[1]} {words}: {meaning}"
     if "Perhaps you meant:" in lines:
         text += f"; did you mean {lines[lines.index('Perhaps you meant:') + 1]}?"
     raise UsageError(text)

@@ -77,6 +77,8 @@ def watch(
         UsageError: The environment's name would import something that was not said.
         Failure: There is no such policy, or nothing that renders or writes the video.
     """
+    if not video.parent.is_dir():
+        raise Failure(f"{video}: there is no folder {video.parent}; make it first")
     folder = read_run(run)
     config = read_protocol(folder)
     path, file = find_policy(folder, arm, policy)

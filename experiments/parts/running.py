@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import shlex
 import sys
 import time
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from experiments.parts import cli
+from experiments.parts import calling
 from experiments.parts.arms import ArmConfig, record_name
 from experiments.parts.drawing import draw_run
 from experiments.parts.experiment import Config, Experiment, Failure, InUse, Options, UsageError
@@ -41,6 +42,17 @@ def library_errors() -> Iterator[None]:
         raise InUse(str(error)) from error
     except (DataError, RecordError, Diverged) as error:
         raise Failure(str(error)) from error
+    except (MemoryError, RuntimeError) as error:
+        # Of the CPU's memory, torch says it in a RuntimeError.
+        is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not is_memory and "can't allocate memory" not in str(error):
+            raise
+        wanted = re.search(r"allocate (\d\S* \w+)", str(error))
+        missing = f" ({wanted[1]} at once)" if wanted else ""
+        raise Failure(
+            f"there is not enough memory{missing}: take smaller networks, fewer qubits or smaller "
+            "batches"
+        ) from error
 
 
 def check_device(device: str) -> None:
@@ -128,7 +140,7 @@ def run(
             summarise(experiment, opened)
         if unmeasured:
             names = dict.fromkeys(name for of_arm in unmeasured.values() for name in of_arm)
-            command = f"{cli.prefix}measure {shlex.quote(str(folder.path))}"
+            command = f"{calling.prefix}measure {shlex.quote(str(folder.path))}"
             print(
                 "--metrics measures tasks while they are learned; of those that are recorded: "
                 f"{command} --metrics {' '.join(names)}"
