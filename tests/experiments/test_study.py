@@ -6,6 +6,7 @@ import re
 import stat
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,6 +66,26 @@ def test_a_cell_is_the_command_that_a_user_would_type(
     other = Cell(tiny, "linear+l2-init", 7).command(results)
     assert "--mlp.hidden" not in other
     assert [*cli.parse(mnist.EXPERIMENT, other[3:])[3]["linear+l2-init"].remedies] == ["l2-init"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "part"),
+    [
+        ("arms", "mlp", "arms 'mlp': must be a tuple of words"),
+        ("seeds", 5, "seeds 5: must be a tuple of numbers"),
+        ("options", "--num-tasks 3", "options '--num-tasks 3': must be a tuple of words"),
+        ("options", ("--num-tasks", 3), "must be a tuple of words"),
+        ("of_arms", {"mlp": "--mlp.hidden 3"}, r"of_arms\['mlp'\] '--mlp.hidden 3': must be a"),
+        ("compared", ("mlp", "linear+l2-init"), "must be a tuple of pairs of arms"),
+        ("rates", ("x",), "rates .*: must be a tuple of numbers"),
+        ("drop_margin", "x", "drop_margin 'x': must be a number"),
+    ],
+)
+def test_values_of_another_kind_are_named(
+    tmp_path: Path, field: str, value: Any, part: str
+) -> None:
+    with pytest.raises(ValueError, match=part):
+        tiny_study(tmp_path, **{field: value})
 
 
 @pytest.mark.parametrize("finding", ["", ".", None])
