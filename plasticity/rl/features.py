@@ -183,14 +183,12 @@ def _flat(observations: Tensor, size: int) -> Tensor:
         TypeError: They are no tensor.
         ValueError: They have another number of components.
     """
+    if not isinstance(observations, Tensor):
+        kind = type(observations).__name__
+        raise TypeError(f"observations must be a tensor, not {kind}: call torch.as_tensor first")
     try:
         return observations.reshape(len(observations), size)
-    except (RuntimeError, ValueError, AttributeError, TypeError) as error:
-        if not isinstance(observations, Tensor):
-            kind = type(observations).__name__
-            raise TypeError(
-                f"observations must be a tensor, not {kind}: torch.as_tensor"
-            ) from error
+    except RuntimeError as error:
         raise ValueError(
             f"observations have shape {tuple(observations.shape)}: must be (batch, ...), with "
             f"{size} numbers each"
