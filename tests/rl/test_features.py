@@ -408,7 +408,7 @@ def test_observation_that_is_not_finite_is_named(features, value: float, learnin
 
 
 def test_observations_of_another_size_are_an_error(features: QuantumFeatures) -> None:
-    with pytest.raises(RuntimeError, match="invalid for input of size 40"):
+    with pytest.raises(ValueError, match=r"shape \(4, 10\): must be \(batch, ...\), with 5 num"):
         features(torch.randn(4, 10))
 
 
