@@ -126,11 +126,12 @@ def test_wrong_use_is_one_line_and_status_2(
 
 
 IN_ONE_LINE = {
-    "--seed x": "Error parsing --seed: invalid literal for int() with base 10: 'x'",
+    "--seed x": "--seed x: must be a whole number",
     "--mlp.hiden 3": "--mlp.hiden: python -m experiments.mnist has no such option; did you mean "
     "--mlp.hidden [INT [INT ...]]?",
     "--mlp.hidden 0": "--mlp.hidden (0,): at least one layer, of at least one unit",
-    "nonsense": "Unrecognized options: nonsense",
+    "nonsense": "nonsense: python -m experiments.mnist has nothing that takes this; options begin "
+    "with --",
 }
 
 
