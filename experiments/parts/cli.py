@@ -317,8 +317,8 @@ def in_one_line(
         text = f"{stray}: {program} has nothing that takes this; options begin with --"
     for pattern, meaning in KINDS.items():
         if refused := re.fullmatch(rf"Error parsing (\S+): {pattern}", text):
-            words = refused[2].replace("', '", " ")
-            text = f"{refused[1]} {words}: {meaning}"
+            given = refused[2].replace("', '", " ")
+            text = f"{refused[1]} {given}: {meaning}"
     if "Perhaps you meant:" in lines:
         text += f"; did you mean {lines[lines.index('Perhaps you meant:') + 1]}?"
     raise UsageError(text)

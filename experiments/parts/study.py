@@ -101,10 +101,12 @@ class Study:
         for arm, options in self.of_arms.items():
             given[f"of_arms[{arm!r}]"], of_kind[f"of_arms[{arm!r}]"] = options, words
         for name, kind in of_kind.items():
-            values, entry = given[name], str if kind is words else (int, float)
-            if not isinstance(values, tuple | list) or not all(
-                isinstance(value, entry) for value in values
-            ):
+            values = given[name]
+            is_right = isinstance(values, tuple | list) and all(
+                isinstance(value, str) if kind is words else isinstance(value, int | float)
+                for value in values
+            )
+            if not is_right:
                 example = '("a", "b")' if kind is words else "(0, 1)"
                 raise ValueError(f"{name} {values!r:.60}: must be a tuple of {kind}, as {example}")
         for pair in self.compared if isinstance(self.compared, tuple | list) else [None]:

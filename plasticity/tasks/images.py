@@ -111,7 +111,8 @@ def load_images(dataset: str | Path, data_root: str | Path) -> Images:
     """
     if not isinstance(dataset, str | Path):
         raise TypeError(f"dataset {dataset!r}: must be a name or the path of an .npz file")
-    dataset, data_root = str(dataset), Path(data_root)
+    dataset = str(dataset)
+    data_root = Path(data_root)
     if dataset == "mnist":
         return load_mnist(data_root)
     if dataset == "cifar100":
