@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from typing import Any
 
 
@@ -22,7 +21,7 @@ def require(remedy: Any, low: float, high: float, *names: str) -> None:
     """
     for name in names:
         value = getattr(remedy, name)
-        if not isinstance(value, numbers.Real):
+        if not hasattr(value, "__float__"):
             raise TypeError(f"{name.replace('_', '-')} {value!r}: must be a number")
         if not (math.isfinite(value) and low <= value <= high):
             limit = f"at least {low}" if math.isinf(high) else f"{low} to {high}"
