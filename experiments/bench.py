@@ -26,8 +26,7 @@ from experiments.parts.experiment import Failure
 
 def parse(arguments: Sequence[str]) -> Options:
     """Read the command line; raise UsageError with one line that says what is wrong."""
-    name = "python -m experiments.bench"
-    return in_one_line(tyro.cli, Options, prog=name, description=__doc__, args=arguments)
+    return in_one_line(tyro.cli, Options, command="bench", description=__doc__, args=arguments)
 
 
 def measure(options: Options) -> None:
@@ -53,7 +52,8 @@ def disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Failure(str(error)) from error
+        what = "not a folder" if isinstance(error, FileExistsError) else error.strerror
+        raise Failure(f"{error.filename}: {what}; name other --results") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -337,7 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def evaluate() -> None:
         evaluate_run(
             cli.in_one_line(
-                tyro.cli, Device, prog="python -m experiments.device", description=__doc__,
+                tyro.cli, Device, command="device", description=__doc__,
                 args=arguments,
             )
         )  # fmt: skip

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.parts.calling import called
 from experiments.parts.cli import status_of
 from experiments.parts.drawing import done_of, figure_of, recorded, series_of
 from experiments.parts.experiment import Experiment, Failure, UsageError
@@ -51,7 +52,7 @@ def draw(arguments: Sequence[str]) -> None:
         Failure: A folder cannot be drawn.
     """
     if "-h" in arguments or "--help" in arguments:
-        print(f"usage: python -m experiments.figures [-h] {SYNTAX}\n\n{__doc__}", end="")
+        print(called(f"usage: python -m experiments.figures [-h] {SYNTAX}\n\n{__doc__}"), end="")
         return
     if unknown := [word for word in arguments if word.startswith("-")]:
         raise UsageError(f"{unknown[0]}: say {SYNTAX}")
@@ -67,6 +68,8 @@ def draw(arguments: Sequence[str]) -> None:
         target = target or Path(f"{folders[0].path.name}.png")
         if not target.suffix:
             target = target.with_suffix(".png")
+        if not target.parent.is_dir():
+            raise Failure(f"{target}: there is no folder {target.parent}; make it first")
         draw_runs(experiment, folders, target)
     except (RecordError, OSError, ValueError) as error:  # ValueError: a format that is none
         raise Failure(str(error)) from error

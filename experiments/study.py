@@ -256,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def study() -> None:
         carry_out(
             cli.in_one_line(
-                tyro.cli, Command, prog="python -m experiments.study", description=about(),
+                tyro.cli, Command, command="study", description=about(),
                 args=arguments,
             )
         )  # fmt: skip

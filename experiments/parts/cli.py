@@ -14,7 +14,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
-from experiments.parts import interrupts
+from experiments.parts import calling, interrupts
 from experiments.parts.arms import Adam, ArmConfig
 from experiments.parts.experiment import (
     Config,
@@ -108,7 +108,11 @@ def parse(
     chosen = presets[preset]
     if sum(word.partition("=")[0] == "--arms" for word in arguments) > 1:
         raise UsageError("--arms: say it once, with all arms")
+    if arguments and arguments[0] in presets:
+        raise UsageError(f"{arguments[0]}: did you mean --preset {arguments[0]}?")
     names = said(arguments, "--arms") or [*chosen.arms]
+    if any(word in ("--arms", "--arms=") for word in arguments) and not said(arguments, "--arms"):
+        raise UsageError(f"--arms: name at least one; the preset has {', '.join(chosen.arms)}")
     arms = {}
     for name in names:
         if name in arms:
@@ -116,7 +120,8 @@ def parse(
         try:
             arms[name] = experiment.registry.resolve(name, chosen.arms)
         except KeyError as error:
-            raise UsageError(f"--arms {name}: {error.args[0]}") from error
+            commas = "; spaces separate names, not commas" if "," in name else ""
+            raise UsageError(f"--arms {name}: {error.args[0]}{commas}") from error
     of_arms = dataclasses.make_dataclass(
         "OfArms",
         [
@@ -144,7 +149,7 @@ def parse(
         command: Command[str, Any, Config, Any] = in_one_line(
             tyro.cli,
             kind,
-            prog=f"python -m experiments.{experiment.name}",
+            command=experiment.name,
             description=about(experiment),
             args=arguments,
             default=default,
@@ -255,17 +260,47 @@ def about_presets(experiment: Experiment[Any]) -> str:
     return "\n".join([*lines, "Options that are not said are taken from this protocol."])
 
 
-def in_one_line(parse: Callable[..., Parsed], *arguments: Any, **options: Any) -> Parsed:
+KINDS = {
+    r"invalid literal for int\(\) with base \d+: '(.*)'": "must be a whole number",
+    r"could not convert string to float: '(.*)'": "must be a number",
+    r"Could not find valid parse for arguments: \['(.*)'\]": "not what this option takes",
+    r"no type matching .* could be instantiated from \['(.*?)'\]\. Got errors.*": (
+        "not what this option takes"
+    ),
+}
+"""What is said of words that an option cannot take, in place of what Python and tyro say."""
+
+
+def in_one_line(
+    parse: Callable[..., Parsed],
+    *arguments: Any,
+    command: str,
+    description: str | None,
+    **options: Any,
+) -> Parsed:
     """Call ``tyro.cli``, and turn its box of an error message into a line.
+
+    Args:
+        parse: ``tyro.cli``.
+        arguments: Its positional ones.
+        command: Name of the command.
+        description: What ``--help`` says of it.
+        options: Others of ``tyro.cli``.
 
     Raises:
         UsageError: With that line.
         SystemExit: With status 0, after ``--help``.
     """
+    program, text = calling.prefix + command, calling.called(description or "")
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return parse(*arguments, **options)
+            return parse(
+                *arguments,
+                prog=calling.prefix + command,
+                description=calling.called(description or ""),
+                **options,
+            )
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -278,7 +313,14 @@ def in_one_line(parse: Callable[..., Parsed], *arguments: Any, **options: Any) -
     words = text.removeprefix("Unrecognized options: ").split(", ")
     unknown = [word.partition("=")[0] for word in words if word.startswith("--")]
     if unknown and text.startswith("Unrecognized options: "):  # and their values
-        text = f"{', '.join(unknown)}: {options['prog']} has no such option"
+        text = f"{', '.join(unknown)}: {program} has no such option"
+    elif text.startswith("Unrecognized options: "):
+        stray = text.removeprefix("Unrecognized options: ")
+        text = f"{stray}: {program} has nothing that takes this; options begin with --"
+    for pattern, meaning in KINDS.items():
+        if refused := re.fullmatch(rf"Error parsing (\S+): {pattern}", text):
+            given = refused[2].replace("', '", " ")
+            text = f"{refused[1]} {given}: {meaning}"
     if "Perhaps you meant:" in lines:
         text += f"; did you mean {lines[lines.index('Perhaps you meant:') + 1]}?"
     raise UsageError(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import shlex
 import sys
 import time
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from experiments.parts import calling
 from experiments.parts.arms import ArmConfig, record_name
 from experiments.parts.drawing import draw_run
 from experiments.parts.experiment import Config, Experiment, Failure, InUse, Options, UsageError
@@ -24,6 +26,7 @@ from experiments.parts.training import Arm, Row
 from plasticity.learning.loop import Diverged
 from plasticity.learning.metric import is_log_spaced
 from plasticity.networks.network import DoesNotFit
+from plasticity.results.disk import disk_errors
 from plasticity.results.record import ArmRecord, RecordError, RecordInUse, open_run
 from plasticity.tasks.images import DataError
 
@@ -40,6 +43,17 @@ def library_errors() -> Iterator[None]:
         raise InUse(str(error)) from error
     except (DataError, RecordError, Diverged) as error:
         raise Failure(str(error)) from error
+    except (MemoryError, RuntimeError) as error:
+        # Of the CPU's memory, torch says it in a RuntimeError.
+        is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not is_memory and "can't allocate memory" not in str(error):
+            raise
+        wanted = re.search(r"allocate (\d\S* \w+)", str(error))
+        missing = f" ({wanted[1]} at once)" if wanted else ""
+        raise Failure(
+            f"there is not enough memory{missing}: take smaller networks, fewer qubits or smaller "
+            "batches"
+        ) from error
 
 
 def check_device(device: str) -> None:
@@ -100,6 +114,8 @@ def run(
             if done >= total:
                 count = f"{done} {experiment.progress.unit}s"
                 print(f"{name}: all {count} are recorded, nothing to do")
+                with tensorboard(experiment, record, options.tensorboard):
+                    pass  # the recorded rows
                 asked = getattr(options, "metrics", ())
                 # Some of a preset's are not for every arm; who asks for one himself, knows.
                 if asked == experiment.presets[preset].metrics:
@@ -126,7 +142,7 @@ def run(
             summarise(experiment, opened)
         if unmeasured:
             names = dict.fromkeys(name for of_arm in unmeasured.values() for name in of_arm)
-            command = f"python -m experiments.measure {shlex.quote(str(folder.path))}"
+            command = f"{calling.prefix}measure {shlex.quote(str(folder.path))}"
             print(
                 "--metrics measures tasks while they are learned; of those that are recorded: "
                 f"{command} --metrics {' '.join(names)}"
@@ -223,7 +239,11 @@ def train(
 def tensorboard(
     experiment: Experiment[Any], record: ArmRecord, wanted: bool
 ) -> Iterator[Callable[[Row], None]]:
-    """Open an arm's log for TensorBoard, if wanted, and give what writes a row into it."""
+    """Write an arm's rows for TensorBoard, if wanted, and give what writes the rows that follow.
+
+    The log is written anew from the record. So it has each row once, also those from before it was
+    wanted, and none that was logged right before a kill and comes again.
+    """
     if not wanted:
         yield lambda row: None
         return
@@ -232,16 +252,23 @@ def tensorboard(
     except ImportError as error:
         raise Failure(f"--tensorboard: {error}: pip install tensorboard") from error
     done = experiment.progress.done
-    # A row that was logged, but is not in the record, comes again.
-    first = done(record.rows[-1]) + 1 if record.rows else 0
-    with SummaryWriter(str(record.path / "tensorboard"), purge_step=first) as writer:
+    folder = record.path / "tensorboard"
+    with disk_errors(folder):
+        for file in folder.glob("events.out.tfevents.*"):
+            file.unlink()
+        # From step 0 on, a TensorBoard that is open forgets what it has read.
+        writer = SummaryWriter(str(folder), purge_step=0)
 
-        def write(row: Row) -> None:
-            for name, value in row.items():
-                if isinstance(value, int | float):
-                    writer.add_scalar(name, value, done(row))
+    def write(*rows: Row) -> None:
+        with disk_errors(folder):
+            for row in rows:
+                for name, value in row.items():
+                    if isinstance(value, int | float):
+                        writer.add_scalar(name, value, done(row))
             writer.flush()
 
+    with writer:
+        write(*record.rows)
         yield write
 
 

@@ -15,6 +15,7 @@ import importlib
 import itertools
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -85,10 +86,45 @@ class Study:
     )
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name):
             raise ValueError(f"study {self.name!r}: a name of letters, digits, - and _")
         for problem in self._problems():
             raise ValueError(f"study {self.name}: {problem}")
+
+    def _check_kinds(self) -> None:
+        """Refuse values of another kind, such as a word in place of a tuple of words.
+
+        Raises:
+            ValueError: Says which, and what it should be.
+        """
+        words, numbers = "words", "numbers"
+        of_kind = {
+            "arms": words, "options": words, "metrics": words, "seeds": numbers,
+            "tuning_seeds": numbers, "rates": numbers,
+        }  # fmt: skip
+        given = {name: getattr(self, name) for name in of_kind}
+        if not isinstance(self.of_arms, Mapping):
+            raise ValueError(f"of_arms {self.of_arms!r:.60}: must be a dictionary, of arms")
+        for arm, options in self.of_arms.items():
+            given[f"of_arms[{arm!r}]"], of_kind[f"of_arms[{arm!r}]"] = options, words
+        for name, kind in of_kind.items():
+            values = given[name]
+            is_right = isinstance(values, tuple | list) and all(
+                isinstance(value, str) if kind is words else isinstance(value, int | float)
+                for value in values
+            )
+            if not is_right:
+                example = '("a", "b")' if kind is words else "(0, 1)"
+                raise ValueError(f"{name} {values!r:.60}: must be a tuple of {kind}, as {example}")
+        for pair in self.compared if isinstance(self.compared, tuple | list) else [None]:
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise ValueError(
+                    f"compared {self.compared!r:.60}: must be a tuple of pairs of arms"
+                )
+        for name in ("drop_margin", "slope_margin"):
+            if not isinstance(getattr(self, name), int | float):
+                raise ValueError(f"{name} {getattr(self, name)!r:.60}: must be a number")
 
     def _problems(self) -> Iterable[str]:
         """Yield what is wrong; the first is asked for."""
@@ -169,10 +205,21 @@ class Cell:
     seed: int
 
     def command(self, results: Path) -> list[str]:
-        """Return the very words that a user would type."""
+        """Return the very words that a user would type.
+
+        They find modules in the working directory (no -P) only where this process does. The script
+        ``plasticity`` does not, so a folder there may be called ``experiments``, too.
+        """
         of_seed = ["--seed", str(self.seed), "--results", str(results)]
         module = f"experiments.{self.study.experiment}"
-        return [sys.executable, "-m", module, *words_of(self.study, self.arm), *of_seed]
+        run = "-m" if finds_modules_here() else "-Pm"
+        return [sys.executable, run, module, *words_of(self.study, self.arm), *of_seed]
+
+
+def finds_modules_here() -> bool:
+    """Return whether Python looks for modules in the working directory."""
+    here = os.getcwd()
+    return any(os.path.abspath(path) == here for path in sys.path)
 
 
 def cells(study: Study) -> list[Cell]:

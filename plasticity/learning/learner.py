@@ -53,6 +53,7 @@ class Learner:
         remedies: Sequence[Remedy] = (),
         seed: int = 0,
     ) -> None:
+        _check(network, make_optimizer, loss, remedies)
         self.remedies = tuple(copy.deepcopy(remedy) for remedy in remedies)
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
         for remedy in self.remedies:
@@ -154,3 +155,33 @@ def _has_own(remedy: Remedy, hook: str) -> bool:
 def _hooks(network: nn.Module, name: str) -> list[Callable[..., object]]:
     hooks = (getattr(module, name, None) for module in network.modules())
     return [hook for hook in hooks if callable(hook)]
+
+
+def _check(network: Any, make_optimizer: Any, loss: Any, remedies: Any) -> None:
+    """Refuse what cannot be a learner's parts.
+
+    Raises:
+        TypeError: Names the part and what it must be.
+    """
+    if not isinstance(network, nn.Module):
+        way_out = "build it first: .build(shape, generator)" if hasattr(network, "build") else ""
+        raise TypeError(
+            f"network must be a torch.nn.Module, not {network!r:.100}"
+            + (way_out and f"; {way_out}")
+        )
+    if not callable(make_optimizer):
+        raise TypeError(
+            "make_optimizer must make an optimizer of a list of parameters, such as "
+            f"torch.optim.Adam or a lambda; it is {type(make_optimizer).__name__}"
+        )
+    if not callable(loss) or isinstance(loss, type):
+        raise TypeError(
+            "loss must be a function of outputs and labels, such as "
+            f"torch.nn.functional.cross_entropy; it is {loss!r:.100}"
+        )
+    for remedy in remedies if isinstance(remedies, Sequence) else [remedies]:
+        if not isinstance(remedy, Remedy) or remedy is remedies:
+            raise TypeError(
+                f"remedies must be a sequence of Remedy, such as [REMEDIES['l2']]; {remedy!r:.100}"
+                + (" is no sequence" if remedy is remedies else " is none")
+            )

@@ -102,7 +102,7 @@ class Images:
                 )
 
 
-def load_images(dataset: str, data_root: Path) -> Images:
+def load_images(dataset: str | Path, data_root: str | Path) -> Images:
     """Load a data set by the name it has on the command line.
 
     Args:
@@ -112,6 +112,10 @@ def load_images(dataset: str, data_root: Path) -> Images:
     Raises:
         DataError: The name is unknown, or the data cannot be had or used.
     """
+    if not isinstance(dataset, str | Path):
+        raise TypeError(f"dataset {dataset!r}: must be a name or the path of an .npz file")
+    dataset = str(dataset)
+    data_root = Path(data_root)
     if dataset == "mnist":
         return load_mnist(data_root)
     if dataset == "cifar100":

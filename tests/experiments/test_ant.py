@@ -303,7 +303,10 @@ def test_threads_of_the_config_are_torchs_while_it_trains(monkeypatch: pytest.Mo
     assert seen == [3, 1]
 
 
-def test_tensorboard_gets_the_numbers_of_all_rows_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("since", ["the beginning", "a resume", "the end"])
+def test_tensorboard_gets_the_numbers_of_all_rows_once(
+    monkeypatch: pytest.MonkeyPatch, since: str
+) -> None:
     loader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     append, calls = ArmRecord.append, []
 
@@ -314,17 +317,32 @@ def test_tensorboard_gets_the_numbers_of_all_rows_once(monkeypatch: pytest.Monke
         append(self, row, state)
 
     monkeypatch.setattr(ArmRecord, "append", interrupted)
-    arguments = (*only(TINY, "qnn"), "--tensorboard")
-    assert run(*arguments) == 130
-    assert run(*arguments) == 0
+    arguments = only(TINY, "qnn")
+    assert run(*arguments, *["--tensorboard"] * (since == "the beginning")) == 130
+    assert run(*arguments, *["--tensorboard"] * (since != "the end")) == 0
+    assert run(*arguments, "--tensorboard") == 0
     folder = folder_of(*arguments)
-    log = loader.EventAccumulator(str(arm_folder(folder, "qnn") / "tensorboard"))
+    log = loader.EventAccumulator(
+        str(arm_folder(folder, "qnn") / "tensorboard"), purge_orphaned_data=False
+    )
     log.Reload()
     rows = rows_of(folder, "qnn")
     for name in ("return", "approx_kl", "angle_norm", "evaluation_return"):
         logged = [(event.step, event.value) for event in log.Scalars(name)]
         expected = [(row["step"], pytest.approx(row[name])) for row in rows if name in row]
         assert logged == expected
+
+
+def test_tensorboard_that_cannot_be_written_is_told(capsys) -> None:
+    pytest.importorskip("tensorboard")
+    arguments = (*only(TINY, "mlp"), "--total-steps=48")
+    assert run(*arguments) == 0
+    (arm_folder(folder_of(*arguments), "mlp") / "tensorboard").write_text("no folder")
+    assert run(*arguments, "--tensorboard") == 1
+    said = capsys.readouterr().err
+    error = said[said.index("error: ") :]
+    assert "/tensorboard: not a folder" in error
+    assert len(error.splitlines()) == 2
 
 
 def test_without_tensorboard_it_says_what_to_install(capsys, monkeypatch) -> None:

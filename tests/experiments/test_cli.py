@@ -36,9 +36,12 @@ WRONG_USE = {
     "--num-tasks 0": ["--num-tasks 0", "positive"],
     "--num-tasks -3": ["--num-tasks -3", "positive"],
     "--num-tasks 99999999999999999999": ["--num-tasks", "at most"],
-    "--num-tasks x": ["--num-tasks", "'x'"],
-    "--num-tasks 2.5": ["--num-tasks", "'2.5'"],
+    "--num-tasks x": ["error: --num-tasks x: must be a whole number"],
+    "--num-tasks 2.5": ["error: --num-tasks 2.5: must be a whole number"],
     "--num-tasks": ["--num-tasks"],
+    "--gradual half": ["error: --gradual half: must be a number"],
+    "--mlp.hidden 3 x": ["error: --mlp.hidden 3 x: not what this option takes"],
+    "--overwrite yes": ["error: yes: python -m experiments.mnist has nothing that takes this"],
     "--num-task 3": [
         "error: --num-task: python -m experiments.mnist has no such option; did you mean --num-ta"],
     "--mlp.hiden 3": ["--mlp.hiden", "did you mean --mlp.hidden"],
@@ -46,7 +49,7 @@ WRONG_USE = {
     "--preset quik": ["quik", "released, matched, why, quick"],
     "--preset=quik": ["quik", "released, matched, why, quick"],
     "--preset": ["--preset", "released, matched, why, quick"],
-    "quick": ["quick"],
+    "quick": ["quick: python -m experiments.mnist has nothing that takes this"],
     "--seed -1": ["--seed -1"],
     "--seed 18446744073709551616": ["--seed"],
     "--threads 0": ["--threads 0"],
@@ -77,7 +80,10 @@ WRONG_USE = {
     "--arms rnn": ["--arms rnn", "no network is called 'rnn'", "qnn, qnn-relu"],
     "--arms mlp rnn": ["--arms rnn", "qnn, qnn-relu"],
     "--arms=rnn": ["--arms rnn", "qnn, qnn-relu"],
-    "--arms": ["--arms"],
+    "--arms": ["--arms: name at least one; the preset has mlp, qnn"],
+    "--arms mlp,qnn": ["--arms mlp,qnn", "spaces separate names, not commas"],
+    "--arms mpl": ["--arms mpl", "did you mean mlp?"],
+    "--arms mlp+l2-int": ["--arms mlp+l2-int", "did you mean l2-init?"],
     "--arms mlp+nonsense": ["--arms mlp+nonsense", "no remedy is called 'nonsense'",
                             "reset-optimizer"],
     "--arms mlp+": ["--arms mlp+", "no remedy is called ''"],
@@ -120,12 +126,40 @@ def test_wrong_use_is_one_line_and_status_2(
 
 
 IN_ONE_LINE = {
-    "--seed x": "Error parsing --seed: invalid literal for int() with base 10: 'x'",
+    "--seed x": "--seed x: must be a whole number",
     "--mlp.hiden 3": "--mlp.hiden: python -m experiments.mnist has no such option; did you mean "
     "--mlp.hidden [INT [INT ...]]?",
     "--mlp.hidden 0": "--mlp.hidden (0,): at least one layer, of at least one unit",
-    "nonsense": "Unrecognized options: nonsense",
+    "nonsense": "nonsense: python -m experiments.mnist has nothing that takes this; options begin "
+    "with --",
 }
+
+
+def test_preset_without_its_option_is_recognised(refused: Callable[..., str]) -> None:
+    assert "error: quick: did you mean --preset quick?" in refused("quick", status=2)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate "
+            "memory: you tried to allocate 2560000000000 bytes. Error code 12"
+        ),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ..."),
+        MemoryError("Unable to allocate 2.00 GiB for an array with shape (1,) and data type int8"),
+    ],
+)
+def test_memory_that_is_not_enough_is_told_in_a_line(
+    capsys: pytest.CaptureFixture[str], tiny: list[str], error: Exception
+) -> None:
+    def build(*_: object) -> None:
+        raise error
+
+    assert start(*only(tiny, "mlp"), experiment=dataclasses.replace(EXPERIMENT, build=build)) == 1
+    wanted = "2560000000000 bytes" if "alloc_cpu" in str(error) else "2.00 GiB"
+    said = f"error: there is not enough memory ({wanted} at once): take smaller networks, fewer "
+    assert capsys.readouterr().err == said + "qubits or smaller batches\n"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])

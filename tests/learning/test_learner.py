@@ -2,6 +2,7 @@
 
 import copy
 import io
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +11,10 @@ from torch.nn.functional import cross_entropy
 
 from plasticity.learning.learner import Learner
 from plasticity.learning.remedy import Learns, Remedy
+from plasticity.networks import NETWORKS
 from plasticity.networks.mlp import mlp
 from plasticity.networks.network import DoesNotFit
+from plasticity.remedies import REMEDIES
 from plasticity.remedies.resets import ResetOptimizer
 from plasticity.seeding import generator_for
 from tests.tiny import ARMS, NUM_CLASSES, NUM_INPUTS, make_adam, same, tiny_learner, tiny_network
@@ -398,3 +401,27 @@ def test_frozen_and_unused_parameters_stay_and_a_checkpoint_goes_on() -> None:
     for learner in (one, other):
         learner.update(x, y)
     assert same(one.state_dict(), other.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("parts", "part"),
+    [
+        ({"network": NETWORKS["mlp"]}, r"not Mlp\(.*; build it first: .build\(shape, generator\)"),
+        ({"network": torch.nn.Linear}, "network must be a torch.nn.Module, not <class"),
+        ({"make_optimizer": torch.optim.SGD([torch.zeros(1)], lr=0.1)}, "make_optimizer .* is SGD"),
+        ({"loss": "cross_entropy"}, "torch.nn.functional.cross_entropy; it is 'cross_entropy'"),
+        ({"loss": torch.nn.CrossEntropyLoss}, "loss must be a function .* it is <class"),
+        ({"remedies": ["l2"]}, "remedies must be a sequence of Remedy.* 'l2' is none"),
+        ({"remedies": REMEDIES["l2"]}, r"remedies must be .* L2\(.* is no sequence"),
+        ({"remedies": [type(REMEDIES["l2"])]}, "remedies must be .* is none"),
+    ],
+)
+def test_parts_that_make_no_learner_are_named(parts: dict[str, Any], part: str) -> None:
+    proper = {
+        "network": torch.nn.Linear(2, 2),
+        "make_optimizer": torch.optim.Adam,
+        "loss": torch.nn.functional.cross_entropy,
+    }
+    Learner(**proper)
+    with pytest.raises(TypeError, match=part):
+        Learner(**proper | parts)

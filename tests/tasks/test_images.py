@@ -973,3 +973,11 @@ def test_other_import_errors_of_torchvision_are_passed_on(monkeypatch):
     monkeypatch.setattr(data.importlib, "import_module", fail)
     with pytest.raises(RuntimeError, match="something else"):
         data._torchvision_datasets()
+
+
+def test_data_set_is_a_name_or_a_path(tmp_path: Path) -> None:
+    x, y = np.zeros((2, 4), np.uint8), np.array([0, 1])
+    np.savez(tmp_path / "own.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    assert load_images(tmp_path / "own.npz", str(tmp_path)).num_pixels == 4
+    with pytest.raises(TypeError, match=r"dataset None: must be a name or the path of an \.npz"):
+        load_images(None, tmp_path)
