@@ -122,7 +122,8 @@ def lighter(colour: str) -> str:
     """Return a colour half as far from white."""
     from matplotlib.colors import to_hex, to_rgb
 
-    return str(to_hex([(1 + part) / 2 for part in to_rgb(colour)]))
+    red, green, blue = ((1 + part) / 2 for part in to_rgb(colour))
+    return str(to_hex((red, green, blue)))
 
 
 def noises(arm: OfArm) -> list[Noise]:

@@ -79,7 +79,7 @@ def done_of(experiment: Experiment[Any], series: Mapping[str, Sequence[Rows]]) -
     """Return how many tasks or steps the longest run has behind it."""
     last = [rows[-1] for runs in series.values() for rows in runs if rows]
     unit = experiment.progress.unit
-    return max((experiment.progress.done(row) for row in last if unit in row), default=0)
+    return max((experiment.progress.done(dict(row)) for row in last if unit in row), default=0)
 
 
 def figure_of(
