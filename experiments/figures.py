@@ -12,6 +12,7 @@ if __name__ == "__main__":
     interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
 
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -111,7 +112,11 @@ def draw_runs(experiment: Experiment[Any], folders: Sequence[RunFolder], target:
         names = sorted({folder.path.name.partition("-seed")[0] for folder in folders})
         title = f"{', '.join(names)}, seeds {', '.join(map(str, sorted(seeds)))}"
     looks = [*looks_of(experiment, shown).values()]
-    figure_of(experiment, series, title, looks).savefig(target)
+    drawn = io.BytesIO()
+    figure_of(experiment, series, title, looks).savefig(drawn, format=target.suffix[1:])
+    from plasticity.results.disk import replace_file
+
+    replace_file(target, drawn.getbuffer())  # whole, or not at all
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

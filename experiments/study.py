@@ -14,7 +14,6 @@ if __name__ == "__main__":
 import ast
 import importlib
 import runpy
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,10 +23,11 @@ from typing import Annotated
 import tyro
 
 from experiments.parts import cli
-from experiments.parts.experiment import Failure, UsageError
+from experiments.parts.experiment import Failure, UsageError, expanded, in_shell
 from experiments.parts.study import Study, cells, is_complete
 
 STUDIES = Path(__file__).parent / "studies"
+MAX_STUDY_BYTES = 2**24
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,8 @@ def find(name: str) -> Study:
     if not Path(name).is_file():
         raise UsageError(f"{name}: there is no such file")
     try:
+        if (size := Path(name).stat().st_size) > MAX_STUDY_BYTES:
+            raise ValueError(f"it has {size} bytes; it may have {MAX_STUDY_BYTES} at most")
         content = runpy.run_path(name)
     except Exception as error:  # it is the user's own, and may do anything
         line = (str(error).splitlines() or [""])[0]
@@ -122,7 +124,7 @@ def carry_out(command: Command) -> None:
     from experiments.parts.running import library_errors  # takes seconds
 
     with library_errors():
-        results = command.results.expanduser().absolute()
+        results = expanded(command.results, "--results").absolute()
         if command.tune:
             from experiments.parts.tuning import tuning_cells
 
@@ -132,7 +134,7 @@ def carry_out(command: Command) -> None:
         if command.list:
             for cell in todo:
                 if not is_complete(cell, results):
-                    print(shlex.join(cell.command(results)))
+                    print(in_shell(cell.command(results)))
             return
         failed = []
         if not command.report:
@@ -152,10 +154,11 @@ def carry_out(command: Command) -> None:
             else:
                 from experiments.parts.gathered import load_records
 
-                path = report.report_on(load_records(command.records.expanduser(), study), folder)
+                records = expanded(command.records, "--records")
+                path = report.report_on(load_records(records, study), folder)
             print(f"report: {path}")
     for cell, why in failed:
-        print(f"{shlex.join(cell.command(results)[1:])}: {cli.printable(why)}", file=sys.stderr)
+        cli.complain(f"{in_shell(cell.command(results)[1:])}: {why}")
     if failed:
         names = ", ".join(f"{cell.arm} seed {cell.seed}" for cell, _ in failed[:5])
         more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +16,16 @@ from tqdm import tqdm
 
 from experiments.parts.arms import ArmConfig, record_name
 from experiments.parts.drawing import draw_run
-from experiments.parts.experiment import Config, Experiment, Failure, InUse, Options, UsageError
+from experiments.parts.experiment import (
+    Config,
+    Experiment,
+    Failure,
+    InUse,
+    Options,
+    UsageError,
+    expanded,
+    in_shell,
+)
 from experiments.parts.supervised import find_metric
 from experiments.parts.training import Arm, Row
 from plasticity.learning.loop import Diverged
@@ -69,6 +77,8 @@ def run(
     for metric in getattr(options, "metrics", ()):
         find_metric(metric)
     check_device(config.device)
+    if options.tensorboard:
+        summary_writer()
     torch.set_num_threads(config.threads)
     data = experiment.load(config, options)
     for name, arm in arms.items():
@@ -77,22 +87,17 @@ def run(
         except DoesNotFit as error:
             raise UsageError(f"--arms {name}: {error}") from error
     folder = open_run(
-        options.results.expanduser(),
+        expanded(options.results, "--results"),
         experiment.run_prefix(preset, config),
         experiment.identity(config, data),
     )
     print(f"run folder: {folder.path}")
     diverged = []
-    with contextlib.ExitStack() as records:
-        # All of them first: what is wrong with the last shows before the first is trained.
-        opened = {
-            name: records.enter_context(
-                folder.arm(record_name(name), arm.json(), overwrite=options.overwrite)
-            )
-            for name, arm in arms.items()
-        }
-        unmeasured: dict[str, list[str]] = {}
-        folder.arms()  # whether there is an arm that cannot be drawn
+    unmeasured: dict[str, list[str]] = {}
+    # All of them first: what is wrong with the last shows before the first is trained.
+    named = [(record_name(name), arm.json()) for name, arm in arms.items()]
+    with folder.open_arms(named, overwrite=options.overwrite) as records:
+        opened = dict(zip(arms, records, strict=True))
         for name, record in opened.items():
             done = rows_done(experiment, record.rows)
             total = arms[name].end(experiment.progress.total(config))
@@ -124,10 +129,10 @@ def run(
             summarise(experiment, opened)
         if unmeasured:
             names = dict.fromkeys(name for of_arm in unmeasured.values() for name in of_arm)
-            command = f"python -m experiments.measure {shlex.quote(str(folder.path))}"
+            command = ["python", "-m", "experiments.measure", str(folder.path), "--metrics", *names]
             print(
                 "--metrics measures tasks while they are learned; of those that are recorded: "
-                f"{command} --metrics {' '.join(names)}"
+                f"{in_shell(command)}"
             )
         if diverged:
             raise Failure("; ".join(diverged))
@@ -213,6 +218,19 @@ def train(
     print(f"{name}: {pace}")
 
 
+def summary_writer() -> Any:
+    """Return what writes for TensorBoard.
+
+    Raises:
+        Failure: It is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise Failure(f"--tensorboard: {error}: pip install tensorboard") from error
+    return SummaryWriter
+
+
 @contextlib.contextmanager
 def tensorboard(
     experiment: Experiment[Any], record: ArmRecord, wanted: bool
@@ -221,14 +239,10 @@ def tensorboard(
     if not wanted:
         yield lambda row: None
         return
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise Failure(f"--tensorboard: {error}: pip install tensorboard") from error
     done = experiment.progress.done
     # A row that was logged, but is not in the record, comes again.
     first = done(record.rows[-1]) + 1 if record.rows else 0
-    with SummaryWriter(str(record.path / "tensorboard"), purge_step=first) as writer:
+    with summary_writer()(str(record.path / "tensorboard"), purge_step=first) as writer:
 
         def write(row: Row) -> None:
             for name, value in row.items():

@@ -167,10 +167,12 @@ def rows_of(cell: Cell, results: Path) -> list[Row]:
         RecordError: They were edited.
         DataError: The data, whose hash the folder is named after, cannot be had.
     """
+    from plasticity.results.disk import disk_errors
     from plasticity.results.files import read_rows
 
     folder = folder_of(cell, results)
-    return read_rows(folder) if folder.is_dir() else []
+    with disk_errors(folder):
+        return read_rows(folder) if folder.is_dir() else []
 
 
 def is_complete(cell: Cell, results: Path) -> bool:
@@ -200,7 +202,7 @@ def folder_of(cell: Cell, results: Path) -> Path:
     experiment, preset, data_root, config, arm = parts_of(cell)
     shared = dataclasses.replace(config, seed=0, **{experiment.progress.length: 1})
     identity = experiment.identity(config, load(experiment.name, shared, data_root))
-    run = run_path(results.expanduser(), experiment.run_prefix(preset, config), identity)
+    run = run_path(results, experiment.run_prefix(preset, config), identity)
     return run / folder_name(record_name(cell.arm), arm.json())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -86,9 +87,11 @@ def tuning_table(study: Study, scores: Mapping[str, Mapping[float, list[float]]]
 
 def write_tuning(study: Study, results: Path, folder: Path) -> Path:
     """Write and print what tuning a study has given; return the file."""
+    from plasticity.results.disk import disk_errors, make_folder
+    from plasticity.results.files import save_file
+
     text = tuning_table(study, late_scores(study, results))
     print(text)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "tuning.md"
-    path.write_text(text)
-    return path
+    with disk_errors(folder):
+        make_folder(folder)
+    return save_file(folder, "tuning.md", ".md", io.BytesIO(text.encode()))
