@@ -68,7 +68,10 @@ def draw(arguments: Sequence[str]) -> None:
         if not target.suffix:
             target = target.with_suffix(".png")
         draw_runs(experiment, folders, target)
-    except (RecordError, OSError, ValueError) as error:  # ValueError: a format that is none
+    except OSError as error:
+        where = str(error.filename or target).removesuffix(".tmp")
+        raise Failure(f"{where}: {error.strerror or error}") from error
+    except (RecordError, ValueError) as error:  # ValueError: a format that is none
         raise Failure(str(error)) from error
     print(target)
 

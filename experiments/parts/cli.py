@@ -78,8 +78,9 @@ def status_of(command: Callable[[], object], stopped: str = "stopped: nothing is
     except (OSError, MemoryError, RuntimeError) as error:
         if not (why := reason_of_system(error)):
             raise
-        status = status or 1
-        complain(f"error: {why}")
+        if not status:  # else it was said why, and the output is full as well
+            status = 1
+            complain(f"error: {why}")
     try:
         print(end="", flush=True)
     except OSError:  # the disk is full that the output goes to; it was said above
@@ -95,6 +96,8 @@ def reason_of_system(error: Exception) -> str:
     """
     if isinstance(error, OSError):
         what = error.strerror or str(error) or type(error).__name__
+        if isinstance(error, FileNotFoundError) and not error.filename:
+            what = "the folder that we are in is no longer there"
         return f"{os.fsdecode(error.filename)}: {what}" if error.filename else what
     line = (str(error).splitlines() or [""])[0]
     # torch raises RuntimeError for want of memory, Python for want of threads.

@@ -101,6 +101,8 @@ def figure_of(
     looks: Sequence[int],
 ) -> Figure:
     """Draw arms by their labels; ``looks`` are the numbers of their colours and lines."""
+    # A folder may be called anything: what is no text, and what would begin a formula.
+    title = title.encode("utf-8", "replace").decode().replace("$", r"\$")
     if len(series) > MOST_IN_ONE_PANEL:
         return overview(experiment, series, title)
     unit = experiment.progress.unit

@@ -138,7 +138,10 @@ class RunFolder:
             RecordError: an arm.json is not the one its folder is named after.
         """
         found = {}
-        for file in sorted(self.path.glob("*/arm.json")):
+        with disk_errors(self.path):  # glob would leave out what we may not look into
+            folders = [path for path in sorted(self.path.iterdir()) if path.is_dir()]
+            files = [path / "arm.json" for path in folders if (path / "arm.json").exists()]
+        for file in files:
             if file.parent in besides:
                 continue
             # To overwrite an arm would not help: it has a folder with its own name.
@@ -194,7 +197,7 @@ class RunFolder:
             for path in paths:
                 locks.append(self._locked_arm(path))
                 locked.callback(locks[-1].release)
-            self.arms(besides=paths if overwrite else ())
+            self.arms(besides=paths)  # these are checked when they are opened
             opened = []
             for path, (_, config), lock in zip(paths, arms, locks, strict=True):
                 with disk_errors(path):

@@ -312,6 +312,14 @@ EDITS = {
     "states cut off": (lambda f: os.truncate(f / "states.npy", 40_000), ["states.npy", "cut off"]),
     "states longer": (lambda f: os.truncate(f / "states.npy", 10**7), ["states.npy", "cut off"]),
     "energies emptied": (lambda f: os.truncate(f / "energies.npy", 0), ["energies.npy"]),
+    "states a pipe": (
+        lambda f: [(f / "states.npy").unlink(), os.mkfifo(f / "states.npy")],
+        ["states.npy", "missing"],
+    ),
+    "manifest a device": (
+        lambda f: [(f / "manifest.json").unlink(), (f / "manifest.json").symlink_to("/dev/zero")],
+        ["manifest.json is no manifest"],
+    ),
     "states missing": (lambda f: (f / "states.npy").unlink(), ["states.npy", "missing"]),
     "no JSON": (lambda f: os.truncate(f / "manifest.json", 99), ["manifest.json is no manifest"]),
     "emptied": (lambda f: os.truncate(f / "manifest.json", 0), ["manifest.json is no manifest"]),
