@@ -307,17 +307,27 @@ def finished_rows(path: str | Path) -> list[dict[str, Any]]:
     """
     path = Path(path)
     file, checkpoint = path / "rows.jsonl", path / "checkpoint.pt"
-    with disk_errors(path):
-        # The checkpoint first: rows are only ever added, so that they are of it or after it.
-        said = load_tensors(checkpoint) if checkpoint.exists() else {"rows": 0}
-        data = read_lines(file)
-    number = said.get("rows")
-    if type(number) is not int:
-        raise changed(checkpoint, "cannot be used: it is no checkpoint of a run")
-    kept = b"".join(line + b"\n" for line in data.split(b"\n")[:-1][:number])
-    if number and hashlib.sha256(kept).hexdigest() != said.get("rows_sha256"):
-        text = f"was edited or cut off: its first {number} rows are not checkpoint.pt's"
-        raise changed(file, text)
+    before = None
+    while True:
+        with disk_errors(path):
+            # The checkpoint first: rows are only ever added, so that they are of it or after it.
+            said = load_tensors(checkpoint) if checkpoint.exists() else {"rows": 0}
+            data = read_lines(file)
+        number = said.get("rows")
+        if type(number) is not int:
+            raise changed(checkpoint, "cannot be used: it is no checkpoint of a run")
+        lines = data.split(b"\n")[:-1]
+        kept = b"".join(line + b"\n" for line in lines[:number])
+        if number and hashlib.sha256(kept).hexdigest() != said.get("rows_sha256"):
+            text = f"was edited or cut off: its first {number} rows are not checkpoint.pt's"
+            raise changed(file, text)
+        if not number or len(lines) <= number + 1:
+            break
+        # A run may have written them since its checkpoint was read. Then there is a new one.
+        if number == before:
+            text = f"has {len(lines) - number} more rows than the {number} of checkpoint.pt"
+            raise changed(file, text)
+        before = number
     return parse_lines(data, file)
 
 

@@ -151,7 +151,7 @@ class RunFolder:
             except RecordError as error:
                 raise RecordError(f"{str(error).splitlines()[0]}\n{way_out}") from error
             if file.parent.name.rpartition("-")[2] != config_hash(found[file.parent])[:8]:
-                text = f"{file.parent} is not named after the arm in it, as if it were a copy."
+                text = f"{file} was edited, or its folder is a copy: it is named after another arm."
                 raise RecordError(f"{text}\n{way_out}")
         return found
 

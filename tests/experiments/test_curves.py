@@ -118,7 +118,7 @@ def test_figures_draws_a_run_by_its_config_whatever_it_is_called(
         (["run", "a.xyz"], 1, "xyz"),
         (["run", "gone/a.png"], 1, "gone/a.png"),
         (["short"], 1, "weight_norm"),
-        (["broken"], 1, "line 1 is not JSON"),
+        (["broken"], 1, "edited or cut off"),
         (["edited"], 1, "arm.json"),
         ([], 2, "no run folder"),
         (["run", "a.png", "b.png"], 1, "a.png"),
