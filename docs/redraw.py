@@ -122,9 +122,9 @@ def draw_study(found: Gathered, prefix: str) -> None:
     from experiments.parts.judged import judged
     from experiments.parts.labels import looks_of_names
     from experiments.parts.level_figure import level_against_drop
+    from experiments.parts.report_text import title_of_study
     from experiments.parts.study import experiment_of
     from experiments.parts.study_figures import over_tasks
-    from experiments.parts.titles import title_of_study
 
     experiment, title = experiment_of(found.study.experiment), title_of_study(found.study)
     score, words = experiment.score

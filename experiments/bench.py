@@ -21,7 +21,7 @@ import tyro
 
 from experiments.parts.bench_options import Options
 from experiments.parts.cli import in_one_line, status_of
-from experiments.parts.experiment import Failure
+from experiments.parts.experiment import Failure, expanded
 
 
 def parse(arguments: Sequence[str]) -> Options:
@@ -37,7 +37,7 @@ def measure(options: Options) -> None:
     """
     from experiments.parts import stopwatch
 
-    folder = options.results.expanduser()
+    folder = expanded(options.results, "--results")
     with disk_errors():
         folder.mkdir(parents=True, exist_ok=True)
     report = stopwatch.run(options)

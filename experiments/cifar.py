@@ -27,6 +27,7 @@ from experiments.parts.experiment import (
     TaskSetting,
     UsageError,
     content_of,
+    expanded,
 )
 from experiments.parts.supervised import Problem, SupervisedLearning
 from plasticity.networks import NETWORKS
@@ -95,7 +96,7 @@ def load(config: Config, options: TaskOptions) -> Images:
     from plasticity.tasks.images import load_images
     from plasticity.tasks.streams import ClassPairs
 
-    images = load_images(config.dataset, options.data_root.expanduser())
+    images = load_images(config.dataset, expanded(options.data_root, "--data-root"))
     images.require_nonzero()
     ClassPairs(images, num_tasks=1, seed=0)  # raises if classes or images are too few
     return images

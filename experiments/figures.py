@@ -12,6 +12,7 @@ if __name__ == "__main__":
     interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
 
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,7 +72,10 @@ def draw(arguments: Sequence[str]) -> None:
         if not target.parent.is_dir():
             raise Failure(f"{target}: there is no folder {target.parent}; make it first")
         draw_runs(experiment, folders, target)
-    except (RecordError, OSError, ValueError) as error:  # ValueError: a format that is none
+    except OSError as error:
+        where = str(error.filename or target).removesuffix(".tmp")
+        raise Failure(f"{where}: {error.strerror or error}") from error
+    except (RecordError, ValueError) as error:  # ValueError: a format that is none
         raise Failure(str(error)) from error
     print(target)
 
@@ -114,7 +118,11 @@ def draw_runs(experiment: Experiment[Any], folders: Sequence[RunFolder], target:
         )
     title = title_of(experiment, folders, shown, done_of(experiment, series))
     looks = [*looks_of(experiment, shown).values()]
-    figure_of(experiment, series, title, looks).savefig(target)
+    drawn = io.BytesIO()
+    figure_of(experiment, series, title, looks).savefig(drawn, format=target.suffix[1:])
+    from plasticity.results.disk import replace_file
+
+    replace_file(target, drawn.getbuffer())  # whole, or not at all
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -28,6 +28,7 @@ from experiments.parts.experiment import (
     UsageError,
     at_rates,
     content_of,
+    expanded,
 )
 from experiments.parts.supervised import MECHANISMS, Problem, SupervisedLearning
 from plasticity.networks import NETWORKS
@@ -150,7 +151,7 @@ def load(config: Config, options: TaskOptions) -> Images:
     """Read the images; a blank one has no direction, so nothing to encode as a state."""
     from plasticity.tasks.images import load_images
 
-    images = load_images(config.dataset, options.data_root.expanduser())
+    images = load_images(config.dataset, expanded(options.data_root, "--data-root"))
     images.require_nonzero()
     if config.train_samples is not None and config.train_samples > len(images.y_train):
         raise UsageError(

@@ -27,6 +27,7 @@ from experiments.parts.experiment import (
     TaskSetting,
     UsageError,
     at_rates,
+    expanded,
 )
 from experiments.parts.supervised import MECHANISMS, Problem, SupervisedLearning
 from plasticity.networks import NETWORKS
@@ -153,7 +154,9 @@ def load(config: Config, options: TaskOptions) -> SpinLevels:
     from plasticity.tasks.levels import load_levels
     from plasticity.tasks.streams import SpinChainLevels
 
-    levels = load_levels(config.num_sites, config.levels, options.data_root.expanduser())
+    levels = load_levels(
+        config.num_sites, config.levels, expanded(options.data_root, "--data-root")
+    )
     SpinChainLevels(levels, num_tasks=1, seed=0)  # raises if there is no pair
     return levels
 

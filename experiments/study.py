@@ -16,7 +16,6 @@ import contextlib
 import importlib
 import json
 import runpy
-import shlex
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -28,7 +27,7 @@ import tyro
 
 from experiments.parts import cli
 from experiments.parts.arms import FRESH
-from experiments.parts.experiment import Failure, UsageError
+from experiments.parts.experiment import Failure, UsageError, expanded, in_shell
 from experiments.parts.study import (
     EXPERIMENTS,
     Study,
@@ -39,6 +38,7 @@ from experiments.parts.study import (
 )
 
 STUDIES = Path(__file__).parent / "studies"
+MAX_STUDY_BYTES = 2**24
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,8 @@ def find(name: str) -> Study:
         raise UsageError(f"{name}: there is no such file")
     before = registered()
     try:
+        if (size := Path(name).stat().st_size) > MAX_STUDY_BYTES:
+            raise ValueError(f"it has {size} bytes; it may have {MAX_STUDY_BYTES} at most")
         with contextlib.redirect_stdout(sys.stderr):  # what --list prints are commands
             content = runpy.run_path(name)
     except (Exception, SystemExit) as error:  # it is the user's own, and may do anything
@@ -166,7 +168,7 @@ def carry_out(command: Command) -> None:
     from experiments.parts.running import library_errors  # takes seconds
 
     with library_errors():
-        results = command.results.expanduser().absolute()
+        results = expanded(command.results, "--results").absolute()
         if command.tune:
             from experiments.parts.tuning import tuning_cells
 
@@ -176,7 +178,7 @@ def carry_out(command: Command) -> None:
         if command.list:
             for cell in todo:
                 if not is_complete(cell, results):
-                    print(shlex.join(cell.command(results)))
+                    print(in_shell(cell.command(results)))
             return
         failed = []
         if not command.report:
@@ -185,10 +187,10 @@ def carry_out(command: Command) -> None:
             address = address_in(command.cluster) if command.cluster else None
             failed = engine.train(todo, results, workers=command.workers, address=address)
         for cell, why in failed:  # before the report, which may be refused; the command by itself
-            print(shlex.join(cell.command(results)), file=sys.stderr)
-            print(textwrap.indent(cli.printable(why), "  "), file=sys.stderr)
+            cli.complain(in_shell(cell.command(results)))
+            cli.complain(textwrap.indent(why, "  "))
         if command.records is None and (said := bits_of(todo, results)):
-            print(said, file=sys.stderr)
+            cli.complain(said)
         write(command, study, results)
     if failed:
         names = ", ".join(f"{cell.arm} seed {cell.seed}" for cell, _ in failed[:5])
@@ -215,7 +217,7 @@ def write(command: Command, study: Study, results: Path) -> None:
     else:
         from experiments.parts.gathered import load_records
 
-        path = report.report_on(load_records(command.records.expanduser(), study), folder)
+        path = report.report_on(load_records(expanded(command.records, "--records"), study), folder)
     print(f"report: {path}")
     if command.report and not report.complete_cells(folder):
         raise Failure(

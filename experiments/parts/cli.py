@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import io
 import itertools
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -50,34 +51,81 @@ def status_of(command: Callable[[], object], stopped: str = "stopped: nothing is
 
     0 for success, 2 for wrong use, 1 for a failure, 75 (EX_TEMPFAIL of sysexits.h) where another
     process does the same just now, 130 for Ctrl-C, 141 where nobody reads what is printed; what a
-    user can cause ends in one or two lines on standard error.
+    user or a system can cause ends in one or two lines on standard error.
 
     Args:
         command: Called.
         stopped: Said after Ctrl-C.
     """
+    status = 0
     try:
         with interrupts.raised():
             try:
                 command()
+            except UsageError as error:
+                status = 2
+                complain(f"error: {error} (see --help)")
+            except Failure as error:
+                status = 75 if isinstance(error, InUse) else 1
+                complain(f"error: {error}")
             finally:
                 print(end="", flush=True)  # a closed pipe is found here, not when Python exits
     except BrokenPipeError:
         return interrupts.drop_output()
-    except UsageError as error:
-        print(f"error: {printable(str(error))} (see --help)", file=sys.stderr)
-        return 2
-    except Failure as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return 75 if isinstance(error, InUse) else 1
     except KeyboardInterrupt:
-        print(stopped, file=sys.stderr)
-        return 130
-    return 0
+        status = 130
+        complain(stopped)
+    except (OSError, MemoryError, RuntimeError) as error:
+        if not (why := reason_of_system(error)):
+            raise
+        if not status:  # else it was said why, and the output is full as well
+            status = 1
+            complain(f"error: {why}")
+    try:
+        print(end="", flush=True)
+    except OSError:  # the disk is full that the output goes to; it was said above
+        interrupts.drop_output(sys.stdout)
+    return status
+
+
+def reason_of_system(error: Exception) -> str:
+    """Return what the system has no more of or does not let us do; nothing if it is no such error.
+
+    The library words what it expects. This is the rest: whatever a command does, files can be out
+    of reach, the memory or the number of threads too small.
+    """
+    if isinstance(error, OSError):
+        what = error.strerror or str(error) or type(error).__name__
+        if isinstance(error, FileNotFoundError) and not error.filename:
+            what = "the folder that we are in is no longer there"
+        return f"{os.fsdecode(error.filename)}: {what}" if error.filename else what
+    line = (str(error).splitlines() or [""])[0]
+    # torch raises RuntimeError for want of memory, Python for want of threads.
+    of_torch = re.search(r"can't allocate memory|out of memory|can't start new thread", line)
+    if isinstance(error, MemoryError) or of_torch:
+        return f"this machine has too little memory, or lets us have too little ({line:.120})"
+    return ""
+
+
+def complain(text: str) -> None:
+    """Print to standard error, which may be full or closed."""
+    try:
+        print(printable(text), file=sys.stderr, flush=True)
+    except OSError:
+        interrupts.drop_output(sys.stderr)
 
 
 def printable(text: str) -> str:
-    """Return a text without what moves a cursor; names of files and folders may hold anything."""
+    """Return a text without what moves a cursor; names of files and folders may hold anything.
+
+    Newlines that are ours stay. Those in names, which come from the command line or are where we
+    are, are written as a shell takes them.
+    """
+    with contextlib.suppress(FileNotFoundError):  # there is no current folder any more
+        for word in (*sys.argv, os.environ.get("HOME", ""), os.getcwd()):
+            for name in re.split("[/=]", word):
+                if "\n" in name:
+                    text = text.replace(name, name.replace("\n", "$'\\n'"))
     return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,49 +13,69 @@ from experiments.parts.experiment import Experiment
 from experiments.parts.labels import labels_of, looks_of
 from experiments.parts.overview import overview, table
 from experiments.parts.titles import title_of
+from plasticity import __version__
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from plasticity.results.record import RunFolder
 
+DRAWN = "drawn.json"
 MOST_IN_ONE_PANEL = 8
 """Arms whose curves can be told apart in the same axes."""
 
 
 def draw_run(experiment: Experiment[Any], folder: RunFolder) -> Path:
-    """Draw and tabulate all arms of a run that have rows, unless the figure is newer than these.
+    """Draw and tabulate all arms of a run that have rows, unless that was done with these rows.
 
-    Its date is that of the moment at which the rows were read: another process may add some while
-    the figure is drawn.
+    Dates do not tell: clocks are set back, and copies have the date of the copy. So the hash of
+    what was drawn is kept in ``drawn.json``, with those of figure and table.
     """
+    from plasticity.results.files import config_json, holds
+
     with folder.locked():
-        os.utime(folder.path / "lock")  # the clock of the disk
-        date = (folder.path / "lock").stat().st_mtime_ns
         arms = folder.arms()
-        files = [path / name for path in arms for name in ("rows.jsonl", "measured.jsonl")]
-        figure, changed = folder.path / "figure.png", [f for f in files if f.exists()]
-        if figure.exists() and all(
-            file.stat().st_mtime_ns < figure.stat().st_mtime_ns for file in changed
-        ):
-            return figure
         rows = {path: [recorded(path)] for path in arms}
         shown = {path: arms[path] for path in arms if rows[path][0]}
+        contents = [__version__, {path.name: [arms[path], *rows[path]] for path in shown}]
+        source = hashlib.sha256(json.dumps([folder.path.name, contents]).encode()).hexdigest()
+        figure = folder.path / "figure.png"
+
+        def note() -> bytes:
+            files = (figure, folder.path / "table.md")
+            return config_json({"from": source} | {file.name: _sha256(file) for file in files})
+
+        if holds(folder.path / DRAWN, note()):
+            return figure
         series = series_of(experiment, shown, rows)
         looks = [*looks_of(experiment, shown).values()]
         folder.save_text("table.md", table(experiment, series))
         title = title_of(experiment, [folder], shown, done_of(experiment, series))
-        drawn = figure_of(experiment, series, title, looks)
-        folder.save_figure(figure.name, drawn)
-        os.utime(figure, ns=(date, date))
+        folder.save_figure(figure.name, figure_of(experiment, series, title, looks))
+        folder.save_text(DRAWN, note().decode())
         return figure
 
 
+def _sha256(file: Path) -> str | None:
+    """Return the hash of a file's content, or None where there is no such file."""
+    from plasticity.results.disk import UnfitFile, read_file
+
+    try:
+        return hashlib.sha256(read_file(file)).hexdigest()
+    except (FileNotFoundError, UnfitFile):
+        return None
+
+
 def recorded(path: Path) -> list[dict[str, Any]]:
-    """Return an arm's rows, with what was measured after training among their columns."""
+    """Return an arm's rows, with what was measured after training among their columns.
+
+    Raises:
+        RecordError: They were edited or cut off: there are other rows in the arm's checkpoint.
+    """
+    from plasticity.results.arm import finished_rows
     from plasticity.results.record import read_rows
 
-    rows, measured = read_rows(path), {}
+    rows, measured = finished_rows(path), {}
     if (path / "measured.jsonl").exists():
         measured = {row.get("task"): row for row in read_rows(path, "measured.jsonl")}
     return [measured.get(row["task"], {}) | row for row in rows] if measured else rows
@@ -89,6 +110,8 @@ def figure_of(
     looks: Sequence[int],
 ) -> Figure:
     """Draw arms by their labels; ``looks`` are the numbers of their colours and lines."""
+    # A folder may be called anything: what is no text, and what would begin a formula.
+    title = title.encode("utf-8", "replace").decode().replace("$", r"\$")
     if len(series) > MOST_IN_ONE_PANEL:
         return overview(experiment, series, title)
     unit = experiment.progress.unit

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
+import shlex
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +37,40 @@ class Failure(Exception):
 
 class InUse(Failure):
     """Another process does it just now."""
+
+
+def expanded(path: Path, option: str) -> Path:
+    """Return a path with the home folder that it may begin with written out.
+
+    Raises:
+        UsageError: There is no such home folder.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise UsageError(
+            f"{option} {path}: there is no home folder {path.parts[0]}; write the path in full"
+        ) from error
+
+
+def in_shell(words: Sequence[str]) -> str:
+    """Return words of a command line as a shell takes them, in one line.
+
+    Where a word holds what cannot be printed, say a newline, it is written as $'...'.
+    """
+    return " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    try:
+        word.encode(sys.stdout.encoding or "utf-8")
+        if word.isprintable():
+            return shlex.quote(word)
+    except UnicodeEncodeError:  # the letter is not one that the output has, or the name no UTF-8
+        pass
+    plain = {*range(32, 127)} - {*b"\\'"}
+    letters = (chr(b) if b in plain else rf"\{b:03o}" for b in os.fsencode(word))
+    return f"$'{''.join(letters)}'"
 
 
 MAY_BE_EMPTY = tyro.conf.arg(help_behavior_hint=lambda words: f"(default: {words or 'none'})")

@@ -17,6 +17,7 @@ from experiments.parts.experiment import Failure
 from experiments.parts.study import Cell, Study, cells, folder_of, is_complete, parts_of
 
 INDEX = "study.json"
+MAX_INDEX_BYTES = 2**24
 OF_A_COLUMN = "column."
 """Before a column's name in a file: other arrays have other names."""
 
@@ -109,11 +110,12 @@ def _length(cell: Cell) -> int:
 
 def _arrays(cell: Cell, results: Path, length: int) -> tuple[dict[str, np.ndarray], int]:
     """Return the numbers in a cell's rows by column, ``(tasks,)`` each, and how many rows are."""
-    from plasticity.results.disk import RecordError
+    from plasticity.results.disk import RecordError, disk_errors
 
     folder = folder_of(cell, results)
     try:
-        rows = recorded(folder) if folder.is_dir() else []
+        with disk_errors(folder):
+            rows = recorded(folder) if folder.is_dir() else []
     except RecordError:  # the cell's own command says why
         return {}, -1
     if any(type(row.get("task")) is not int or row["task"] < 0 for row in rows):
@@ -219,8 +221,10 @@ def _study_of(path: Path) -> tuple[Study, int]:
     Returns:
         The study, and how many tasks its cells are to learn.
     """
+    from plasticity.results.disk import read_file
+
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_file(path, MAX_INDEX_BYTES))
         study = Study(**_with_tuples(content["study"]))
         written, tasks = content["digest"], int(content["tasks"])
     except OSError as error:

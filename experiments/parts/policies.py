@@ -215,6 +215,15 @@ def seed_for(seed: int, purpose: str, *indices: int) -> int:
     return int(torch.randint(2**31, (), generator=generator_for(seed, purpose, *indices)))
 
 
+@contextlib.contextmanager
+def ends_of_workers() -> Iterator[None]:
+    """Turn the end of a worker process, whenever it is noticed, into an error of a command."""
+    try:
+        yield
+    except WorkerError as error:
+        raise Failure(f"{error}\nThe same command goes on after the last update.") from error
+
+
 class PolicyArm(Arm):
     """A policy that PPO trains."""
 
@@ -224,7 +233,8 @@ class PolicyArm(Arm):
         self._config = config
         self._file = FILES.get(name, name)
         self._evaluation = environments.evaluation()
-        self._training = environments.training()
+        with ends_of_workers():
+            self._training = environments.training()
         self.model = make_model(config, arm, self._training)
         # One without remedies is as if there were none: so is what is recorded of it.
         self._learner = (
@@ -240,7 +250,7 @@ class PolicyArm(Arm):
 
     def rows(self, start: int, advance: Callable[[int], object]) -> Iterator[Row]:  # noqa: D102
         config = self._config
-        try:
+        with ends_of_workers():
             for row in train_ppo(
                 self.model, self.evaluate, total_steps=config.total_steps,
                 evaluation_every=config.evaluation_every, start=start, advance=advance,
@@ -250,8 +260,6 @@ class PolicyArm(Arm):
                 if config.friction_period is not None:
                     row["friction"] = self._friction()
                 yield row
-        except WorkerError as error:
-            raise Failure(f"{error}\nThe same command goes on after the last update.") from error
 
     def evaluate(self, model: PPO, update: int) -> tuple[list[float], list[int]]:
         """Return returns and lengths of episodes, on the floor as it is in training."""
@@ -270,7 +278,8 @@ class PolicyArm(Arm):
         return state | ({"remedies": self._learner.state_dict()} if self._learner else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102
-        set_state(self.model, state["ppo"])
+        with ends_of_workers():
+            set_state(self.model, state["ppo"])
         self._best = state["best"]
         if self._learner:
             self._learner.load_state_dict(state["remedies"])

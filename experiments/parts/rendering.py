@@ -41,6 +41,7 @@ from experiments.parts.policies import (
 )
 from experiments.parts.running import library_errors, progress_bar
 from plasticity.networks.network import Network
+from plasticity.results.disk import read_file
 from plasticity.results.record import RunFolder, read_config, read_rows, read_run
 from plasticity.rl.environments import MAX_FRICTION, MIN_FRICTION, set_friction
 
@@ -200,9 +201,7 @@ def load_policy(config: Config, arm: ArmConfig, file: Path) -> PPO:
         drop_frames(error)
         raise Failure(f"{config.env!r:.100} cannot be made here ({reason:.200})") from error
     try:
-        if (num_bytes := file.stat().st_size) > MAX_POLICY_BYTES:
-            raise ValueError(f"it has {num_bytes} bytes, a policy at most {MAX_POLICY_BYTES}")
-        content = uncompressed(file.read_bytes()).read("policy.pth")
+        content = uncompressed(read_file(file, MAX_POLICY_BYTES)).read("policy.pth")
         uncompressed(content)
         if num_weights(arm.network) > len(content) / 4:
             raise ValueError("arm.json asks for more weights than it holds")

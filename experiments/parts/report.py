@@ -20,7 +20,6 @@ from experiments.parts.level_figure import level_against_drop
 from experiments.parts.overview import TELLING
 from experiments.parts.study import Study, experiment_of
 from experiments.parts.study_figures import over_tasks
-from experiments.parts.titles import title_of_study
 from plasticity.results.verdicts import Estimate
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ def report_on(found: Gathered, folder: Path) -> Path:
         figure = drawing.over_tasks("accuracy", score, f"{words} (%)", accuracy=True)
         parts.append(f"![{words} over tasks]({figure})\n")
     if arms:
-        title = f"{title_of_study(found.study)}: level against drop"
+        title = f"{report_text.title_of_study(found.study)}: level against drop"
         drawn = level_against_drop(arms, title, found.study.drop_margin)
         figure = drawing.save("level-against-drop", drawn)
         parts.append(f"![level against drop]({figure})\n")
@@ -153,7 +152,7 @@ class _Drawing:
     ) -> None:
         self._found, self._folder, self._order = found, folder, order
         self._verdicts = verdicts
-        self._title = title_of_study(found.study)
+        self._title = report_text.title_of_study(found.study)
         arms = found.study.arms
         numbers = looks_of_names(experiment_of(found.study.experiment).registry, arms)
         self._looks = dict(zip(arms, numbers, strict=True))

@@ -8,6 +8,8 @@ import numpy as np
 
 from experiments.parts.gathered import Gathered
 from experiments.parts.judged import GROWN, Change, Compared, Judged, bounds_of
+from experiments.parts.study import Study
+from experiments.parts.titles import WORDS
 from plasticity.results.statistics import seeds_needed
 from plasticity.results.verdicts import ALPHA, MIN_SEEDS, SKEWED, Estimate, Verdict
 
@@ -29,6 +31,14 @@ OF_LEVELS = {
     "loses less than the margin": "inferior by less than the margin",
     "undecided": "undecided",
 }
+
+
+def title_of_study(study: Study) -> str:
+    """Return what the figures of a study are of: its name, experiment, preset, changed options."""
+    words = " ".join(study.options)
+    words = f" with {words}" * bool(words) + " and options of single arms" * bool(study.of_arms)
+    name = WORDS.get(study.experiment, study.experiment)
+    return f"Study {study.name}, {name} ({study.experiment}), preset {study.preset}{words}"
 
 
 def heading(found: Gathered) -> str:

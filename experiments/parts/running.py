@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +18,16 @@ from tqdm import tqdm
 from experiments.parts import calling
 from experiments.parts.arms import ArmConfig, record_name
 from experiments.parts.drawing import draw_run
-from experiments.parts.experiment import Config, Experiment, Failure, InUse, Options, UsageError
+from experiments.parts.experiment import (
+    Config,
+    Experiment,
+    Failure,
+    InUse,
+    Options,
+    UsageError,
+    expanded,
+    in_shell,
+)
 from experiments.parts.finding import content_here, other_bits, recorded_identity
 from experiments.parts.supervised import find_metric
 from experiments.parts.training import Arm, Row
@@ -84,6 +92,8 @@ def run(
     for metric in getattr(options, "metrics", ()):
         find_metric(metric)
     check_device(config.device)
+    if options.tensorboard:
+        summary_writer()
     torch.set_num_threads(config.threads)
     data = experiment.load(config, options)
     for name, arm in arms.items():
@@ -91,21 +101,16 @@ def run(
             experiment.check(config, data, arm)
         except DoesNotFit as error:
             raise UsageError(f"--arms {name}: {error}") from error
-    results = options.results.expanduser()
+    results = expanded(options.results, "--results")
     identity = recorded_identity(experiment, preset, config, data, arms, results)
     folder = open_run(results, experiment.run_prefix(preset, config), identity)
     print(f"run folder: {folder.path}")
     diverged = []
-    with contextlib.ExitStack() as records:
-        # All of them first: what is wrong with the last shows before the first is trained.
-        opened = {
-            name: records.enter_context(
-                folder.arm(record_name(name), arm.json(), overwrite=options.overwrite)
-            )
-            for name, arm in arms.items()
-        }
-        unmeasured: dict[str, list[str]] = {}
-        folder.arms()  # whether there is an arm that cannot be drawn
+    unmeasured: dict[str, list[str]] = {}
+    # All of them first: what is wrong with the last shows before the first is trained.
+    named = [(record_name(name), arm.json()) for name, arm in arms.items()]
+    with folder.open_arms(named, overwrite=options.overwrite) as records:
+        opened = dict(zip(arms, records, strict=True))
         for name, record in opened.items():
             done = rows_done(experiment, record.rows)
             total = arms[name].end(experiment.progress.total(config))
@@ -142,10 +147,15 @@ def run(
             summarise(experiment, opened)
         if unmeasured:
             names = dict.fromkeys(name for of_arm in unmeasured.values() for name in of_arm)
-            command = f"{calling.prefix}measure {shlex.quote(str(folder.path))}"
+            command = [
+                *f"{calling.prefix}measure".split(" "),
+                str(folder.path),
+                "--metrics",
+                *names,
+            ]
             print(
                 "--metrics measures tasks while they are learned; of those that are recorded: "
-                f"{command} --metrics {' '.join(names)}"
+                f"{in_shell(command)}"
             )
         if diverged:
             raise Failure("; ".join(diverged))
@@ -235,6 +245,19 @@ def train(
     print(f"{name}: {pace}")
 
 
+def summary_writer() -> Any:
+    """Return what writes for TensorBoard.
+
+    Raises:
+        Failure: It is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise Failure(f"--tensorboard: {error}: pip install tensorboard") from error
+    return SummaryWriter
+
+
 @contextlib.contextmanager
 def tensorboard(
     experiment: Experiment[Any], record: ArmRecord, wanted: bool
@@ -247,17 +270,13 @@ def tensorboard(
     if not wanted:
         yield lambda row: None
         return
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise Failure(f"--tensorboard: {error}: pip install tensorboard") from error
     done = experiment.progress.done
     folder = record.path / "tensorboard"
     with disk_errors(folder):
         for file in folder.glob("events.out.tfevents.*"):
             file.unlink()
         # From step 0 on, a TensorBoard that is open forgets what it has read.
-        writer = SummaryWriter(str(folder), purge_step=0)
+        writer = summary_writer()(str(folder), purge_step=0)
 
     def write(*rows: Row) -> None:
         with disk_errors(folder):

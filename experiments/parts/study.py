@@ -234,10 +234,12 @@ def rows_of(cell: Cell, results: Path) -> list[Row]:
         RecordError: They were edited.
         DataError: The data, whose hash the folder is named after, cannot be had.
     """
+    from plasticity.results.disk import disk_errors
     from plasticity.results.files import read_rows
 
     folder = folder_of(cell, results)
-    return read_rows(folder) if folder.is_dir() else []
+    with disk_errors(folder):
+        return read_rows(folder) if folder.is_dir() else []
 
 
 def is_complete(cell: Cell, results: Path) -> bool:
@@ -288,7 +290,6 @@ def folder_of(cell: Cell, results: Path) -> Path:
     experiment, preset, _, config, arm = parts_of(cell)
     # What is computed has a name without being computed.
     data = data_of(cell) if names_content(config) else None
-    results = results.expanduser()
     arms = {cell.arm: arm}
     identity = recorded_identity(experiment, preset, config, data, arms, results)
     run = run_path(results, experiment.run_prefix(preset, config), identity)

@@ -14,7 +14,6 @@ from experiments.parts.identity import to_json
 from experiments.parts.labels import arm_name, changed_options, typed
 
 if TYPE_CHECKING:
-    from experiments.parts.study import Study
     from plasticity.results.record import RunFolder
 
 WORDS = {
@@ -60,14 +59,6 @@ def title_of(
     seeds = sorted(folder.config.get("seed", 0) for folder in folders)
     parts.append(f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}")
     return ", ".join(parts)
-
-
-def title_of_study(study: Study) -> str:
-    """Return what the figures of a study are of: its name, experiment, preset, changed options."""
-    words = " ".join(study.options)
-    words = f" with {words}" * bool(words) + " and options of single arms" * bool(study.of_arms)
-    name = WORDS.get(study.experiment, study.experiment)
-    return f"Study {study.name}, {name} ({study.experiment}), preset {study.preset}{words}"
 
 
 def _preset_of(experiment: Experiment[Any], folder: str) -> str | None:

@@ -3,7 +3,10 @@
 import dataclasses
 import io
 import json
+import os
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +18,7 @@ from torch import nn
 
 from experiments import ant, cifar, mnist, qdata
 from experiments.parts import cli
-from experiments.parts.experiment import Options, TaskOptions, UsageError
+from experiments.parts.experiment import InUse, Options, TaskOptions, UsageError, in_shell
 from experiments.parts.supervised import MECHANISMS
 from plasticity.learning.learner import Learner
 from plasticity.metrics import METRICS
@@ -28,6 +31,67 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
 
 EXPERIMENT = mnist.EXPERIMENT
 OTHERS = [module.EXPERIMENT for module in (cifar, qdata, ant)]
+
+# --- what ends a command, and names
+
+ENDS = {
+    "permission": (PermissionError(13, "Permission denied", "a/b"), 1, "a/b: Permission denied"),
+    "no room": (OSError(28, "No space left on device"), 1, "No space left on device"),
+    "folder gone": (FileNotFoundError(2, "No such file"), 1, "the folder that we are in"),
+    "memory": (MemoryError(), 1, "too little memory"),
+    "torch": (RuntimeError("DefaultCPUAllocator: can't allocate memory\nframes"), 1, "can't alloc"),
+    "threads": (RuntimeError("can't start new thread"), 1, "can't start new thread"),
+    "use": (UsageError("--x 3: too few"), 2, "--x 3: too few (see --help)"),
+    "in use": (InUse("wait for it"), 75, "wait for it"),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_what_a_system_or_a_user_can_cause_is_a_line_and_a_status(
+    case: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error, status, said = ENDS[case]
+
+    def fail() -> None:
+        raise error
+
+    assert cli.status_of(fail) == status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert said in line
+
+
+def test_mistake_of_the_program_is_no_error_of_the_user() -> None:
+    def fail() -> None:
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        cli.status_of(fail)
+
+
+def test_newlines_in_names_are_written_as_a_shell_takes_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--dataset=none/a\nb.npz", "--results=x"]
+    monkeypatch.setattr("sys.argv", ["mnist", *words])
+    assert start(*words) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "none/a$'\\n'b.npz" in line
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+@pytest.mark.parametrize("word", ["it's here", "a\nb'\\c", "\udcff\x1b", "caf\u00e9", ""])
+def test_words_come_back_from_a_shell_and_take_one_line(word: str) -> None:
+    line = in_shell([word, "next"])
+    assert len(line.splitlines()) == 1
+    done = subprocess.run(["bash", "-c", f"printf '%s|' {line}"], capture_output=True, check=True)
+    assert os.fsdecode(done.stdout) == f"{word}|next|"
+
+
+def test_home_folder_that_there_is_not_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert start("--results=~nosuchuser/x", "--dataset=digits", "--num-tasks=1") == 2
+    assert "--results ~nosuchuser/x: there is no home folder" in capsys.readouterr().err
+
 
 # --- wrong use
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from experiments.parts.experiment import Panel
 from experiments.parts.labels import labels_of
 from plasticity.metrics import METRICS
 from plasticity.results.plots import COLOURS, LINES
-from plasticity.results.record import RunFolder, open_run
+from plasticity.results.record import RunFolder, open_run, read_run
 from tests.experiments.runs import (
     UPDATES,
     Stop,
@@ -117,7 +118,7 @@ def test_figures_draws_a_run_by_its_config_whatever_it_is_called(
         (["run", "a.xyz"], 1, "xyz"),
         (["run", "gone/a.png"], 1, "gone/a.png"),
         (["short"], 1, "weight_norm"),
-        (["broken"], 1, "line 1 is not JSON"),
+        (["broken"], 1, "edited or cut off"),
         (["edited"], 1, "arm.json"),
         ([], 2, "no run folder"),
         (["run", "a.png", "b.png"], 1, "a.png"),
@@ -148,6 +149,14 @@ def test_figures_names_what_it_cannot_draw(
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.parametrize("name", ["r\udcff", "a$^b$"])
+def test_run_may_be_called_what_is_no_text_and_no_formula(name: str) -> None:
+    folder = record({"mlp": {"a": 1}})
+    moved = folder.path.rename(folder.path.with_name(name))
+    assert figures.main([str(moved), "out.svg"]) == 0
+    draw_run(EXPERIMENT, read_run(moved))
+
+
 # --- when the figure of a run is drawn
 
 
@@ -157,10 +166,17 @@ def test_figure_is_drawn_again_once_there_are_more_rows_and_only_then() -> None:
     before = (figure.read_bytes(), figure.stat().st_mtime_ns)
     assert draw_run(EXPERIMENT, folder) == figure
     assert (figure.read_bytes(), figure.stat().st_mtime_ns) == before
+    # Whatever the date: a clock may be set back.
+    for file in (figure, folder.path / "table.md"):
+        os.utime(file, (4e9, 4e9))
     with folder.arm("mlp", {"a": 1}) as arm:
         arm.append({"task": 5} | dict.fromkeys(COLUMNS, 3.0), {})
     draw_run(EXPERIMENT, folder)
     assert figure.read_bytes() != before[0]
+    whole = figure.read_bytes()
+    figure.write_bytes(whole[:-9])
+    draw_run(EXPERIMENT, folder)
+    assert figure.read_bytes() == whole
     again = figure.read_bytes()
     with folder.arm("mlp", {"a": 1}) as arm:
         arm.save_measured({2: {"fisher_x": 1.0}})

@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -178,3 +179,26 @@ def test_closed_pipe_ends_the_list_quietly() -> None:
     finally:
         os.close(writing)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+@pytest.mark.parametrize(
+    ("streams", "words", "status"),
+    [
+        (">/dev/full", "", 1),
+        (">/dev/full", "nosuch", 2),
+        ("2>/dev/full", "nosuch", 2),
+        (">&-", "", 0),
+        ("2>&-", "nosuch", 2),
+        ("<&- >&- 2>&-", "nosuch", 2),
+    ],
+)
+def test_closed_and_full_streams_leave_the_status_as_it_is_and_no_traceback(
+    streams: str, words: str, status: int
+) -> None:
+    command = f"{shlex.quote(sys.executable)} -m experiments {words} {streams}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert len((done.stdout + done.stderr).splitlines()) <= 1 or not words
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr

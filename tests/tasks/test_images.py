@@ -250,7 +250,18 @@ def test_file_that_is_no_archive_is_a_one_line_error(tmp_path, content):
 def test_missing_file_and_folder_are_one_line_errors(tmp_path):
     assert "gone.npz: No such file" in message_of(load_npz, tmp_path / "gone.npz")
     (tmp_path / "folder.npz").mkdir()
-    assert "folder.npz: Is a directory" in message_of(load_npz, tmp_path / "folder.npz")
+    assert "folder.npz: is no regular file" in message_of(load_npz, tmp_path / "folder.npz")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes that have a name")
+@pytest.mark.parametrize("name", ["MNIST/raw/t10k-labels-idx1-ubyte", "cifar-100-python/train"])
+def test_pipes_and_devices_are_neither_waited_for_nor_read(tmp_path, no_network, name):
+    os.mkfifo(tmp_path / "pipe.npz")
+    assert "pipe.npz: is no regular file" in message_of(load_npz, tmp_path / "pipe.npz")
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).symlink_to("/dev/zero")
+    dataset = "mnist" if "MNIST" in name else "cifar100"
+    assert f"{name}: is no regular file" in message_of(load_images, dataset, tmp_path)
 
 
 def test_unreadable_file_is_a_one_line_error(tmp_path, monkeypatch):
