@@ -24,10 +24,11 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "cards",
 ]
-exclude_patterns = ["_build", "examples", "records", "README.md"]
+exclude_patterns = ["_build", "examples", "records", "static", "README.md"]
 html_theme = "furo"
 html_title = "quantum-plasticity"
-html_static_path: list[str] = []
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_show_sphinx = False
 html_show_copyright = False
 html_copy_source = False

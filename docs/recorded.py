@@ -7,10 +7,16 @@ in their order; ``tests/test_docs.py`` compares::
     The accuracy goes from 12.3 % to 45.6 %.
 """
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from plasticity.studies.numbers import Gathered
 
 RECORDS = Path(__file__).parent / "records"
 PREFIXES = {"mlp": "classical", "qnn": "quantum"}
@@ -64,4 +70,129 @@ def speed_table() -> str:
         theirs = medians[shape, rival]
         numbers = f"{ours:.2g} | {theirs:.3g} ({NAMES[rival]}) | {theirs / ours:.2g}"
         lines.append(f"| {text} | {numbers} |")
+    return "\n".join(lines)
+
+
+# --- the pilot
+
+
+def pilot(study: str) -> Gathered:
+    """Return the numbers of a study's pilot, such as ``"mnist-why"``."""
+    from plasticity.studies.numbers import load_records
+
+    return load_records(RECORDS / "pilot" / study)
+
+
+CEILING = 0.98
+"""An arm whose last tenth is at least as accurate can hardly show a drop of the later tasks."""
+ACCOUNTS = {
+    "growth": "growth of the parameters since the first tenth",
+    "growth_in_all": "growth of the parameters in all",
+    "gradient_norm": "change of the gradient's norm",
+    "update_ratio": "change of the relative size of an update",
+}
+
+
+def rank_correlations() -> str:
+    """Return the pilot's table: what changes in an arm, against its drop, over the arms.
+
+    The intervals take Fisher's transform, with the standard error of Bonett and Wright (2000). They
+    count the arms as if they were independent.
+    """
+    lines = ["| rank correlation with the drop | permuted MNIST | XXZ | XXZ, arms below 98 % |"]
+    lines.append("|---|--:|--:|--:|")
+    for account, words in ACCOUNTS.items():
+        cells = [
+            _correlation("mnist-why", account, 1.01),
+            _correlation("qdata-why", account, 1.01),
+            _correlation("qdata-why", account, CEILING),
+        ]
+        lines.append(f"| {words} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _correlation(study: str, account: str, below: float) -> str:
+    from scipy.stats import spearmanr
+
+    from plasticity.studies.findings import ends, judged
+
+    found = pilot(study)
+    pairs = []
+    for one in judged(found, "test_accuracy")[0]:
+        if one.level.estimate >= below:
+            continue
+        if account.startswith("growth"):
+            change = getattr(one, account)
+            change = None if change is None else change.estimate
+        else:
+            values = found.of(one.arm, account)
+            first, last = ([0.0], [0.0]) if values is None else ends(values)
+            change = np.log(last / first).mean() if min(first) > 0 and min(last) > 0 else None
+        if change is not None:
+            pairs.append((change, one.drop.estimate))
+    n, r = len(pairs), spearmanr(*zip(*pairs, strict=True)).statistic
+    half = 1.96 * np.sqrt((1 + r**2 / 2) / (n - 3))
+    low, high = np.tanh(np.arctanh(r) - half), np.tanh(np.arctanh(r) + half)
+    return f"{r:.2f} [{low:.2f}, {high:.2f}], n = {n}"
+
+
+HELD_AND_FREE = (
+    ("mnist-why", "stiefel", "stiefel-free"),
+    ("mnist-why", "mlp-sphere", "mlp"),
+    ("mnist-why", "qnn", "free-brickwork"),
+    ("mnist-why", "orthogonal-brickwork", "free-brickwork"),
+    ("qdata-why", "stiefel", "stiefel-free"),
+    ("qdata-why", "mlp-sphere", "mlp"),
+)
+"""Pairs of an arm and one like it whose parameters are free to grow."""
+PROBLEMS = {"mnist-why": "permuted MNIST", "qdata-why": "XXZ chain"}
+
+
+def held_and_free() -> str:
+    """Return the pilot's table: pairs, their drops, and their learning rates."""
+    import importlib
+
+    from plasticity.studies.findings import comparisons, judged
+
+    lines = [
+        "| problem | pair | drops (points) | difference | learning rates |",
+        "|---|---|--:|--:|--:|",
+    ]
+    for study, arm, reference in HELD_AND_FREE:
+        found = pilot(study)
+        arms = judged(found, "test_accuracy")[0]
+        drops = {one.arm: one.drop.estimate for one in arms}
+        (pair,) = (c for c in comparisons(found, arms) if (c.arm, c.reference) == (arm, reference))
+        experiment = importlib.import_module(f"experiments.{found.study.experiment}").EXPERIMENT
+        preset = experiment.presets[found.study.preset]
+        rates = [preset.arms[name].optimizer.learning_rate for name in (arm, reference)]
+        low, high = (100 * end for end in pair.drop.interval_95)
+        lines.append(
+            f"| {PROBLEMS[study]} | `{arm}`, `{reference}` "
+            f"| {100 * drops[arm]:.1f}, {100 * drops[reference]:.1f} "
+            f"| {100 * pair.drop.estimate:.1f} [{low:.1f}, {high:.1f}] "
+            f"| {' and '.join(f'{rate:g}' for rate in rates)} |"
+        )
+    return "\n".join(lines)
+
+
+def seeds_for_ten() -> str:
+    """Return for how many arms of the pilot ten and twenty seeds are enough, as a table."""
+    from plasticity.statistics.inference import seeds_needed
+    from plasticity.studies.findings import judged
+
+    lines = ["| problem | arms | 10 are enough | with Holm | 20 are enough | with Holm |"]
+    lines.append("|---|--:|--:|--:|--:|--:|")
+    for study, words in PROBLEMS.items():
+        arms = judged(pilot(study), "test_accuracy")[0]
+        # Holm's hardest case: the arm with the smallest p value of all.
+        needed = {
+            level: [
+                seeds_needed(one.drop.sd, one.drop.margin, alpha=level) if one.drop.sd else 2
+                for one in arms
+            ]
+            for level in (0.05, 0.05 / len(arms))
+        }
+        cells = [sum(n <= most for n in of) for most in (10, 20) for of in needed.values()]
+        lines.append(f"| {words} | {len(arms)} | {' | '.join(map(str, cells))} |")
     return "\n".join(lines)

@@ -52,6 +52,9 @@ def main(arguments: list[str]) -> int:
     if arguments and arguments[0] in commands:
         import runpy
 
+        from experiments.cli import calling
+
+        calling.prefix = f"{PROGRAM} "  # in usage lines, and in commands that are advised
         command, *sys.argv[1:] = arguments
         runpy.run_module(f"experiments.{command}", run_name="__main__", alter_sys=True)
         return 0
@@ -70,7 +73,7 @@ def _own_experiment(name: str) -> Any:
 
 
 def answer(arguments: list[str], commands: dict[str, str]) -> None:
-    """List the commands.
+    """List the commands, or print the version.
 
     Raises:
         UsageError: Something else was asked for.
@@ -80,6 +83,12 @@ def answer(arguments: list[str], commands: dict[str, str]) -> None:
         lines = [f"  {name:{width}}  {summary}" for name, summary in commands.items()]
         print(f"usage: {PROGRAM} COMMAND [OPTION ...]\n", *lines, sep="\n")
         print(f"\n{PROGRAM} COMMAND --help shows the options of a command.")
+        print(f"{PROGRAM} --version prints the version.")
+        return
+    if arguments == ["--version"]:
+        from plasticity import __version__
+
+        print(f"quantum-plasticity {__version__}")
         return
     from difflib import get_close_matches
 

@@ -22,12 +22,12 @@ import tyro
 from experiments.benchmarks.options import Options
 from experiments.cli.parse import in_one_line, status_of
 from plasticity.errors import Failure
+from plasticity.protocol.options import expanded
 
 
 def parse(arguments: Sequence[str]) -> Options:
     """Read the command line; raise UsageError with one line that says what is wrong."""
-    name = "python -m experiments.bench"
-    return in_one_line(tyro.cli, Options, prog=name, description=__doc__, args=arguments)
+    return in_one_line(tyro.cli, Options, command="bench", description=__doc__, args=arguments)
 
 
 def measure(options: Options) -> None:
@@ -38,7 +38,7 @@ def measure(options: Options) -> None:
     """
     from experiments.benchmarks import stopwatch
 
-    folder = options.results.expanduser()
+    folder = expanded(options.results, "--results")
     with disk_errors():
         folder.mkdir(parents=True, exist_ok=True)
     report = stopwatch.run(options)
@@ -53,7 +53,8 @@ def disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Failure(str(error)) from error
+        what = "not a folder" if isinstance(error, FileExistsError) else error.strerror
+        raise Failure(f"{error.filename}: {what}; name other --results") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -63,6 +63,13 @@ class Options:
         check_numbers(self, "--")
         if not 2 <= self.num_qubits <= 12:  # operators of 12 qubits take 64 MiB an outcome
             raise UsageError(f"--num-qubits {self.num_qubits}: must be 2 to 12")
+        if not 2 <= self.outcomes <= 2**self.num_qubits:
+            most = f"{2**self.num_qubits}, the basis states of {self.num_qubits} qubits"
+            raise UsageError(f"--outcomes {self.outcomes}: must be 2 to {most}")
+        for name in ("depolarizing", "readout_error"):
+            if (value := getattr(self, name)) > 1:
+                option = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{option} {value}: a probability, 0 to 1")
 
 
 def run(options: Options) -> None:
@@ -180,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def measure() -> None:
         run(
             in_one_line(
-                tyro.cli, Options, prog="python -m experiments.bench_device", description=__doc__,
+                tyro.cli, Options, command="bench_device", description=__doc__,
                 args=arguments,
             )
         )  # fmt: skip

@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def measure() -> None:
         run(
             in_one_line(
-                tyro.cli, Options, prog="python -m experiments.bench_ppo", description=__doc__,
+                tyro.cli, Options, command="bench_ppo", description=__doc__,
                 args=arguments,
             )
         )  # fmt: skip

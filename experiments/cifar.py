@@ -23,7 +23,7 @@ from plasticity.networks.mlp import Mlp
 from plasticity.networks.qnn import Qnn
 from plasticity.protocol.arms import Adam, ArmConfig, AsTheyAre, Registry
 from plasticity.protocol.experiment import Exports, Panel, Preset, content_of
-from plasticity.protocol.options import TaskOptions, TaskSetting
+from plasticity.protocol.options import TaskOptions, TaskSetting, expanded
 from plasticity.protocol.supervised import Problem, SupervisedLearning
 from plasticity.remedies import REMEDIES
 from plasticity.runs.experiment import Experiment
@@ -89,7 +89,7 @@ def load(config: Config, options: TaskOptions) -> Images:
     from plasticity.tasks.images import load_images
     from plasticity.tasks.streams import ClassPairs
 
-    images = load_images(config.dataset, options.data_root.expanduser())
+    images = load_images(config.dataset, expanded(options.data_root, "--data-root"))
     images.require_nonzero()
     ClassPairs(images, num_tasks=1, seed=0)  # raises if classes or images are too few
     return images

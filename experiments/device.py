@@ -27,7 +27,8 @@ import tyro
 
 from experiments.cli import parse as cli
 from plasticity.errors import Failure, UsageError
-from plasticity.figures.labels import labels_of
+from plasticity.figures.labels import labels_of, looks_of
+from plasticity.figures.titles import title_of
 from plasticity.protocol.experiment import Definition
 from plasticity.protocol.names import experiment_of, find_experiment, import_modules
 from plasticity.protocol.options import MAY_BE_EMPTY
@@ -284,7 +285,11 @@ def report(experiment: Definition[Any], folder: RunFolder, arms: Mapping[Path, A
         rows = {label: found for path, label in labels.items() if (found := evaluated(path))}
         text = table(rows)
         folder.save_text("device.md", text)
-        path = folder.save_figure("device.png", figure(rows, folder.path.name))
+        shown = {path: arms[path] for path, label in labels.items() if label in rows}
+        done = 1 + max(row["task"] for of_arm in rows.values() for row in of_arm)
+        title = title_of(experiment, [folder], shown, done)
+        looks = [look for path, look in looks_of(experiment, arms).items() if labels[path] in rows]
+        path = folder.save_figure("device.png", figure(rows, title, looks))
     return f"{text}\nfigure: {path}"
 
 
@@ -349,7 +354,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def evaluate() -> None:
         evaluate_run(
             cli.in_one_line(
-                tyro.cli, Device, prog="python -m experiments.device", description=__doc__,
+                tyro.cli, Device, command="device", description=__doc__,
                 args=arguments,
             )
         )  # fmt: skip

@@ -11,6 +11,7 @@ if __name__ == "__main__":
 
     interrupts.guard()  # before the other imports, so that Ctrl-C ends these too
 
+import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,6 +64,7 @@ def draw(command: Figures) -> Path:
     target = paths.pop() if len(paths) > 1 and not paths[-1].is_dir() else None
     if not paths:
         raise UsageError("no run folder: say RUN [RUN ...] [FILE.png]")
+    from plasticity.results.disk import replace_file
     from plasticity.runs.load import load_runs
 
     runs = load_runs(paths, command.experiment)
@@ -71,8 +73,15 @@ def draw(command: Figures) -> Path:
         target = target.with_suffix(".png")
     figure = runs.figure(command.columns, arms=command.arms)
     try:
-        figure.savefig(target)
-    except (OSError, ValueError) as error:  # ValueError: a format that is none
+        if not target.parent.is_dir():
+            raise Failure(f"{target}: there is no folder {target.parent}; make it first")
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=target.suffix[1:])
+        replace_file(target, drawn.getbuffer())  # whole, or not at all
+    except OSError as error:
+        where = str(error.filename or target).removesuffix(".tmp")
+        raise Failure(f"{where}: {error.strerror or error}") from error
+    except ValueError as error:  # a format that is none
         raise Failure(str(error)) from error
     return target
 
@@ -83,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def figures() -> None:
         command = cli.in_one_line(
-            tyro.cli, Figures, prog="python -m experiments.figures", description=__doc__,
+            tyro.cli, Figures, command="figures", description=__doc__,
             args=arguments,
         )  # fmt: skip
         print(draw(command))

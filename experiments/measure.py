@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> None:
         measure_run(
             cli.in_one_line(
-                tyro.cli, Measure, prog="python -m experiments.measure", description=__doc__,
+                tyro.cli, Measure, command="measure", description=__doc__,
                 args=arguments,
             )
         )  # fmt: skip

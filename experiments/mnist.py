@@ -23,7 +23,7 @@ from plasticity.networks.mlp import Mlp
 from plasticity.networks.qnn import Qnn
 from plasticity.protocol.arms import Adam, ArmConfig, Registry
 from plasticity.protocol.experiment import Exports, Panel, Preset, at_rates, content_of
-from plasticity.protocol.options import TaskOptions, TaskSetting
+from plasticity.protocol.options import TaskOptions, TaskSetting, expanded
 from plasticity.protocol.supervised import MECHANISMS, Problem, SupervisedLearning
 from plasticity.remedies import REMEDIES
 from plasticity.runs.experiment import Experiment
@@ -143,7 +143,7 @@ def load(config: Config, options: TaskOptions) -> Images:
     """Read the images; a blank one has no direction, so nothing to encode as a state."""
     from plasticity.tasks.images import load_images
 
-    images = load_images(config.dataset, options.data_root.expanduser())
+    images = load_images(config.dataset, expanded(options.data_root, "--data-root"))
     images.require_nonzero()
     if config.train_samples is not None and config.train_samples > len(images.y_train):
         raise UsageError(

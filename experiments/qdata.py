@@ -24,7 +24,7 @@ from plasticity.networks.mlp import Mlp
 from plasticity.networks.qnn import Qnn
 from plasticity.protocol.arms import Adam, ArmConfig, Registry
 from plasticity.protocol.experiment import Exports, Panel, Preset, at_rates
-from plasticity.protocol.options import TaskOptions, TaskSetting
+from plasticity.protocol.options import TaskOptions, TaskSetting, expanded
 from plasticity.protocol.supervised import MECHANISMS, Problem, SupervisedLearning
 from plasticity.remedies import REMEDIES
 from plasticity.runs.experiment import Experiment
@@ -147,7 +147,9 @@ def load(config: Config, options: TaskOptions) -> SpinLevels:
     from plasticity.tasks.levels import load_levels
     from plasticity.tasks.streams import SpinChainLevels
 
-    levels = load_levels(config.num_sites, config.levels, options.data_root.expanduser())
+    levels = load_levels(
+        config.num_sites, config.levels, expanded(options.data_root, "--data-root")
+    )
     SpinChainLevels(levels, num_tasks=1, seed=0)  # raises if there is no pair
     return levels
 

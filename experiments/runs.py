@@ -21,7 +21,8 @@ from typing import Annotated, Any
 import tyro
 
 from experiments.cli import parse as cli
-from plasticity.errors import UsageError, printable
+from experiments.cli.words import printable
+from plasticity.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def runs() -> None:
         carry_out(
             cli.in_one_line(
-                tyro.cli, Runs, prog="python -m experiments.runs", description=__doc__,
+                tyro.cli, Runs, command="runs", description=__doc__,
                 args=arguments,
             )
         )  # fmt: skip

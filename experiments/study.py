@@ -16,7 +16,6 @@ import contextlib
 import importlib
 import json
 import runpy
-import shlex
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -27,13 +26,16 @@ from typing import Annotated, Any
 import tyro
 
 from experiments.cli import parse as cli
-from plasticity.errors import Failure, UsageError, printable
+from experiments.cli.words import complain, in_shell
+from plasticity.errors import Failure, UsageError
 from plasticity.protocol.names import EXPERIMENTS, find_experiment
+from plasticity.protocol.options import expanded
 from plasticity.results.names import FRESH
 from plasticity.studies.cells import bits_of, cells, is_complete
 from plasticity.studies.study import Study
 
 STUDIES = Path(__file__).parent / "studies"
+MAX_STUDY_BYTES = 2**24
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,8 @@ def find(name: str) -> Study:
         raise UsageError(f"{name}: there is no such file")
     before = registered()
     try:
+        if (size := Path(name).stat().st_size) > MAX_STUDY_BYTES:
+            raise ValueError(f"it has {size} bytes; it may have {MAX_STUDY_BYTES} at most")
         with contextlib.redirect_stdout(sys.stderr):  # what --list prints are commands
             content = runpy.run_path(name)
     except (Exception, SystemExit) as error:  # it is the user's own, and may do anything
@@ -158,7 +162,7 @@ def carry_out(command: Command) -> None:
     study = find(command.study)
     if command.seeds is not None:
         study = study.with_seeds(command.seeds)
-    results = command.results.expanduser().absolute()
+    results = expanded(command.results, "--results").absolute()
     if command.tune:
         from plasticity.studies.tuning import tuning_cells
 
@@ -168,7 +172,7 @@ def carry_out(command: Command) -> None:
     if command.list:
         for cell in todo:
             if not is_complete(cell, results):
-                print(shlex.join(cell.command(results)))
+                print(in_shell(cell.command(results)))
         return
     failed = []
     if not command.report:
@@ -177,10 +181,10 @@ def carry_out(command: Command) -> None:
         address = address_in(command.cluster) if command.cluster else None
         failed = workers.train(todo, results, workers=command.workers, address=address)
     for cell, why in failed:  # before the report, which may be refused; the command by itself
-        print(shlex.join(cell.command(results)), file=sys.stderr)
-        print(textwrap.indent(printable(why), "  "), file=sys.stderr)
-    if command.records is None and (remark := bits_of(todo, results)):
-        print(remark, file=sys.stderr)
+        complain(in_shell(cell.command(results)))
+        complain(textwrap.indent(why, "  "))
+    if command.records is None and (said := bits_of(todo, results)):
+        complain(said)
     write(command, study, results)
     if failed:
         names = ", ".join(f"{cell.arm} seed {cell.seed}" for cell, _ in failed[:5])
@@ -207,7 +211,7 @@ def write(command: Command, study: Study, results: Path) -> None:
     else:
         from plasticity.studies.numbers import load_records
 
-        path = report.report_on(load_records(command.records.expanduser(), study), folder)
+        path = report.report_on(load_records(expanded(command.records, "--records"), study), folder)
     print(f"report: {path}")
     if command.report and not report.complete_cells(folder):
         raise Failure(
@@ -248,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def study() -> None:
         carry_out(
             cli.in_one_line(
-                tyro.cli, Command, prog="python -m experiments.study", description=about(),
+                tyro.cli, Command, command="study", description=about(),
                 args=arguments,
             )
         )  # fmt: skip

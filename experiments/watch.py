@@ -41,10 +41,27 @@ class Watch:
     For safety, the name is never taken from the run folder."""
     seed: int = 0
     """Of the episode's start."""
+    steps: Annotated[
+        int | None, tyro.conf.arg(help_behavior_hint="(default: the whole episode)")
+    ] = None
+    """At most so many steps of the episode. Each is a frame."""
+    size: Annotated[
+        tuple[int, int] | None,
+        tyro.conf.arg(
+            metavar="WIDTH HEIGHT", help_behavior_hint="(default: the environment's own)"
+        ),
+    ] = None
+    """Size of the frames, in pixels."""
 
     def __post_init__(self) -> None:
         if self.video.suffix not in (".mp4", ".gif"):
             raise UsageError(f"{self.video}: the video is an .mp4 or a .gif")
+        if self.steps is not None and self.steps < 1:
+            raise UsageError(f"--steps {self.steps}: must be 1 or more")
+        for pixels in self.size or ():
+            # Videos have even sizes; the limit is that of what is drawn off-screen.
+            if not 16 <= pixels <= 4096 or pixels % 2:
+                raise UsageError(f"--size {pixels}: must be an even number, 16 to 4096")
 
 
 def parse(arguments: Sequence[str]) -> Watch:
@@ -54,9 +71,7 @@ def parse(arguments: Sequence[str]) -> Watch:
         UsageError: With one line that says what is wrong.
         SystemExit: With status 0, after ``--help``.
     """
-    return cli.in_one_line(
-        tyro.cli, Watch, prog="python -m experiments.watch", description=__doc__, args=arguments
-    )
+    return cli.in_one_line(tyro.cli, Watch, command="watch", description=__doc__, args=arguments)
 
 
 def render(command: Watch) -> None:
@@ -66,7 +81,7 @@ def render(command: Watch) -> None:
 
     watch(
         command.run, command.video, arm=command.arm, policy=command.policy, env_said=command.env,
-        seed=command.seed,
+        seed=command.seed, steps=command.steps, size=command.size,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from plasticity._version import __version__
 
 __all__ = [
     "QNN",
@@ -34,6 +34,7 @@ __all__ = [
     "Study",
     "Task",
     "TaskStream",
+    "__version__",
     "generator_for",
     "gradient_norm",
     "load_images",

@@ -45,8 +45,3 @@ class InUse(RecordError):
     """Another process does it just now: wait for it, or stop it."""
 
     status = 75
-
-
-def printable(text: str) -> str:
-    """Return a text without what moves a cursor; names of files and folders may hold anything."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)

@@ -20,8 +20,14 @@ def generator_for(seed: int, purpose: str, *indices: int) -> torch.Generator:
         indices: What it is drawn for, such as task and epoch, each less than 2**32.
 
     Raises:
+        TypeError: A seed or an index is no integer, or the purpose no text.
         ValueError: A negative seed or index.
     """
+    for number in (seed, *indices):
+        if not isinstance(number, int | np.integer):
+            raise TypeError(f"seed {seed!r} and indices {indices} must be integers")
+    if not isinstance(purpose, str):
+        raise TypeError(f"purpose {purpose!r} must be text, such as 'permutation'")
     if min(seed, *indices, 0) < 0:
         raise ValueError(f"seed {seed} and indices {indices} must not be negative")
     # Purpose and indices go into spawn_key: SeedSequence([3, 5]) and SeedSequence([3, 5, 0]) are

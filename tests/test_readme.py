@@ -171,7 +171,11 @@ def test_options_that_the_pages_name_are_there() -> None:
     of_others |= slurm | {"--nthreads", "--scheduler-file"}  # of dask
     # Of the network that a page makes, whose program is run above; of an arm, likewise.
     of_own = {"--linear.scale", "--mlp-sphere.optimizer.learning-rate"}
-    known = {*re.findall(r"--[a-z][\w.-]*", "".join(helps)), "--watch"} | of_others | of_own
+    known = (
+        {*re.findall(r"--[a-z][\w.-]*", "".join(helps)), "--watch", "--version"}
+        | of_others
+        | of_own
+    )
     # Those of an arm with a remedy (--mlp+...) are shown where --arms names it only.
     named = set(re.findall(r"(?<![\w-])--[a-z][\w.-]*\w(?![\w+])", TEXT))
     assert named

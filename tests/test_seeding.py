@@ -1,6 +1,7 @@
 """One rule of randomness: the stream is a function of seed, purpose and indices."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,4 +81,19 @@ def test_large_seeds_are_seeds() -> None:
 @pytest.mark.parametrize("arguments", [(-1, "order"), (0, "order", -1), (0, "order", 3, -2)])
 def test_negative_arguments_raise(arguments: tuple) -> None:
     with pytest.raises(ValueError, match="must not be negative"):
+        generator_for(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ((1.5, "order"), "seed 1.5 .* must be integers"),
+        (("0", "order"), "seed '0' .* must be integers"),
+        ((None, "order"), "seed None"),
+        ((0, "order", 0.5), r"indices \(0.5,\) must be integers"),
+        ((0, 3), "purpose 3 must be text"),
+    ],
+)
+def test_what_names_no_generator_is_told(arguments: tuple[Any, ...], part: str) -> None:
+    with pytest.raises(TypeError, match=part):
         generator_for(*arguments)

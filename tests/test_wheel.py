@@ -103,5 +103,29 @@ def test_installed_commands_answer(installed: Path, tmp_path: Path, start: str) 
     assert listed.startswith(f"usage: {program} COMMAND")
     assert "\n  mnist " in listed
     said = python(*words, "mnist", "--help", cwd=tmp_path, path=installed)
-    assert said == python("-m", "experiments.mnist", "--help", cwd=tmp_path, path=installed)
+    assert said.startswith(f"usage: {program} mnist [-h] [OPTIONS]")
     assert "--preset" in said
+
+
+STUDY = """
+from plasticity.studies.study import Study
+STUDY = Study(
+    name="small", question="Does it run?", experiment="mnist", preset="quick", arms=("linear",),
+    seeds=(0,), settings={"num_tasks": 1},
+)
+"""
+
+
+@pytest.mark.slow
+def test_installed_study_is_not_led_astray_by_a_folder_called_experiments(
+    installed: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("distributed")
+    for package in ("experiments", "plasticity"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise ImportError('the user has own')")
+    (tmp_path / "small.py").write_text(STUDY)
+    study = [str(installed / "bin" / "plasticity"), "study", "small.py", "--results=results"]
+    python(*study, "--workers=1", cwd=tmp_path, path=installed)
+    (rows,) = tmp_path.glob("results/mnist-quick-seed0-*/linear-*/rows.jsonl")
+    assert len(rows.read_text().splitlines()) == 1

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import io
 import itertools
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +15,10 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
+from experiments.cli import calling
+from experiments.cli.words import complain
 from experiments.processes import interrupts
-from plasticity.errors import PlasticityError, UsageError, printable
+from plasticity.errors import PlasticityError, UsageError
 from plasticity.protocol.arms import Adam, ArmConfig
 from plasticity.protocol.choices import Choice, check_arm
 from plasticity.protocol.experiment import Definition
@@ -46,28 +49,58 @@ def status_of(command: Callable[[], object], stopped: str = "stopped: nothing is
 
     0 for success, 2 for wrong use, 1 for a failure, 75 (EX_TEMPFAIL of sysexits.h) where another
     process does the same just now, 130 for Ctrl-C, 141 where nobody reads what is printed; what a
-    user can cause ends in one or two lines on standard error.
+    user or a system can cause ends in one or two lines on standard error.
 
     Args:
         command: Called.
         stopped: Said after Ctrl-C.
     """
+    status = 0
     try:
         with interrupts.raised():
             try:
                 command()
+            except PlasticityError as error:
+                status = error.status
+                way_out = " (see --help)" if isinstance(error, UsageError) else ""
+                complain(f"error: {error}{way_out}")
             finally:
                 print(end="", flush=True)  # a closed pipe is found here, not when Python exits
     except BrokenPipeError:
         return interrupts.drop_output()
-    except PlasticityError as error:
-        way_out = " (see --help)" if isinstance(error, UsageError) else ""
-        print(f"error: {printable(str(error))}{way_out}", file=sys.stderr)
-        return error.status
     except KeyboardInterrupt:
-        print(stopped, file=sys.stderr)
-        return 130
-    return 0
+        status = 130
+        complain(stopped)
+    except (OSError, MemoryError, RuntimeError) as error:
+        if not (why := reason_of_system(error)):
+            raise
+        if not status:  # else it was said why, and the output is full as well
+            status = 1
+            complain(f"error: {why}")
+    try:
+        print(end="", flush=True)
+    except OSError:  # the disk is full that the output goes to; it was said above
+        interrupts.drop_output(sys.stdout)
+    return status
+
+
+def reason_of_system(error: Exception) -> str:
+    """Return what the system has no more of or does not let us do; nothing if it is no such error.
+
+    The library words what it expects. This is the rest: whatever a command does, files can be out
+    of reach, the memory or the number of threads too small.
+    """
+    if isinstance(error, OSError):
+        what = error.strerror or str(error) or type(error).__name__
+        if isinstance(error, FileNotFoundError) and not error.filename:
+            what = "the folder that we are in is no longer there"
+        return f"{os.fsdecode(error.filename)}: {what}" if error.filename else what
+    line = (str(error).splitlines() or [""])[0]
+    # torch raises RuntimeError for want of memory, Python for want of threads.
+    of_torch = re.search(r"can't allocate memory|out of memory|can't start new thread", line)
+    if isinstance(error, MemoryError) or of_torch:
+        return f"this machine has too little memory, or lets us have too little ({line:.120})"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -99,7 +132,11 @@ def parse(experiment: Definition[Any], arguments: Sequence[str]) -> tuple[Choice
     chosen = presets[preset]
     if sum(word.partition("=")[0] == "--arms" for word in arguments) > 1:
         raise UsageError("--arms: say it once, with all arms")
+    if arguments and arguments[0] in presets:
+        raise UsageError(f"{arguments[0]}: did you mean --preset {arguments[0]}?")
     names = said(arguments, "--arms") or [*chosen.arms]
+    if any(word in ("--arms", "--arms=") for word in arguments) and not said(arguments, "--arms"):
+        raise UsageError(f"--arms: name at least one; the preset has {', '.join(chosen.arms)}")
     arms = {}
     for name in names:
         if name in arms:
@@ -107,7 +144,8 @@ def parse(experiment: Definition[Any], arguments: Sequence[str]) -> tuple[Choice
         try:
             arms[name] = experiment.registry.resolve(name, chosen.arms)
         except KeyError as error:
-            raise UsageError(f"--arms {name}: {error.args[0]}") from error
+            commas = "; spaces separate names, not commas" if "," in name else ""
+            raise UsageError(f"--arms {name}: {error.args[0]}{commas}") from error
     of_arms = dataclasses.make_dataclass(
         "OfArms",
         [
@@ -135,7 +173,7 @@ def parse(experiment: Definition[Any], arguments: Sequence[str]) -> tuple[Choice
         command: Command[str, Any, Any, Any] = in_one_line(
             tyro.cli,
             kind,
-            prog=program_of(experiment),
+            command=command_of(experiment),
             description=about(experiment),
             args=arguments,
             default=default,
@@ -151,11 +189,11 @@ def parse(experiment: Definition[Any], arguments: Sequence[str]) -> tuple[Choice
     return Choice(preset, command.config, arms), command.options
 
 
-def program_of(experiment: Definition[Any]) -> str:
-    """Return how the command of an experiment is called."""
+def command_of(experiment: Definition[Any]) -> str:
+    """Return how the command of an experiment is called, after what all commands begin with."""
     if experiment.name in EXPERIMENTS:
-        return f"python -m experiments.{experiment.name}"
-    return f"python -m experiments MODULE:{experiment.name.upper()}"
+        return experiment.name
+    return f"MODULE:{experiment.name.upper()}"
 
 
 def of_an_arm(text: str, arms: Mapping[str, ArmConfig]) -> str:
@@ -250,17 +288,47 @@ def about_presets(experiment: Definition[Any]) -> str:
     return "\n".join([*lines, "Options that are not said are taken from this protocol."])
 
 
-def in_one_line(parse: Callable[..., Parsed], *arguments: Any, **options: Any) -> Parsed:
+KINDS = {
+    r"invalid literal for int\(\) with base \d+: '(.*)'": "must be a whole number",
+    r"could not convert string to float: '(.*)'": "must be a number",
+    r"Could not find valid parse for arguments: \['(.*)'\]": "not what this option takes",
+    r"no type matching .* could be instantiated from \['(.*?)'\]\. Got errors.*": (
+        "not what this option takes"
+    ),
+}
+"""What is said of words that an option cannot take, in place of what Python and tyro say."""
+
+
+def in_one_line(
+    parse: Callable[..., Parsed],
+    *arguments: Any,
+    command: str,
+    description: str | None,
+    **options: Any,
+) -> Parsed:
     """Call ``tyro.cli``, and turn its box of an error message into a line.
+
+    Args:
+        parse: ``tyro.cli``.
+        arguments: Its positional ones.
+        command: Name of the command.
+        description: What ``--help`` says of it.
+        options: Others of ``tyro.cli``.
 
     Raises:
         UsageError: With that line.
         SystemExit: With status 0, after ``--help``.
     """
+    program, text = calling.prefix + command, calling.called(description or "")
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return parse(*arguments, **options)
+            return parse(
+                *arguments,
+                prog=calling.prefix + command,
+                description=calling.called(description or ""),
+                **options,
+            )
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -273,7 +341,14 @@ def in_one_line(parse: Callable[..., Parsed], *arguments: Any, **options: Any) -
     words = text.removeprefix("Unrecognized options: ").split(", ")
     unknown = [word.partition("=")[0] for word in words if word.startswith("--")]
     if unknown and text.startswith("Unrecognized options: "):  # and their values
-        text = f"{', '.join(unknown)}: {options['prog']} has no such option"
+        text = f"{', '.join(unknown)}: {program} has no such option"
+    elif text.startswith("Unrecognized options: "):
+        stray = text.removeprefix("Unrecognized options: ")
+        text = f"{stray}: {program} has nothing that takes this; options begin with --"
+    for pattern, meaning in KINDS.items():
+        if refused := re.fullmatch(rf"Error parsing (\S+): {pattern}", text):
+            given = refused[2].replace("', '", " ")
+            text = f"{refused[1]} {given}: {meaning}"
     if "Perhaps you meant:" in lines:
         text += f"; did you mean {lines[lines.index('Perhaps you meant:') + 1]}?"
     raise UsageError(text)

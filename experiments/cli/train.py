@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.cli import calling
 from experiments.cli.summary import print_summary
+from experiments.cli.words import in_shell
 from plasticity.errors import Diverged, Failure
 from plasticity.protocol.choices import Choice
 from plasticity.protocol.experiment import Definition
@@ -16,6 +17,7 @@ from plasticity.protocol.options import Options
 from plasticity.protocol.supervised import find_metric
 from plasticity.protocol.trainer import Row
 from plasticity.results.arm import ArmRecord
+from plasticity.results.disk import disk_errors
 from plasticity.runs.drawing import draw_run
 from plasticity.runs.exports import export
 from plasticity.runs.train import (
@@ -38,6 +40,8 @@ def run(experiment: Definition[Any], choice: Choice, options: Options) -> Path:
     Raises:
         PlasticityError: As ``plasticity.runs.train``; ``Diverged`` at the end.
     """
+    if options.tensorboard:
+        summary_writer()
     unit = experiment.progress.unit
     diverged: list[str] = []
     unmeasured: dict[str, None] = {}
@@ -53,6 +57,8 @@ def run(experiment: Definition[Any], choice: Choice, options: Options) -> Path:
                 print(f"{event.arm}: {event.text}")
             elif isinstance(event, ArmComplete):
                 print(f"{event.arm}: all {event.done} {unit}s are recorded, nothing to do")
+                with tensorboard(experiment, event.record, options.tensorboard):
+                    pass  # the recorded rows
                 unmeasured |= dict.fromkeys(_not_measured(experiment, choice, options, event))
                 export(experiment, event.record, event.arm)
             elif isinstance(event, ArmBegan):
@@ -60,7 +66,9 @@ def run(experiment: Definition[Any], choice: Choice, options: Options) -> Path:
                     print(f"{event.arm}: going on after {event.done} of {event.total} {unit}s")
                 if event.remark:
                     print(f"{event.arm}: {event.remark}")
-                log = opened.enter_context(_tensorboard(experiment, event.record, options))
+                log = opened.enter_context(
+                    tensorboard(experiment, event.record, options.tensorboard)
+                )
             elif isinstance(event, RowRecorded):
                 log(event.row)
             elif isinstance(event, ArmFinished):
@@ -76,10 +84,10 @@ def run(experiment: Definition[Any], choice: Choice, options: Options) -> Path:
         print(f"figure: {draw_run(experiment, folder)}")
         print_summary(experiment, records)
     if unmeasured:
-        command = f"python -m experiments.measure {shlex.quote(str(folder.path))}"
+        words = [*f"{calling.prefix}measure".split(" "), str(folder.path), "--metrics", *unmeasured]
         print(
             "--metrics measures tasks while they are learned; of those that are recorded: "
-            f"{command} --metrics {' '.join(unmeasured)}"
+            f"{in_shell(words)}"
         )
     if diverged:
         raise Diverged("; ".join(diverged))
@@ -105,27 +113,47 @@ def _not_measured(
     return [m.name for m in asked if m.when != "during" and not any(map(m.owns, columns))]
 
 
-@contextlib.contextmanager
-def _tensorboard(
-    experiment: Definition[Any], record: ArmRecord, options: Options
-) -> Iterator[Callable[[Row], None]]:
-    """Open an arm's log for TensorBoard, if wanted, and give what writes a row into it."""
-    if not options.tensorboard:
-        yield lambda row: None
-        return
+def summary_writer() -> Any:
+    """Return what writes for TensorBoard.
+
+    Raises:
+        Failure: It is not installed.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise Failure(f"--tensorboard: {error}: pip install tensorboard") from error
-    done = experiment.progress.done
-    # A row that was logged, but is not in the record, comes again.
-    first = done(record.rows[-1]) + 1 if record.rows else 0
-    with SummaryWriter(str(record.path / "tensorboard"), purge_step=first) as writer:
+    return SummaryWriter
 
-        def write(row: Row) -> None:
-            for name, value in row.items():
-                if isinstance(value, int | float):
-                    writer.add_scalar(name, value, done(row))
+
+@contextlib.contextmanager
+def tensorboard(
+    experiment: Definition[Any], record: ArmRecord, wanted: bool
+) -> Iterator[Callable[[Row], None]]:
+    """Write an arm's rows for TensorBoard, if wanted, and give what writes the rows that follow.
+
+    The log is written anew from the record. So it has each row once, also those from before it was
+    wanted, and none that was logged right before a kill and comes again.
+    """
+    if not wanted:
+        yield lambda row: None
+        return
+    done = experiment.progress.done
+    folder = record.path / "tensorboard"
+    with disk_errors(folder):
+        for file in folder.glob("events.out.tfevents.*"):
+            file.unlink()
+        # From step 0 on, a TensorBoard that is open forgets what it has read.
+        writer = summary_writer()(str(folder), purge_step=0)
+
+    def write(*rows: Row) -> None:
+        with disk_errors(folder):
+            for row in rows:
+                for name, value in row.items():
+                    if isinstance(value, int | float):
+                        writer.add_scalar(name, value, done(row))
             writer.flush()
 
+    with writer:
+        write(*record.rows)
         yield write

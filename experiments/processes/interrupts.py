@@ -10,12 +10,14 @@ it can clean up. What comes before a command's first line, the start of Python i
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import TextIO
 
 from plasticity.studies import ENDS_WITH_INPUT
 
@@ -26,6 +28,7 @@ def guard() -> None:
     For programs, before all other imports: the signal handlers of those who import are theirs.
     Where a study started the command, the end of its standard input ends it, too.
     """
+    _open_streams()
     # Whoever started it holds the other end, and the system closes that however he dies. Programs
     # that this one starts are not meant.
     if os.environ.pop(ENDS_WITH_INPUT, None):
@@ -48,13 +51,29 @@ def raised() -> Iterator[None]:
         signal.signal(signal.SIGINT, _end)
 
 
-def drop_output() -> int:
+def drop_output(*streams: TextIO) -> int:
     """Forget what a closed pipe (``| head``) did not take, and return the exit status for it."""
     # Python writes what is left when it exits, and would complain then.
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(nowhere, stream.fileno())
+    for stream in streams or (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # it is no file of the system's
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
     return 141  # as of a program that SIGPIPE ends
+
+
+def _open_streams() -> None:
+    """Open what was closed when this process was started (``2>&-``), and print any name."""
+    # Else the next file that is opened gets the number, and what is printed goes into it.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # as long as the process
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files need not be text, and the output may know ASCII only.
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _wait_for_end_of_input() -> None:

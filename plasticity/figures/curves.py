@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from plasticity.figures.titles import lines_of
 from plasticity.protocol.experiment import Definition, Panel
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ MOST_WITH_POINTS = 6
 """Arms whose single tasks are drawn as points; points of more arms hide one another."""
 PANELS_A_ROW = 3
 FEWEST_FOR_AN_INTERVAL = 3
-"""Seeds; of two, Student's t makes the 95 % interval 18 times as wide as the seeds are apart."""
+"""Seeds; of two, Student's t makes the 95 % interval 12.7 times as wide as the seeds are apart."""
 LEGEND_ROW = 0.24
 """Inches."""
 
@@ -67,7 +68,10 @@ def learning_curves(
     down = -(-len(panels) // across)
     figure = Figure(figsize=(4 * across, 3.2 * down + 0.7), dpi=150, layout="constrained")
     grid = figure.subplots(down, across, squeeze=False).flatten()
+    changes = changes_of(series, unit)
     for axes, panel in zip(grid, panels, strict=False):
+        for step in changes:
+            axes.axvline(step, color="#999999", linewidth=0.7, linestyle=(0, (1, 2)), zorder=0)
         intervals = [
             draw_arm(
                 axes, panel, runs, unit=unit, window=window, label=label, **style(look),
@@ -99,8 +103,25 @@ def learning_curves(
     )  # fmt: skip
     further = -(-len(known) // columns) - 1
     figure.set_size_inches(4 * across, 3.2 * down + 0.7 + LEGEND_ROW * max(0, further))
-    figure.suptitle(f"{title}\n{notes(series, panels, unit, points=points)}", fontsize=9)
+    note = notes(series, panels, unit, points=points)
+    if changes:
+        note += "; vertical lines: the floor's friction changes"
+    text = lines_of(f"{title}\n{note}", 4 * across)
+    figure.suptitle(text, fontsize=9)
+    height = figure.get_figheight() + 0.15 * (text.count("\n") - 1)
+    figure.set_figheight(height)
     return figure
+
+
+def changes_of(series: Mapping[str, Sequence[Rows]], unit: str) -> list[float]:
+    """Return the steps after which the floor's friction is another one, in the order of steps."""
+    rows = {row[unit]: row for runs in series.values() for of in runs for row in of if unit in row}
+    steps = [step for step in sorted(rows) if "friction" in rows[step]]
+    return [
+        now
+        for now, then in itertools.pairwise(steps)
+        if rows[now]["friction"] != rows[then]["friction"]
+    ]
 
 
 def window_of(series: Mapping[str, Sequence[Rows]]) -> int:
@@ -131,7 +152,7 @@ def notes(
         if any(1 < count < FEWEST_FOR_AN_INTERVAL for count in of_seeds):
             parts.append("thick: mean over seeds, thin: one seed each")
         if most >= FEWEST_FOR_AN_INTERVAL:
-            parts.append("shaded: 95 % interval of the mean over seeds")
+            parts.append("shaded: 95 % interval of the mean over seeds (Student's t)")
         if any(panel.logarithmic for panel in panels):
             parts.append("on logarithmic axes, means are geometric")
     elif any(panel.samples for panel in panels):
@@ -149,7 +170,7 @@ def draw_arm(
     label: str,
     points: bool,
     colour: str,
-    line: str,
+    line: Any,
     width: float = 1.8,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Draw an arm's curve: of its only run, or of the mean over seeds.
@@ -179,7 +200,7 @@ def draw_arm(
         if not panel.samples:
             return None
         halves = np.array([half_interval(values[0][k][panel.samples]) for k in x])
-        low, high = y[0] - halves, y[0] + halves
+        low, high = bounded(panel, y[0] - halves, y[0] + halves)
         # Episodes are enough for their interval to be seen whole.
         axes.update_datalim([*zip(x, low, strict=True), *zip(x, high, strict=True)])
         return x, low, high
@@ -193,7 +214,17 @@ def draw_arm(
     if len(runs) < FEWEST_FOR_AN_INTERVAL:
         axes.plot(x, seeds.T, color=colour, linewidth=0.7, alpha=0.6, linestyle=line)
         return None
-    return x, np.maximum(low, panel.bounds[0]), np.minimum(high, panel.bounds[1])
+    return x, *bounded(panel, low, high)
+
+
+def bounded(panel: Panel, low: Any, high: Any) -> tuple[Any, Any]:
+    """Return the ends of intervals, cut where what is measured ends.
+
+    Student's interval does not know that an accuracy is never above 1.
+    """
+    import numpy as np
+
+    return np.maximum(low, panel.bounds[0]), np.minimum(high, panel.bounds[1])
 
 
 def mean_and_interval(
@@ -240,14 +271,17 @@ def decades(axis: Any, low: float, high: float, *, narrow: bool = False) -> None
 
     On a narrow one, of more than a decade or so, there are at most four: more would touch.
     """
-    from matplotlib.ticker import LogLocator, NullFormatter
+    import numpy as np
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     # Beside many decades, LogLocator would find no room for the numbers between, and label none.
     locator = LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,))
     if narrow and high > 20 * low:
         locator = LogLocator(numticks=4)
     axis.set_major_locator(locator)
-    axis.set_major_formatter("{x:g}")
+    # 1e+06 is too wide beside its neighbours.
+    power = FuncFormatter(lambda x, _: f"$10^{{{round(np.log10(x))}}}$" if x > 0 else "")
+    axis.set_major_formatter(power if high > 1e5 and narrow else "{x:g}")
     axis.set_minor_formatter(NullFormatter())
 
 

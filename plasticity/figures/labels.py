@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from plasticity.protocol.arms import Registry
 from plasticity.protocol.experiment import LABELS, Definition, Panel
 from plasticity.results.names import arm_name
 
+NUM_STYLES = 42
+"""Of ``plasticity.figures.style.style``, which is imported with matplotlib."""
 COMPARED = (
     Panel("train_loss", "training loss (nats)"),
     Panel("weight_norm", "mean weight norm", logarithmic=True),
@@ -35,7 +38,7 @@ def labels_of(
         namesakes = [options[other] for other in arms if arm_name(other) == name]
         differing = sorted({k for other in namesakes for k in other.keys() | own.keys()
                             if other.get(k) != own.get(k)})  # fmt: skip
-        text = " ".join(_typed(name, key, own[key]) for key in differing if key in own)
+        text = " ".join(typed(name, key, own[key]) for key in differing if key in own)
         # What is not in its JSON has the default of its class.
         text = text or "default " + " ".join(f"--{name}.{key}" for key in differing)
         label = LABELS.get(name, name)
@@ -48,17 +51,28 @@ def looks_of(
 ) -> dict[Path, int]:
     """Return the numbers of the arms' colours and lines, in the order of their curves.
 
-    The arms of the preset have the first ones, also where some are missing. So an arm that is added
-    later does not change theirs.
+    They are those of the arms' names (``looks_of_names``). Of namesakes, the first one has it.
     """
-    first = preset_names(experiment)
-    others = itertools.count(len(first))
-    looks: dict[Path, int] = {}
-    for path in in_order(experiment, arms):
-        name = arm_name(path)
-        kept = first.index(name) if name in first else None
-        looks[path] = next(others) if kept is None or kept in looks.values() else kept
-    return looks
+    paths = in_order(experiment, arms)
+    numbers = looks_of_names(experiment.registry, [arm_name(path) for path in paths])
+    return dict(zip(paths, numbers, strict=True))
+
+
+def looks_of_names(registry: Registry, names: Sequence[str]) -> list[int]:
+    """Return the numbers of the arms' colours and lines, so that an arm has one in every figure.
+
+    A registered network has its place in the registry, and the first network with a single remedy
+    the places after these. So neither the preset, nor the study, nor the other arms change them.
+    Other arms, and second namesakes, take the next free ones beyond the first two.
+    """
+    networks = [*registry.networks]
+    known = [*networks, *(f"{networks[0]}+{remedy}" for remedy in registry.remedies)]
+    numbers: list[int | None] = []
+    for name in names:
+        number = known.index(name) % NUM_STYLES if name in known else None
+        numbers.append(None if number in numbers else number)
+    free = (k for k in itertools.count(2) if k not in numbers)
+    return [next(free) if number is None else number for number in numbers]
 
 
 def in_order(experiment: Definition[Any], arms: Mapping[Path, Mapping[str, Any]]) -> list[Path]:
@@ -113,7 +127,15 @@ def _options(experiment: Definition[Any], arm: Mapping[str, Any]) -> dict[str, A
     return flat | {"remedies": names or ["none"]}
 
 
-def _typed(arm: str, option: str, value: Any) -> str:
+def changed_options(
+    experiment: Definition[Any], before: Mapping[str, Any], after: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the options of an arm that differ from another config of it, and their values."""
+    old, new = _options(experiment, before), _options(experiment, after)
+    return {key: new[key] for key in sorted(new) if old.get(key) != new[key]}
+
+
+def typed(arm: str, option: str, value: Any) -> str:
     """Return an option with its value as one types it."""
     if option in ("class", "remedies"):  # what the name of the arm stands for
         return f"{option} {_word(value)}"

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from plasticity.statistics.estimates import Estimate
 
+GAP = 2.0
+"""Between names, in points."""
 FONT = 7.5
 """Of labels, in points."""
 
@@ -56,7 +58,7 @@ def level_against_drop(arms: Sequence[Placed], title: str, margin: float) -> Fig
     for one in arms:
         colour, marker = LOOKS[one.drop.verdict]
         x, y = 100 * one.drop.estimate, 100 * one.level.estimate
-        across, up = _interval(one.drop), _interval(one.level)
+        across, up = _interval(one.drop, (-100, 100)), _interval(one.level, (0, 100))
         axes.plot(across, (y, y), color=colour, linewidth=1, alpha=0.6)
         axes.plot((x, x), up, color=colour, linewidth=1, alpha=0.6)
         axes.plot(x, y, marker, color=colour, markersize=6, markeredgecolor="white",
@@ -81,16 +83,18 @@ def level_against_drop(arms: Sequence[Placed], title: str, margin: float) -> Fig
     write_title(
         figure,
         title,
-        f"{seeds}; points: means over seeds; lines: 95 % intervals of the means (Student's t)",
+        f"{seeds}; points: means over seeds; lines: 95 % intervals of the means (Student's t), "
+        "which end at 0 and 100 %",
     )
     points = np.array([(100 * o.drop.estimate, 100 * o.level.estimate) for o in arms])
     _place_labels(axes, [one.arm for one in arms], points, np.array(bars))
     return figure
 
 
-def _interval(of: Estimate) -> tuple[float, float]:
+def _interval(of: Estimate, bounds: tuple[float, float]) -> tuple[float, float]:
+    """Return the ends of an interval in per cent; it ends where there is no further value."""
     low, high = of.interval_95 or (of.estimate, of.estimate)
-    return 100 * low, 100 * high
+    return max(100 * low, bounds[0]), min(100 * high, bounds[1])
 
 
 def _place_labels(axes: Axes, names: Sequence[str], points: np.ndarray, bars: np.ndarray) -> None:
@@ -109,6 +113,7 @@ def _place_labels(axes: Axes, names: Sequence[str], points: np.ndarray, bars: np
     corners = np.stack([transform(bars[:, :2]), transform(bars[:, 2:])])
     soft = np.hstack([corners.min(0), corners.max(0)])
     taken = np.hstack([dots - radius, dots + radius])
+    lines = np.empty((0, 4))  # those that lead from names to points
     away = np.array([(np.cos(t), np.sin(t)) for t in np.linspace(0, 2 * np.pi, 32, endpoint=False)])
     # From right beside the point to the far corner of the axes.
     far = np.log(np.hypot(frame.width, frame.height) / radius) / np.log(1.18)
@@ -122,22 +127,25 @@ def _place_labels(axes: Axes, names: Sequence[str], points: np.ndarray, bars: np
         text = figure.text(0, 0, name, fontsize=FONT)
         box = text.get_window_extent(renderer)
         text.remove()
-        half = np.array([box.width, box.height]) / 2 + 1
+        half = np.array([box.width, box.height]) / 2 + GAP * scale
         # The name's nearest edge, not its centre, is at this distance.
         ends = dot + distances[:, None] * directions
         centres = ends + half * np.clip(1.6 * directions, -1, 1)
         boxes = np.hstack([centres - half, centres + half])
         inside = (boxes[:, :2] > frame.min).all(1) & (boxes[:, 2:] < frame.max).all(1)
-        free = inside & ~_meet(boxes, taken).any(1)
+        free = inside & ~_meet(boxes, taken).any(1) & ~_meet(boxes, lines).any(1)
+        if not free.any():
+            free = inside & ~_meet(boxes, taken).any(1)
         # Its own point is no obstacle for a line.
         others = np.delete(taken, place, 0)
-        cost = distances + 12 * scale * _meet(boxes, soft).sum(1)
+        cost = distances + 25 * scale * _meet(boxes, soft).sum(1)
         cost += np.where(near, 0, 40 * scale * _crossed(dot, ends, others).sum(1))
         best = int(np.where(free, cost, np.inf).argmin())
         taken = np.vstack([taken, boxes[best]])
         leader = None
         if not near[best]:
-            soft = np.vstack([soft, np.tile(dot + along * (ends[best] - dot), 2)])
+            line = np.tile(dot + along * (ends[best] - dot), 2)
+            soft, lines = np.vstack([soft, line]), np.vstack([lines, line[5:]])
             leader = {
                 "arrowstyle": "-",
                 "color": "black",

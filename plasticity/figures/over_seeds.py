@@ -5,6 +5,7 @@ Layouts are counted in inches here: matplotlib's own search for them takes secon
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import numpy as np
 
 from plasticity.figures.curves import FEWEST_FOR_AN_INTERVAL, decades
 from plasticity.figures.style import COLOURS, style
+from plasticity.figures.titles import lines_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,6 +87,13 @@ def curve(values: np.ndarray, *, window: int = 1, logarithmic: bool = False) -> 
     return Curve(tasks, *(np.exp(end) if logarithmic else end for end in ends))
 
 
+def within(of: Curve, bounds: tuple[float, float]) -> Curve:
+    """Return a curve whose intervals end where what is measured ends."""
+    return dataclasses.replace(
+        of, low=np.maximum(of.low, bounds[0]), high=np.minimum(of.high, bounds[1])
+    )
+
+
 def _running_means(values: np.ndarray, window: int) -> np.ndarray:
     """Return each row's centred means over the defined ones of ``window`` neighbours.
 
@@ -126,8 +135,9 @@ def over_tasks(
     *,
     verdicts: Mapping[str, str],
     reference: str,
-    looks: Sequence[str],
+    looks: Mapping[str, int],
     logarithmic: bool | None = None,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
 ) -> Figure:
     """Draw a column over tasks: of few arms in the same axes, else each arm in axes of its own.
 
@@ -137,16 +147,23 @@ def over_tasks(
         title: Above all.
         verdicts: In words, by arm; those that have one.
         reference: The arm that stands in gray behind each other.
-        looks: All arms of the study: the place of one decides its look where several share axes.
+        looks: The number of each arm's colour and line, where several share axes.
         logarithmic: None: if the values ask for it.
+        bounds: The least and the greatest value that there can be; intervals end there.
     """
     logarithmic = is_wide([*series.values()]) if logarithmic is None else logarithmic
     tasks = max(v.shape[1] for v in series.values())
     # What is measured now and then is drawn as it is.
     dense = all(np.isfinite(v).any(0).sum() > tasks / 2 for v in series.values())
     window = max(1, tasks // SPAN) if dense else 1
-    curves = {a: curve(v, window=window, logarithmic=logarithmic) for a, v in series.items()}
+    curves = {
+        arm: within(curve(values, window=window, logarithmic=logarithmic), bounds)
+        for arm, values in series.items()
+    }
     caption = _caption(series, window, logarithmic)
+    if np.isfinite(bounds).any():
+        ends = " and ".join(f"{end:g}" for end in bounds if np.isfinite(end))
+        caption += f"; intervals end at {ends}"
     limits = _limits([*curves.values()], logarithmic)
     if len(series) <= MOST_TOGETHER:
         figure, grid = _together(curves, verdicts, looks, title, caption)
@@ -214,7 +231,7 @@ def _draw(axes: Axes, of: Curve, colour: str, width: float, label: str = "", **m
 def _together(
     curves: Mapping[str, Curve],
     verdicts: Mapping[str, str],
-    looks: Sequence[str],
+    looks: Mapping[str, int],
     title: str,
     caption: str,
 ) -> tuple[Figure, list[Axes]]:
@@ -225,7 +242,7 @@ def _together(
     figure = Figure(figsize=(8, height), dpi=150)
     axes = figure.add_axes((0.75 / 8, below / height, 7.1 / 8, 3.6 / height))
     for arm, of in curves.items():
-        look = style(looks.index(arm))
+        look = style(looks[arm])
         words = f"{arm}: {verdicts[arm]}" if arm in verdicts else arm
         _draw(axes, of, look["colour"], 1.8, words, linestyle=look["line"])
     figure.legend(loc="lower center", ncols=2, frameon=False, fontsize=8.5)
@@ -279,6 +296,6 @@ def write_title(figure: Figure, title: str, caption: str) -> None:
     height = figure.get_figheight()
     figure.text(0.12 / figure.get_figwidth(), 1 - 0.1 / height, title, fontsize=10, va="top")
     figure.text(
-        0.12 / figure.get_figwidth(), 1 - 0.3 / height, caption, fontsize=8, va="top",
-        color="#444444",
+        0.12 / figure.get_figwidth(), 1 - 0.3 / height,
+        lines_of(caption, figure.get_figwidth(), 8), fontsize=8, va="top", color="#444444",
     )  # fmt: skip

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from plasticity.figures.curves import (
     FEWEST_FOR_AN_INTERVAL,
     Rows,
+    bounded,
     decades,
     draw_arm,
     half_interval,
@@ -18,6 +19,7 @@ from plasticity.figures.curves import (
     window_of,
 )
 from plasticity.figures.labels import COMPARED
+from plasticity.figures.titles import lines_of
 from plasticity.protocol.experiment import Definition, Panel
 
 if TYPE_CHECKING:
@@ -125,7 +127,7 @@ def overview(
     _each_arm(upper, score, series, order, experiment.progress.unit)
     _changes(lower, panels or compared(experiment, series), series, order)
     note = notes(series, [score], experiment.progress.unit, points=True)
-    figure.suptitle(f"{title}\n{note}; gray: the other arms", fontsize=9)
+    figure.suptitle(lines_of(f"{title}\n{note}; gray: the other arms", 14), fontsize=9)
     return figure
 
 
@@ -149,7 +151,9 @@ def _each_arm(
             )  # fmt: skip
             if own and interval is not None:
                 axes.fill_between(*interval, color=LAST, alpha=0.25, linewidth=0)
-        axes.set_title(wrapped(label, 34), fontsize=8, pad=2)
+        # A word is not broken; a letter is some 0.6 of its height wide, and there are 2.1 inches.
+        longest = max(map(len, label.split()), default=1)
+        axes.set_title(wrapped(label, 32), fontsize=min(8, 72 * 2.1 / 0.6 / longest), pad=2)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.25, linewidth=0.5)
         axes.spines[["top", "right"]].set_visible(False)
@@ -180,9 +184,10 @@ def _changes(
             axes.plot([found.first, found.last], [place, place], color=OTHERS, linewidth=1.5)
             ends = (found.first, FIRST, "o"), (found.last, LAST, "D")
             for (value, colour, marker), half in zip(ends, found.halves, strict=True):
+                low, high = bounded(panel, value - half, value + half)
                 axes.errorbar(
-                    value, place, xerr=half or None, fmt=marker, color=colour, markersize=4.5,
-                    elinewidth=1,
+                    value, place, xerr=[[value - low], [high - value]] if half else None,
+                    fmt=marker, color=colour, markersize=4.5, elinewidth=1,
                 )  # fmt: skip
         if panel.logarithmic:
             axes.set_xscale("log")

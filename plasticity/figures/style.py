@@ -10,13 +10,16 @@ from matplotlib.axes import Axes
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's palette: told apart by all common kinds of colour vision."""
 
-LINES = ("-", "--", ":", "-.")
+LINES = ("-", "--", ":", "-.", (0, (6, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 3)))
 
 
 def style(number: int) -> dict[str, Any]:
-    """Return colour and line of the curve of a number: 24 that differ, those of one line first."""
-    line = LINES[number // len(COLOURS) % len(LINES)]
-    return {"colour": COLOURS[number % len(COLOURS)], "line": line}
+    """Return colour and line of the curve of a number: 42 that differ, those of one line first.
+
+    Each line begins with another colour, so that arms with one colour are farther apart.
+    """
+    row = number // len(COLOURS) % len(LINES)
+    return {"colour": COLOURS[(number + row % 4) % len(COLOURS)], "line": LINES[row]}
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
@@ -45,7 +48,7 @@ def plot_curve(
     label: str,
     colour: str,
     window: int,
-    line: str = "-",
+    line: Any = "-",
     points: bool = True,
     width: float = 1.8,
 ) -> None:

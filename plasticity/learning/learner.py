@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from plasticity.errors import DoesNotFit
 from plasticity.learning.remedy import Remedy
+from plasticity.networks.trained import is_trained, trained_parameters
 
 Observer = Callable[[Tensor, Tensor], None]
 """Told the outputs and labels of each batch, right before its update."""
@@ -23,6 +25,10 @@ class Learner:
     ``before_task(index)`` is called before each task, and before the remedies: so a module can
     write the same function in other parameters. Neither touches the optimiser, whose moments stay.
 
+    Parameters that are frozen (see ``is_trained``) stay as they are, whatever the remedies. The
+    optimiser is given them, too: without a gradient it leaves them alone, as torch's do, and what
+    is frozen or let go later, at the start of a task, say, is so from then on.
+
     Args:
         network: From ``(batch, features)`` to ``(batch, outputs)``.
         make_optimizer: Builds the optimiser from the network's parameters.
@@ -34,6 +40,9 @@ class Learner:
         network: As the remedies have made it.
         optimizer: The optimiser at present; a remedy may replace it.
         steps: Updates so far, over all tasks.
+
+    Raises:
+        DoesNotFit: No parameter is trained, or a remedy is not for the network.
     """
 
     def __init__(
@@ -44,10 +53,12 @@ class Learner:
         remedies: Sequence[Remedy] = (),
         seed: int = 0,
     ) -> None:
+        _check(network, make_optimizer, loss, remedies)
         self.remedies = tuple(copy.deepcopy(remedy) for remedy in remedies)
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
         for remedy in self.remedies:
             network = remedy.on_build(network).to(device)
+        trained_parameters(network)  # or there would be nothing to learn
         self.network = network
         self.make_optimizer = make_optimizer
         self.loss = loss
@@ -89,6 +100,9 @@ class Learner:
         """Take one step of the optimiser and return the batch's loss before it, detached.
 
         The loss that is returned is without penalties.
+
+        Raises:
+            DoesNotFit: The loss depends on no parameter that is trained.
         """
         self.optimizer.zero_grad(set_to_none=True)
         outputs = self.network(x)
@@ -98,6 +112,11 @@ class Learner:
         for penalty in self._penalties:
             term = penalty()
             total = total if term is None else total + term
+        if not is_trained(total):
+            raise DoesNotFit(
+                f"the loss of {type(self.network).__name__} depends on no parameter that is "
+                "trained: what is trained is not used, or its graph is cut"
+            )
         total.backward()
         self.optimizer.step()
         self.steps += 1
@@ -136,3 +155,33 @@ def _has_own(remedy: Remedy, hook: str) -> bool:
 def _hooks(network: nn.Module, name: str) -> list[Callable[..., object]]:
     hooks = (getattr(module, name, None) for module in network.modules())
     return [hook for hook in hooks if callable(hook)]
+
+
+def _check(network: Any, make_optimizer: Any, loss: Any, remedies: Any) -> None:
+    """Refuse what cannot be a learner's parts.
+
+    Raises:
+        TypeError: Names the part and what it must be.
+    """
+    if not isinstance(network, nn.Module):
+        way_out = "build it first: .build(shape, generator)" if hasattr(network, "build") else ""
+        raise TypeError(
+            f"network must be a torch.nn.Module, not {network!r:.100}"
+            + (way_out and f"; {way_out}")
+        )
+    if not callable(make_optimizer):
+        raise TypeError(
+            "make_optimizer must make an optimizer of a list of parameters, such as "
+            f"torch.optim.Adam or a lambda; it is {type(make_optimizer).__name__}"
+        )
+    if not callable(loss) or isinstance(loss, type):
+        raise TypeError(
+            "loss must be a function of outputs and labels, such as "
+            f"torch.nn.functional.cross_entropy; it is {loss!r:.100}"
+        )
+    for remedy in remedies if isinstance(remedies, Sequence) else [remedies]:
+        if not isinstance(remedy, Remedy) or remedy is remedies:
+            raise TypeError(
+                f"remedies must be a sequence of Remedy, such as [REMEDIES['l2']]; {remedy!r:.100}"
+                + (" is no sequence" if remedy is remedies else " is none")
+            )

@@ -49,10 +49,25 @@ def train_on_stream(
         its state after the task.
 
     Raises:
+        TypeError: ``epochs`` or ``batch_size`` is no integer; or a metric is no `Metric`, or a task
+            no `Task`.
+        ValueError: ``epochs`` or ``batch_size`` is below 1.
         Diverged: The loss of a task is not finite.
     """
+    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+        if not hasattr(value, "__index__"):
+            raise TypeError(f"{name} {value!r}: must be an integer")
+        if value < 1:
+            raise ValueError(f"{name} {value}: at least 1")
+    for metric in metrics:
+        if not isinstance(metric, Metric):
+            raise TypeError(f"metrics: {metric!r:.100} is none; say Metric(name, function)")
+    if not hasattr(stream, "__getitem__") or not hasattr(stream, "__len__"):
+        raise TypeError(f"stream must be a sequence of Task, not {type(stream).__name__}")
     for place in range(start, len(stream)):
         task = stream[place]
+        if not hasattr(task, "train"):
+            raise TypeError(f"task {place} of the stream must be a Task, not {type(task).__name__}")
         learner.start_task(task.index)
         row: Row = {"task": task.index}
         for metric in (m for m in metrics if m.due("before", task.index)):

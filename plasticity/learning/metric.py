@@ -56,8 +56,10 @@ class Metric:
     prepare: Callable[[Learner, Task, int], Callable[[Learner, Task], Any]] | None = None
 
     def __post_init__(self) -> None:
-        if self.when not in ("before", "during", "after") or self.every < 1:
-            raise ValueError(f"metric {self.name}: when={self.when!r}, every={self.every}")
+        if self.when not in ("before", "during", "after"):
+            raise ValueError(f"metric {self.name}: when={self.when!r} is not before, during, after")
+        if self.every < 1:
+            raise ValueError(f"metric {self.name}: every={self.every} is not at least 1")
         if (self.fn is None) == (self.prepare is None):
             raise ValueError(f"metric {self.name}: give fn or prepare, and not both")
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from plasticity.learning.learner import Learner
+from plasticity.networks.trained import is_trained
 from plasticity.quantum.circuits import Ansatz, light_cone, pauli_words
 from plasticity.quantum.layer import QNN
 from plasticity.tasks.streams import Task
@@ -40,8 +41,8 @@ class GateDrift:
     Valid for: modules with ``angles`` of an ``ansatz``, ``(gates, 15)`` as of a ``QNN`` or fewer
     of which ``all_angles`` makes 15; other networks have no such column. With six angles, of real
     gates, 4 of 6 directions are damped. Gates that the readout does not depend on have no gradient,
-    and do not count. The gates are what a method ``gates()`` returns, where there is one: so they
-    may be exp(-i H) times gates that are kept. Source: ours.
+    and do not count; frozen circuits do not either. The gates are what a method ``gates()``
+    returns, where there is one: so they may be exp(-i H) times gates that are kept. Source: ours.
 
     Attributes:
         initial: The untrained gates of each circuit.
@@ -55,9 +56,11 @@ class GateDrift:
         return cls(tuple(_gates(module) for module in circuits(learner.network)))
 
     def __call__(self, learner: Learner, task: Task) -> dict[str, float]:
-        """Return the columns; none for a network without angles."""
+        """Return the columns; none for a network without angles that are trained."""
         norms, damping, displacement = [], [], []
         for module, initial in zip(circuits(learner.network), self.initial, strict=True):
+            if not is_trained(module.angles):
+                continue
             counted = _counted(module)
             angles = _all_angles(module)[counted]
             norms.append(torch.linalg.vector_norm(angles.double(), dim=1))

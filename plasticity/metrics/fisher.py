@@ -10,16 +10,17 @@ from torch import Tensor, nn
 
 from plasticity.learning.learner import Learner
 from plasticity.metrics import jacobians
-from plasticity.metrics.accuracy import class_logits, evaluating
+from plasticity.metrics.accuracy import evaluating
 from plasticity.metrics.probes import probe
+from plasticity.networks.trained import trained_parameters
 from plasticity.tasks.streams import Task
 
 
 def fisher_traces(network: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
     """Return the traces of the empirical and of the true Fisher information, exactly.
 
-    With g_c the gradient of log p(c | x) in all parameters and p the softmax of the outputs (for a
-    single output: the sigmoid of it, labels 0 and 1), these are the means over samples of
+    With g_c the gradient of log p(c | x) in all trained parameters and p the softmax of the outputs
+    (for a single output: the sigmoid of it, labels 0 and 1), these are the means over samples of
 
     * empirical: ||g_y||^2 at the observed label y (what the released program calls the trace);
     * true: sum_c p_c ||g_c||^2, the expectation over the model's own labels.
@@ -35,10 +36,13 @@ def fisher_traces(network: nn.Module, x: Tensor, y: Tensor) -> tuple[float, floa
         network: Any classifier whose samples do not see each other.
         x: ``(samples, features)``.
         y: ``(samples,)``, int64.
+
+    Raises:
+        DoesNotFit: No parameter is trained, or a module has no gradient for one sample.
     """
     empirical = true = 0.0
     with evaluating(network), torch.no_grad():
-        num_classes = class_logits(network(x[:1])).shape[1]
+        num_classes = jacobians.count_classes(network, x)
         basis = jacobians.contrasts(num_classes).to(x.device)
         held = jacobians.numbers_held(network, x, len(basis))
         chunk = max(1, jacobians.JACOBIAN_NUMBERS // held)
@@ -79,7 +83,7 @@ class FisherProbe:
 
     def __call__(self, learner: Learner, task: Task) -> dict[str, float]:
         """Return the columns."""
-        num_parameters = sum(p.numel() for p in learner.network.parameters())
+        num_parameters = sum(p.numel() for p in trained_parameters(learner.network))
         columns = {}
         for where, samples in (("task0", self.fixed), ("current", probe(task, self.seed))):
             traces = fisher_traces(learner.network, *samples)

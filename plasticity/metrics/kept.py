@@ -10,6 +10,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from plasticity.networks.trained import is_trained
+
 Value = TypeVar("Value")
 
 
@@ -51,5 +53,7 @@ class Kept(Generic[Value]):
 
 
 def numbers_of(network: nn.Module) -> Iterator[Tensor]:
-    """Yield all parameters and buffers of a network, without their graphs."""
-    return (t.detach() for t in itertools.chain(network.parameters(), network.buffers()))
+    """Yield all parameters and buffers of a network, without their graphs, and what is trained."""
+    for tensor in itertools.chain(network.parameters(), network.buffers()):
+        yield tensor.detach()
+    yield torch.tensor([is_trained(p) for p in network.parameters()])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from plasticity.learning.learner import Learner
 from plasticity.metrics.accuracy import evaluating
 from plasticity.metrics.kept import Kept, numbers_of
+from plasticity.networks.trained import is_trained, trained_parameters
 from plasticity.quantum.layer import QNN
 from plasticity.tasks.streams import Task
 
@@ -24,24 +25,31 @@ def weight_norm(learner: Learner, task: Task) -> float:
 
     Weight tensors are the matrices of linear layers, without biases, and of a QNN its angles split
     by ``ansatz.gate_groups`` (even and odd bricks). Of any other module they are its own parameters
-    of two dimensions or more. Source: protocol "Permuted MNIST".
+    of two dimensions or more. Each counts once, and frozen ones do not count. Source: protocol
+    "Permuted MNIST".
     """
-    norms = [
-        torch.linalg.vector_norm(part)
-        for module in learner.network.modules()
-        for part in _weights(module)
-    ]
+    weights: dict[Tensor, list[Tensor]] = {}
+    for module in learner.network.modules():
+        for parameter, parts in _weights(module):
+            if is_trained(parameter):
+                weights.setdefault(parameter, parts)
+    norms = [torch.linalg.vector_norm(part) for parts in weights.values() for part in parts]
     return float(torch.stack(norms).mean()) if norms else math.nan
 
 
-def _weights(module: nn.Module) -> list[Tensor]:
+def _weights(module: nn.Module) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """Yield a module's own weight tensors, and the parts of each that have norms of their own."""
     if isinstance(module, QNN):
-        return [module.angles.detach()[list(g)] for g in module.ansatz.gate_groups]
-    return [p.detach() for p in module.parameters(recurse=False) if p.dim() > 1]
+        angles = module.angles
+        yield angles, [angles.detach()[list(g)] for g in module.ansatz.gate_groups]
+        return
+    for parameter in module.parameters(recurse=False):
+        if parameter.dim() > 1:
+            yield parameter, [parameter.detach()]
 
 
 def gradient_norm(learner: Learner, task: Task) -> float:
-    """Return the mean norm of the loss's gradient over the parameter tensors.
+    """Return the mean norm of the loss's gradient over the trained parameter tensors.
 
     On the task's first 128 training samples; biases count as tensors of their own, and a QNN's
     angles are split as in ``weight_norm``. Source: protocol "Permuted MNIST".
@@ -52,10 +60,10 @@ def gradient_norm(learner: Learner, task: Task) -> float:
 def gradient_start(learner: Learner, task: Task) -> dict[str, float]:
     """Return the fraction of the gradient's numbers that are exactly zero, as a task begins.
 
-    ``zeros``: on the same samples as ``gradient_norm``, of all parameters. Dead units, saturated
-    sines and clipped logits give zeros; so do, and always, pixels that are black in all samples and
-    gates that the readout does not depend on. So look at how it changes. A complex number counts
-    as two.
+    ``zeros``: on the same samples as ``gradient_norm``, of all trained parameters. Dead units,
+    saturated sines and clipped logits give zeros; so do, and always, pixels that are black in all
+    samples, gates that the readout does not depend on, and parameters that are not used. So look at
+    how it changes. A complex number counts as two.
     """
     return {"zeros": _zeros(_gradients(learner, task))}
 
@@ -70,14 +78,16 @@ _kept_gradients: Kept[list[Tensor]] = Kept()
 
 
 def _gradients(learner: Learner, task: Task) -> list[Tensor]:
-    """Return the loss's gradient in each parameter, on the task's first training samples."""
+    """Return the loss's gradient in each trained parameter, on the task's first samples."""
     network = learner.network
+    parameters = trained_parameters(network)
 
     def make() -> list[Tensor]:
         x, y = task.train.batch(slice(0, GRADIENT_BATCH))
         with torch.enable_grad(), evaluating(network):
             loss = learner.loss(network(x), y)
-            return list(torch.autograd.grad(loss, list(network.parameters())))
+            # What the loss does not depend on has the gradient 0.
+            return list(torch.autograd.grad(loss, parameters, materialize_grads=True))
 
     return _kept_gradients.get([learner, network, task], [*numbers_of(network)], make)
 
@@ -89,7 +99,7 @@ def _mean_norm(learner: Learner, gradients: list[Tensor]) -> float:
         if isinstance(module, QNN)
     }
     norms = []
-    for parameter, gradient in zip(learner.network.parameters(), gradients, strict=True):
+    for parameter, gradient in zip(trained_parameters(learner.network), gradients, strict=True):
         parts = [gradient[list(g)] for g in groups.get(id(parameter), ())] or [gradient]
         norms += [torch.linalg.vector_norm(part) for part in parts]
     return float(torch.stack(norms).mean())
@@ -104,7 +114,7 @@ def _zeros(gradients: list[Tensor]) -> float:
 class UpdateRatio:
     """Relate how far a task's updates move the parameters to how large these were before them.
 
-    ||theta' - theta|| / ||theta||, with theta the parameters as the task's first update finds them
+    ||theta' - theta|| / ||theta||, with theta the trained parameters as the first update finds them
     and theta' as its last one leaves them, all as one vector. As weights grow, the same steps
     change the function less and less: an effective learning rate. Undefined where all parameters
     are zero. Valid for: all networks; where a gate's angles are put back to an equivalent point
@@ -113,8 +123,8 @@ class UpdateRatio:
     """
 
     def __init__(self, learner: Learner, task: Task) -> None:
-        self._network = learner.network
-        self._before = [p.detach().clone() for p in learner.network.parameters()]
+        self._trained = trained_parameters(learner.network)
+        self._before = [p.detach().clone() for p in self._trained]
 
     def __call__(self, outputs: Tensor, labels: Tensor) -> None:
         """Wait for the task's end."""
@@ -122,19 +132,19 @@ class UpdateRatio:
     def value(self) -> float:
         """Return the ratio."""
         size = _norm(self._before)
-        return _norm(_differences(self._network, self._before)) / size if size else math.nan
+        return _norm(_differences(self._trained, self._before)) / size if size else math.nan
 
 
 @dataclass(frozen=True)
 class InitialDistance:
     """Tell how far the parameters are from the untrained ones, per number.
 
-    ||theta - theta_0|| / sqrt(P), with P numbers in theta, of which a complex one has two. Valid
-    for: all networks. Source: Kumar et al. 2023, "Maintaining plasticity in continual learning via
-    regenerative regularization", whose penalty is on this distance.
+    ||theta - theta_0|| / sqrt(P), with P numbers in theta, the parameters that are trained; a
+    complex one has two. Valid for: all networks. Source: Kumar et al. 2023, "Maintaining plasticity
+    in continual learning via regenerative regularization", whose penalty is on this distance.
 
     Attributes:
-        initial: The untrained parameters.
+        initial: The untrained parameters, frozen ones among them.
     """
 
     initial: tuple[Tensor, ...]
@@ -146,12 +156,14 @@ class InitialDistance:
 
     def __call__(self, learner: Learner, task: Task) -> float:
         """Return the distance."""
-        count = sum(p.numel() * (2 if p.is_complex() else 1) for p in self.initial)
-        return _norm(_differences(learner.network, self.initial)) / math.sqrt(count)
+        initial = dict(zip(learner.network.parameters(), self.initial, strict=True))
+        trained = trained_parameters(learner.network)
+        count = sum(p.numel() * (2 if p.is_complex() else 1) for p in trained)
+        return _norm(_differences(trained, [initial[p] for p in trained])) / math.sqrt(count)
 
 
-def _differences(network: nn.Module, before: Iterable[Tensor]) -> list[Tensor]:
-    return [p.detach() - b for p, b in zip(network.parameters(), before, strict=True)]
+def _differences(parameters: Iterable[Tensor], before: Iterable[Tensor]) -> list[Tensor]:
+    return [p.detach() - b for p, b in zip(parameters, before, strict=True)]
 
 
 def _norm(parts: Iterable[Tensor]) -> float:

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from plasticity.learning.learner import Learner
 from plasticity.metrics import jacobians
-from plasticity.metrics.accuracy import class_logits, evaluating
+from plasticity.metrics.accuracy import evaluating
 from plasticity.metrics.probes import OfSeed, probe
 from plasticity.metrics.units import hidden_of_probe
+from plasticity.networks.trained import is_trained, trained_parameters
 from plasticity.tasks.streams import Task
 
 SRANK_SHARE = 0.99
@@ -97,16 +98,19 @@ class FeatureRank(OfSeed):
 def tangent_kernel(network: nn.Module, x: Tensor) -> Tensor:
     """Return the empirical tangent kernel, summed over logits, ``(samples, samples)`` float64.
 
-    K_nm = sum_k <grad d_k(x_n), grad d_k(x_m)>, the gradients in all parameters. d are the logits'
-    coordinates in an orthonormal basis of what a softmax sees of them (all but their mean); which
-    basis does not matter. A single output z is the pair of logits (0, z).
+    K_nm = sum_k <grad d_k(x_n), grad d_k(x_m)>, the gradients in all trained parameters. d are the
+    logits' coordinates in an orthonormal basis of what a softmax sees of them (all but their mean);
+    which basis does not matter. A single output z is the pair of logits (0, z).
 
     Args:
         network: Any classifier whose samples do not see each other.
         x: ``(samples, features)``.
+
+    Raises:
+        DoesNotFit: No parameter is trained, or a module has no gradient for one sample.
     """
     with evaluating(network), torch.no_grad():
-        basis = jacobians.contrasts(class_logits(network(x[:1])).shape[1]).to(x.device)
+        basis = jacobians.contrasts(jacobians.count_classes(network, x)).to(x.device)
         held = len(x) * jacobians.numbers_held(network, x, 1)
         kernel = torch.zeros(len(x), len(x), dtype=torch.float64, device=x.device)
         for some in basis.split(max(1, jacobians.JACOBIAN_NUMBERS // held)):
@@ -119,7 +123,7 @@ class TangentKernel(OfSeed):
     """Measure how freely the outputs of 64 samples can be moved, by the empirical tangent kernel.
 
     With K = J J^T of 64 of the task's training samples, J the gradients of the logits in all
-    parameters (see ``tangent_kernel``), and l its eigenvalues:
+    trained parameters (see ``tangent_kernel``), and l its eigenvalues:
 
     * ``effective_rank``: exp(-sum p log p), p = l / sum l;
     * ``condition``: l_1 / l_64. Gradient descent learns what lies along l_64 slower than what lies
@@ -147,7 +151,7 @@ class TangentKernel(OfSeed):
         if not largest > 0:
             return {}
         # Gradients have a relative error eps, their inner products thus one of eps^2 at best.
-        dtype = next(learner.network.parameters()).dtype
+        dtype = trained_parameters(learner.network)[0].dtype
         resolved = max(torch.finfo(dtype).eps ** 2, torch.finfo(torch.float64).eps)
         return {
             "effective_rank": effective_rank(levels),
@@ -165,20 +169,22 @@ def spectrum(learner: Learner, task: Task) -> dict[str, float]:
       0 can be reached; 0 where it keeps lengths (on the larger side, but for what it drops).
 
     Valid for: linear layers, that is ``nn.Linear`` and modules that have a matrix ``weight``, as it
-    acts; other networks have no column. Source: Lewandowski et al. 2025, "Learning continually by
-    spectral regularization"; the deviation: FIRE, 2026 (there of W^T W in all cases).
+    acts; other networks have no column. A frozen layer has none either, but is counted in k.
+    Source: Lewandowski et al. 2025, "Learning continually by spectral regularization"; the
+    deviation: FIRE, 2026 (there of W^T W in all cases).
     """
     columns = {}
-    with torch.no_grad(), evaluating(learner.network):
+    with torch.enable_grad(), evaluating(learner.network):
         matrices = [
-            weight.detach()
+            weight
             for module in learner.network.modules()
             if not isinstance(module, nn.Embedding)
             and isinstance(weight := getattr(module, "weight", None), Tensor)
             and weight.dim() == 2
         ]
+    with torch.no_grad():
         for k, matrix in enumerate(matrices):
-            if matrix.isfinite().all():
+            if is_trained(matrix) and matrix.isfinite().all():
                 values = torch.linalg.svdvals(matrix)
                 columns[f"largest_{k}"] = float(values.max())
                 columns[f"deviation_{k}"] = float((values.square() - 1).square().sum().sqrt())

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from plasticity.learning.learner import Learner
 from plasticity.metrics.accuracy import evaluating
 from plasticity.metrics.probes import OfSeed, probe
+from plasticity.networks.trained import is_trained
 from plasticity.tasks.streams import Task
 
 HIDDEN_SAMPLES = 512
@@ -45,7 +46,8 @@ def hidden(network: nn.Module, x: Tensor) -> Hidden:
     parameter of two dimensions or more; the last one is the one that begins last. Activations may
     be modules or functions. What a module does inside is not seen. Nothing is shown of a network
     whose hidden layers do not put out ``(samples, units)``, say, convolutions; and of one that has
-    no layer before its last, as a linear network or a QNN alone: a state is no feature.
+    no layer before its last, as a linear network or a QNN alone: a state is no feature. What
+    depends on no parameter that is trained, as features of a frozen layer, is input.
 
     Args:
         network: Any.
@@ -91,14 +93,14 @@ def hidden(network: nn.Module, x: Tensor) -> Hidden:
     units = ended[:num_units]
     if not all(_is_of_units(u, len(x)) for u in (*units, features)):
         return Hidden(outputs, (), (), None)
-    # What does not depend on a parameter is input, however it was put.
-    learned = tuple(u for u in units if u.requires_grad)
-    of_relu = [r for r in rectified[:num_rectified] if r.requires_grad]
+    # What does not depend on a trained parameter is input, however it was put.
+    learned = tuple(u for u in units if is_trained(u))
+    of_relu = [r for r in rectified[:num_rectified] if is_trained(r)]
     return Hidden(
         outputs,
         learned,
         tuple(r.detach() for r in of_relu if _is_of_units(r, len(x))),
-        features.detach() if learned and features.requires_grad else None,
+        features.detach() if learned and is_trained(features) else None,
     )
 
 

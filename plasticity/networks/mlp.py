@@ -47,8 +47,11 @@ def require_units(hidden: Sequence[int]) -> None:
     """Refuse hidden layers without units, and none at all.
 
     Raises:
+        TypeError: They are no integers, or not in a sequence.
         ValueError: Says which.
     """
+    if not isinstance(hidden, Sequence) or not all(hasattr(n, "__index__") for n in hidden):
+        raise TypeError(f"hidden {hidden!r}: integers, one for each layer, such as (16,)")
     if not hidden or min(hidden) < 1:
         raise ValueError(f"hidden {hidden}: at least one layer, of at least one unit")
 

@@ -22,6 +22,11 @@ class Shape:
     inputs: int
     outputs: int
 
+    def __post_init__(self) -> None:
+        for name, value in (("inputs", self.inputs), ("outputs", self.outputs)):
+            if value < 1:
+                raise ValueError(f"{name} {value}: at least 1")
+
 
 @dataclass(frozen=True)
 class Network:

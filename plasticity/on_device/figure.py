@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from plasticity.figures.curves import Rows
+from plasticity.figures.titles import lines_of
 from plasticity.on_device.table import EXACT, NOISES, NONE, Estimate, Noise, OfArm, in_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-EARLY, LATE, CHANGE = "#0072B2", "#D55E00", "#000000"
+CHANGE = "#000000"
 ABSCISSAS = {
     "shots": "shots per sample",
     "depolarizing": "depolarising probability per gate",
@@ -22,9 +23,23 @@ ABSCISSAS = {
 }
 
 
-def figure(arms: Mapping[str, Rows], title: str) -> Figure:
-    """Draw accuracy, and late - early, against shots and each level of noise; two lines an arm."""
+NARROWEST = 6.6
+"""Inches: what the title and the legend need, however few panels there are."""
+ACCURACIES, DIFFERENCES = (0.0, 1.0), (-1.0, 1.0)
+"""Beyond these there is nothing, so intervals end there."""
+
+
+def figure(arms: Mapping[str, Rows], title: str, looks: Sequence[int] = ()) -> Figure:
+    """Draw accuracy, and late - early, against shots and each level of noise; two lines an arm.
+
+    Args:
+        arms: The rows of each arm's device.jsonl, by its label.
+        title: Above all.
+        looks: The number of each arm's colour, as in the figure of its run; left out: counted.
+    """
     from matplotlib.figure import Figure
+
+    from plasticity.figures.style import style
 
     found = {label: OfArm(rows) for label, rows in arms.items()}
     panels = [
@@ -36,10 +51,12 @@ def figure(arms: Mapping[str, Rows], title: str) -> Figure:
     ]
     lines = [1 if arm.ends is None else 2 for arm in found.values()]
     heights = [2.5 * count + 0.75 for count in lines]
-    size = 3.3 * len(panels) + 0.4, sum(heights) + 0.5
+    size = max(NARROWEST, 3.3 * len(panels) + 0.4), sum(heights) + 0.8
     drawn = Figure(figsize=size, dpi=150, layout="constrained")
     parts: Any = drawn.subfigures(len(found), 1, height_ratios=heights, squeeze=False)[:, 0]
-    for part, (label, arm), count in zip(parts, found.items(), lines, strict=True):
+    numbers = [*looks] or [*range(len(found))]
+    for part, (label, arm), count, look in zip(parts, found.items(), lines, numbers, strict=True):
+        colour = style(look)["colour"]
         few, many = arm.samples[0], arm.samples[-1]
         samples = f"{few:,}" if few == many else f"{few:,} to {many:,}"
         part.suptitle(f"{label}: n = {samples} test samples a task, one seed", fontsize=9)
@@ -47,7 +64,7 @@ def figure(arms: Mapping[str, Rows], title: str) -> Figure:
         for letter, axes in zip("abcdefgh", grid.flatten(), strict=False):
             axes.set_title(letter, fontsize=9, fontweight="bold", loc="left", pad=3)
         for column, name in enumerate(panels):
-            draw_accuracy(grid[0, column], arm, name)
+            draw_accuracy(grid[0, column], arm, name, colour)
             if arm.ends is not None:
                 draw_change(grid[1, column], arm, name)
             grid[-1, column].set_xlabel(ABSCISSAS[name], fontsize=8.5)
@@ -55,23 +72,28 @@ def figure(arms: Mapping[str, Rows], title: str) -> Figure:
         if arm.ends is not None:
             grid[1, 0].set_ylabel("accuracy, late $-$ early", fontsize=8.5)
         part.legend(
-            handles=legend(arm), loc="outside lower center", ncols=2, frameon=False, fontsize=8
+            handles=legend(arm, colour),
+            loc="outside lower center",
+            ncols=2,
+            frameon=False,
+            fontsize=8,
         )
     note = (
-        "bars and bands: 95 % intervals of test samples and shots, not of tasks or seeds\n"
+        "bars and bands: 95 % intervals of test samples and shots, not of tasks or seeds; they end "
+        "at 0 and 1\n"
         "bars of late $-$ early: of its difference from the exact value, on the same samples"
     )
-    drawn.suptitle(f"{title}\n{note}", fontsize=8.5)
+    drawn.suptitle(lines_of(f"{title}\n{note}", size[0], 8.5), fontsize=8.5)
     return drawn
 
 
-def legend(arm: OfArm) -> list[Any]:
+def legend(arm: OfArm, of_arm: str) -> list[Any]:
     """Return what stands in the legend: which networks a colour is of, which noise a line."""
     from matplotlib.lines import Line2D
 
     shown = [
         Line2D([], [], color=colour, marker=marker, markersize=4, linewidth=1.3, label=label)
-        for label, _, colour, marker in groups_of(arm)
+        for label, _, colour, marker in groups_of(arm, of_arm)
     ]
     shown.append(Line2D([], [], color=CHANGE, linewidth=0.8, linestyle=":", label="exact value"))
     for noise in noises(arm)[1:]:
@@ -82,15 +104,26 @@ def legend(arm: OfArm) -> list[Any]:
     return shown
 
 
-def groups_of(arm: OfArm) -> list[tuple[str, Sequence[int], str, str]]:
-    """Return the tasks whose mean is a curve: what they are called, their colour and marker."""
+def groups_of(arm: OfArm, colour: str) -> list[tuple[str, Sequence[int], str, str]]:
+    """Return the tasks whose mean is a curve: what they are called, their colour and marker.
+
+    Late networks have the arm's colour, early ones a lighter one.
+    """
     if arm.ends is None:
-        return [(in_words(arm.tasks), arm.tasks, EARLY, "o")]
+        return [(in_words(arm.tasks), arm.tasks, colour, "o")]
     early, late = in_words(arm.ends.early), in_words(arm.ends.late)
     return [
-        (f"early ({early})", arm.ends.early, EARLY, "o"),
-        (f"late ({late})", arm.ends.late, LATE, "D"),
+        (f"early ({early})", arm.ends.early, lighter(colour), "o"),
+        (f"late ({late})", arm.ends.late, colour, "D"),
     ]
+
+
+def lighter(colour: str) -> str:
+    """Return a colour half as far from white."""
+    from matplotlib.colors import to_hex, to_rgb
+
+    red, green, blue = ((1 + part) / 2 for part in to_rgb(colour))
+    return str(to_hex((red, green, blue)))
 
 
 def noises(arm: OfArm) -> list[Noise]:
@@ -114,24 +147,26 @@ def sweep(arm: OfArm, column: str, noise: Noise = NONE) -> dict[float, tuple[Noi
     return {of[place]: (of, s) for of, s in sorted(conditions, key=lambda c: c[0][place])}
 
 
-def draw_accuracy(axes: Axes, arm: OfArm, column: str) -> None:
+def draw_accuracy(axes: Axes, arm: OfArm, column: str, of_arm: str) -> None:
     """Draw accuracy early and late, and their exact values as lines from side to side."""
-    for _, tasks, colour, marker in groups_of(arm):
+    for _, tasks, colour, marker in groups_of(arm, of_arm):
         exact = arm.accuracy(EXACT, tasks).value
         axes.axhline(exact, color=colour, linewidth=0.8, linestyle=":", zorder=1)
         for noise in noises(arm):
             points = sweep(arm, column, noise)
             values = [arm.accuracy(condition, tasks) for condition in points.values()]
-            _line(axes, column, [*points], values, colour, marker, noise)
+            _line(axes, column, [*points], values, colour, marker, noise, ACCURACIES)
     _finish(axes, arm, column)
 
 
 def draw_change(axes: Axes, arm: OfArm, column: str) -> None:
     """Draw late - early, and its exact value with its interval as a band."""
     exact = arm.change(EXACT)
+    low, high = DIFFERENCES
     axes.axhspan(
-        exact.value - exact.half, exact.value + exact.half, color="#DDDDDD", linewidth=0, zorder=0
-    )
+        max(low, exact.value - exact.half), min(high, exact.value + exact.half), color="#DDDDDD",
+        linewidth=0, zorder=0,
+    )  # fmt: skip
     axes.axhline(exact.value, color=CHANGE, linewidth=0.8, linestyle=":", zorder=1)
     axes.axhline(0, color="#777777", linewidth=0.6, zorder=1)  # neither lost nor gained
     for noise in noises(arm):
@@ -140,7 +175,7 @@ def draw_change(axes: Axes, arm: OfArm, column: str) -> None:
             Estimate(arm.change(condition).value, arm.against_exact(condition).half)
             for condition in points.values()
         ]
-        _line(axes, column, [*points], values, CHANGE, "s", noise)
+        _line(axes, column, [*points], values, CHANGE, "s", noise, DIFFERENCES)
     _finish(axes, arm, column)
 
 
@@ -152,8 +187,9 @@ def _line(
     colour: str,
     marker: str,
     noise: Noise,
+    bounds: tuple[float, float],
 ) -> None:
-    """Draw a curve: with noise it is dashed and its points are hollow.
+    """Draw a curve: with noise it is dashed and its points are hollow. Intervals end at the bounds.
 
     What is 0 or infinite stands apart, beyond a gap in the curve.
     """
@@ -170,8 +206,15 @@ def _line(
         if some:
             axes.errorbar(
                 [where[k] for k in some], [values[k].value for k in some],
-                yerr=[values[k].half for k in some], marker=marker, **look | more,
+                yerr=[*zip(*(_halves(values[k], bounds) for k in some), strict=True)],
+                marker=marker, **look | more,
             )  # fmt: skip
+
+
+def _halves(of: Estimate, bounds: tuple[float, float]) -> tuple[float, float]:
+    """Return how far an interval reaches below and above its value, within the bounds."""
+    low, high = max(bounds[0], of.value - of.half), min(bounds[1], of.value + of.half)
+    return of.value - low, high - of.value
 
 
 def _places(column: str, abscissas: Sequence[float]) -> list[float]:

@@ -174,4 +174,8 @@ def _classes(registered: Mapping[str, Any]) -> dict[str, type[Any]]:
 
 
 def _unknown(kind: str, name: str, known: Any) -> str:
-    return f"no {kind} is called {name!r}; there are {', '.join(sorted(known)) or 'none'}"
+    from difflib import get_close_matches
+
+    near = get_close_matches(name.lower(), known, 1)
+    meant = f"; did you mean {near[0]}?" if near else ""
+    return f"no {kind} is called {name!r}; there are {', '.join(sorted(known)) or 'none'}{meant}"

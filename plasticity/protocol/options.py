@@ -109,3 +109,17 @@ def check_numbers(config: Any, prefix: str) -> None:
 
 
 Config = TypeVar("Config", bound=Setting)
+
+
+def expanded(path: Path, option: str) -> Path:
+    """Return a path with the home folder that it may begin with written out.
+
+    Raises:
+        UsageError: There is no such home folder.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise UsageError(
+            f"{option} {path}: there is no home folder {path.parts[0]}; write the path in full"
+        ) from error

@@ -9,6 +9,7 @@ first qubit of the pair). This is TensorCircuit's ``su4`` gate.
 from __future__ import annotations
 
 import itertools
+import operator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -29,13 +30,20 @@ class Ansatz:
 
     Raises:
         ValueError: Fewer than 2 qubits, no pair, or a pair with a qubit that is not there.
+        TypeError: What has to be a whole number is none.
     """
 
     num_qubits: int
     pairs: tuple[tuple[int, int], ...]
 
     def __post_init__(self) -> None:
-        pairs = tuple((int(a), int(b)) for a, b in self.pairs)
+        object.__setattr__(self, "num_qubits", whole_number("num_qubits", self.num_qubits))
+        try:
+            pairs = tuple((int(a), int(b)) for a, b in self.pairs)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"pairs {self.pairs!r}: pairs of qubits, such as ((0, 1), (1, 2))"
+            ) from None
         object.__setattr__(self, "pairs", pairs)
         if self.num_qubits < 2:
             raise ValueError(f"an ansatz needs at least 2 qubits, not {self.num_qubits}")
@@ -82,6 +90,16 @@ class Ansatz:
                 circuit.su4(a, b, theta=in_backend(weights[gate]))
 
 
+def whole_number(name: str, value: Any, way_out: str = "a whole number") -> int:
+    """Return an int, of Python, NumPy or torch, as Python's; raise TypeError for anything else."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} {value!r}: {way_out}") from None
+
+
 def in_backend(values: torch.Tensor) -> Any:
     """Return numbers as a tensor of the TensorCircuit backend and dtype that are set."""
     if tc.backend.name == "pytorch":
@@ -98,6 +116,8 @@ class _Layered(Ansatz):
     depth: int
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "num_qubits", whole_number("num_qubits", self.num_qubits))
+        object.__setattr__(self, "depth", whole_number("depth", self.depth))
         if self.depth < 1:
             raise ValueError(f"depth must be at least 1, not {self.depth}")
         if self.num_qubits < 2:

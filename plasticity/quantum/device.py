@@ -8,13 +8,17 @@ law, which is multinomial.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import numbers
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from plasticity.quantum.calls import on_samples, outside_of_graphs
 from plasticity.quantum.circuits import Ansatz
 from plasticity.quantum.encoding import checked_samples, precision_of
 from plasticity.quantum.engine.operators import (
@@ -26,7 +30,7 @@ from plasticity.quantum.engine.operators import (
     pulling_back,
     reading_zero,
 )
-from plasticity.quantum.engine.transforms import is_transformed
+from plasticity.quantum.engine.transforms import is_transformed, may_be_kept
 from plasticity.quantum.readouts import Readout
 
 OUTCOMES = 32
@@ -34,6 +38,9 @@ OUTCOMES = 32
 
 SAMPLES = 256
 """Samples evaluated at once, where no gradient is asked for."""
+
+MOST_SHOTS = 2**53
+"""Counts are drawn as float64, which has all whole numbers up to this one."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +62,11 @@ class NoiseModel:
         readout_error: Probability to read a bit wrongly; or two: to read 1 where it is 0, and to
             read 0 where it is 1.
 
+    Each may be a number of Python, NumPy or torch; it is kept as a float.
+
     Raises:
-        ValueError: A probability is outside [0, 1].
+        ValueError: A probability is outside [0, 1], or not finite.
+        TypeError: It is no number.
 
     Example:
         >>> NoiseModel(depolarizing=1e-3, readout_error=0.01)
@@ -68,24 +78,60 @@ class NoiseModel:
     readout_error: float | tuple[float, float] = 0.0
 
     def __post_init__(self) -> None:
-        values = {
-            "depolarizing": [self.depolarizing],
-            "amplitude_damping": [self.amplitude_damping],
+        kept = {
+            "depolarizing": _probability("depolarizing", self.depolarizing),
+            "amplitude_damping": _probability("amplitude_damping", self.amplitude_damping),
         }
-        for name, of_name in (values | {"readout_error": self.flips}).items():
-            for value in of_name:
-                if not 0 <= value <= 1:
-                    raise ValueError(f"{name} {value}: a probability is in [0, 1]")
+        given: Any = self.readout_error
+        several = isinstance(given, Sequence) or getattr(given, "ndim", 0) > 0
+        if several and not isinstance(given, str):
+            if len(given) != 2:
+                raise ValueError(f"readout_error {given}: one probability, or two")
+            error: Any = tuple(_probability("readout_error", value) for value in given)
+        else:
+            error = _probability("readout_error", given)
+        for name, value in (kept | {"readout_error": error}).items():
+            object.__setattr__(self, name, value)
 
     @property
     def flips(self) -> tuple[float, float]:
         """Return the probabilities to read 1 where it is 0, and 0 where it is 1."""
-        if isinstance(self.readout_error, (int, float)):
-            return self.readout_error, self.readout_error
-        if len(self.readout_error) != 2:
-            raise ValueError(f"readout_error {self.readout_error}: one probability, or two")
-        first, second = self.readout_error
-        return first, second
+        if isinstance(self.readout_error, tuple):
+            return self.readout_error
+        return self.readout_error, self.readout_error
+
+
+def _probability(name: str, value: Any) -> float:
+    """Return a number of Python, NumPy or torch as a float, or raise."""
+    number = _plain_number(value)
+    if number is None:
+        raise TypeError(f"{name} {value!r}: a probability is a number in [0, 1]")
+    if not 0 <= number <= 1:  # NaN, too, is outside
+        raise ValueError(f"{name} {number}: a probability is in [0, 1]")
+    return float(number)
+
+
+def _whole_shots(value: Any) -> int | None:
+    """Return a number of shots as an int, or raise."""
+    if value is None:
+        return None
+    number = _plain_number(value)
+    wanted = "a whole number, at least 1, or None for infinitely many"
+    if number is None:
+        raise TypeError(f"shots {value!r}: {wanted}")
+    if not (1 <= number < math.inf and number == int(number)):
+        raise ValueError(f"shots {number}: {wanted}")
+    if number > MOST_SHOTS:
+        raise ValueError(f"shots {number}: at most 2**53 can be counted; None: infinitely many")
+    return int(number)
+
+
+def _plain_number(value: Any) -> Any:
+    """Return a real number of Python, NumPy or torch as Python's; None if it is something else."""
+    if isinstance(value, (Tensor, np.ndarray, np.generic)) and value.ndim == 0:
+        value = value.item()
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return value if is_number else None
 
 
 class _Circuit(Protocol):
@@ -118,7 +164,7 @@ class DeviceQNN(nn.Module):
         generator: What shots are drawn from; by default torch's global generator.
 
     Raises:
-        TypeError: ``qnn`` is no quantum layer.
+        TypeError: ``qnn`` is no quantum layer, ``noise`` no NoiseModel, ``shots`` no number.
         ValueError: Its gates are not unitary; fewer than one shot; on calling, as ``QNN``.
     """
 
@@ -130,8 +176,9 @@ class DeviceQNN(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if shots is not None and (shots < 1 or shots != int(shots)):
-            raise ValueError(f"shots {shots}: at least 1, or None for infinitely many")
+        shots = _whole_shots(shots)
+        if not (noise is None or isinstance(noise, NoiseModel)):
+            raise TypeError(f"noise {noise!r}: a NoiseModel, or None")
         _check_gates(qnn)
         self.qnn, self.noise, self.shots = qnn, noise or NoiseModel(), shots
         self.generator = generator
@@ -158,14 +205,15 @@ class DeviceQNN(nn.Module):
     def _dtype(self) -> torch.dtype:
         return precision_of(next(self.qnn.parameters()))
 
+    @on_samples
     def forward(self, x: Tensor) -> Tensor:
         """Map inputs to outputs.
 
         Args:
-            x: ``(batch, features)``, real or complex, features <= 2**num_qubits.
+            x: ``(..., features)``, real or complex, features <= 2**num_qubits.
 
         Returns:
-            ``(batch, outputs)`` in the dtype of the layer's parameters.
+            ``(..., outputs)`` in the dtype of the layer's parameters.
         """
         read = self.probabilities(x)
         if self.shots is not None:
@@ -173,6 +221,7 @@ class DeviceQNN(nn.Module):
             read = read + (frequencies - read).detach()
         return self.readout(read if self.readout.qubit is None else 2 * read - 1)
 
+    @on_samples
     def probabilities(self, x: Tensor) -> Tensor:
         """Return the probabilities of outcomes, readout errors included.
 
@@ -180,12 +229,13 @@ class DeviceQNN(nn.Module):
             x: As ``forward``.
 
         Returns:
-            ``(batch, outcomes)``; of a readout of Z the probability to read 0, ``(batch,)``.
+            ``(..., outcomes)``; of a readout of Z the probability to read 0, ``(...)``.
         """
         with torch.autocast(x.device.type, enabled=False):
             x, norm = checked_samples(x, self.ansatz.num_qubits, self._dtype)
             return self._probabilities(x / norm)
 
+    @on_samples
     def counts(self, x: Tensor) -> Tensor:
         """Draw how often each outcome is read in ``shots`` measurements of each sample.
 
@@ -193,8 +243,8 @@ class DeviceQNN(nn.Module):
             x: As ``forward``.
 
         Returns:
-            ``(batch, outcomes)`` int64, which add up to less than ``shots`` where other basis
-            states were read; of a readout of Z how often 0 is read, ``(batch,)``.
+            ``(..., outcomes)`` int64, which add up to less than ``shots`` where other basis states
+            were read; of a readout of Z how often 0 is read, ``(...)``.
 
         Raises:
             ValueError: The number of shots is not finite.
@@ -204,6 +254,7 @@ class DeviceQNN(nn.Module):
         with torch.no_grad():
             return self._drawn(self.probabilities(x)).long()
 
+    @outside_of_graphs
     def operators(self) -> Tensor:
         """Return the effective measurement operators E_k.
 
@@ -238,7 +289,7 @@ class DeviceQNN(nn.Module):
     def _operators(self) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
         """Yield operators as real matrices, some outcomes at once, and the qubits' sizes."""
         gates = self._circuit.gates()
-        keeps = not torch.is_grad_enabled() and not is_transformed(gates)
+        keeps = not torch.is_grad_enabled() and may_be_kept(gates)
         if keeps and self._kept is not None:
             kept_gates, kept_noise, matrices, sizes = self._kept
             same_kind = matrices.dtype == self._dtype and matrices.device == gates.device
@@ -248,7 +299,8 @@ class DeviceQNN(nn.Module):
         self._kept = None  # before others are made
         num_outcomes = self.readout.num_outcomes(self.ansatz.num_qubits)
         for matrices, sizes in self._made(gates):
-            if keeps and matrices.shape[2] == (num_outcomes or 1):  # all of them
+            is_all = matrices.shape[2] == (num_outcomes or 1)
+            if keeps and is_all and may_be_kept(matrices):
                 self._kept = gates.clone(), self.noise, matrices, sizes
             yield matrices, sizes
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from plasticity.quantum.engine.transforms import is_forward_mode, is_transformed
+from plasticity.quantum.engine.transforms import is_forward_mode, is_traced, is_transformed
 
 
 def precision_of(weights: Tensor) -> torch.dtype:
@@ -22,26 +22,38 @@ def precision_of(weights: Tensor) -> torch.dtype:
     return precision
 
 
+def check_tensor(x: object) -> None:
+    """Raise if inputs are no tensor.
+
+    Raises:
+        TypeError: They are not.
+    """
+    if not isinstance(x, Tensor):
+        kind = "a NumPy array" if type(x).__module__ == "numpy" else f"a {type(x).__name__}"
+        raise TypeError(f"inputs are {kind}, not a torch.Tensor: torch.as_tensor(x) makes one")
+
+
 def checked_samples(x: Tensor, num_qubits: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return x in the layer's precision and its samples' norms, ``(batch, 1)``, or raise."""
-    if x.dim() != 2:
-        raise ValueError(f"inputs must be (batch, features), not of shape {tuple(x.shape)}")
     if not 1 <= x.shape[1] <= 2**num_qubits:
         raise ValueError(
             f"{x.shape[1]} features do not fit: {num_qubits} qubits have 1 to {2**num_qubits} "
             "amplitudes"
         )
-    if x.dtype != dtype:
-        x = x.to(dtype.to_complex() if x.is_complex() else dtype)
+    if x.is_complex():  # what torch has only noted, as in x.conj(), x.mH and x.conj().imag
+        x = x.resolve_conj()
+    elif x.is_neg():
+        x = x.resolve_neg()
+    exact, x = x, _in_precision(x, dtype)
     norm = _norms(x)
-    if x.device.type != "cpu" or is_transformed(norm) or is_forward_mode():
-        x = _within_range(x, norm.detach())
+    if x.device.type != "cpu" or is_transformed(norm) or is_forward_mode() or is_traced():
+        x = _within_range(exact, norm.detach())
         return x, _norms(x)
     if len(x) == 0:
         return x, norm
     smallest, largest = (bound.item() for bound in norm.detach().aminmax())
     if not (_smallest_norm(dtype) <= smallest and largest < math.inf):  # NaN is neither
-        x = _within_range(x, norm.detach())
+        x = _within_range(exact, norm.detach())
         norm = _norms(x)
         if not bool(((norm > 0) & norm.isfinite()).all()):
             sample = int((~((norm > 0) & norm.isfinite())).flatten().nonzero()[0])
@@ -50,6 +62,12 @@ def checked_samples(x: Tensor, num_qubits: int, dtype: torch.dtype) -> tuple[Ten
                 f"sample {sample} {what} (norm {norm[sample].item()}): it has no state"
             )
     return x, norm
+
+
+def _in_precision(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return real or complex numbers in a real dtype's precision."""
+    wanted = dtype.to_complex() if x.is_complex() else dtype
+    return x if x.dtype == wanted else x.to(wanted)
 
 
 def _norms(x: Tensor) -> Tensor:
@@ -71,17 +89,31 @@ def _within_range(x: Tensor, norm: Tensor) -> Tensor:
     """Divide samples whose squares under- or overflow by their largest number; leave the others.
 
     Only a sample's direction counts, also for its gradient, so the divisor may be any constant.
+
+    Args:
+        x: The samples as they were given: numbers that the norm's precision does not have are
+            divided before they are rounded to it.
+        norm: Their norms in the layer's precision.
     """
     is_fine = (norm >= _smallest_norm(norm.dtype)) & norm.isfinite()
-    parts = torch.view_as_real(x.detach()).flatten(1) if x.is_complex() else x.detach()
-    largest = parts.abs().amax(1, keepdim=True).clamp(min=torch.finfo(norm.dtype).tiny)
-    return x / torch.where(is_fine, 1, largest)
+    if x.dtype.to_real() != torch.float64:  # half precisions and integers have a smaller range
+        x = _in_precision(x, norm.dtype)
+    parts = torch.view_as_real(x) if x.is_complex() else x.unsqueeze(2)
+    largest = parts.detach().abs().amax((1, 2)).view(-1, 1)
+    divisor = torch.where(is_fine, 1, largest.clamp(min=torch.finfo(largest.dtype).tiny))
+    parts = parts / divisor.unsqueeze(2)  # complex numbers, divided, have squares of the divisor
+    return _in_precision(
+        torch.view_as_complex(parts) if x.is_complex() else parts.squeeze(2), norm.dtype
+    )
 
 
 def initial_state(x: Tensor, num_qubits: int, dtype: torch.dtype) -> Tensor:
     """Return the amplitudes of one sample, ``(features,)``, in a real dtype's precision."""
+    check_tensor(x)
     if x.dim() != 1:
-        raise ValueError(f"one sample must be (features,), not of shape {tuple(x.shape)}")
+        raise ValueError(
+            f"one sample must be (features,), not of shape {tuple(x.shape)}: of a batch, x[0]"
+        )
     x, norm = checked_samples(x.unsqueeze(0), num_qubits, dtype)
     state = (x / norm).squeeze(0)
     return torch.nn.functional.pad(state, (0, 2**num_qubits - len(state)))

@@ -129,7 +129,8 @@ def save_qasm3(
 ) -> None:
     """Write a network's circuit to a file, as OpenQASM 3: all of it, or none.
 
-    It raises what ``to_qasm3`` raises, and OSError where the file cannot be written.
+    It raises what ``to_qasm3`` raises, and OSError where the file cannot be written; a folder that
+    is missing is told before the circuit is made.
 
     Args:
         qnn: As ``to_qiskit``.
@@ -139,8 +140,12 @@ def save_qasm3(
         measure: As ``to_qiskit``.
         tolerance: As ``to_qiskit``.
     """
-    text = to_qasm3(qnn, x, basis_gates=basis_gates, measure=measure, tolerance=tolerance)
     path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: the folder {path.parent} is missing: make it first")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name a file in it")
+    text = to_qasm3(qnn, x, basis_gates=basis_gates, measure=measure, tolerance=tolerance)
     aside = path.with_name(path.name + ".tmp")
     try:
         aside.unlink(missing_ok=True)

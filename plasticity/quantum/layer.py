@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import tensorcircuit as tc
 import torch
 from tensorcircuit.torchnn import TorchLayer
 from torch import Tensor
 
+from plasticity.quantum.calls import NOT_TRACED, on_samples, outside_of_graphs
 from plasticity.quantum.circuits import Ansatz
 from plasticity.quantum.device import DeviceQNN, NoiseModel
 from plasticity.quantum.encoding import checked_samples, initial_state, precision_of
 from plasticity.quantum.engine.contraction import sweep
-from plasticity.quantum.engine.costs import Carry, Way, cheapest
+from plasticity.quantum.engine.costs import Carry, Way, Ways, cheapest
 from plasticity.quantum.engine.gates import gate_matrices
 from plasticity.quantum.engine.program import Lease
 from plasticity.quantum.engine.reading import by_matrix, matrix_of, probabilities
-from plasticity.quantum.engine.transforms import is_forward_mode, is_transformed
-from plasticity.quantum.readouts import Readout
+from plasticity.quantum.engine.transforms import is_forward_mode, is_transformed, may_be_kept
+from plasticity.quantum.plain import PlainCircuit
+from plasticity.quantum.readouts import Readout, check_circuit
 
 
 # ----------------------------------------------------------------------------------- evaluation
@@ -49,11 +51,11 @@ class _Evaluate:
         carry: Carry | None = None,
         unitary: bool = True,
     ) -> None:
-        readout.num_outcomes(ansatz.num_qubits)  # raises where the readout does not fit
+        check_circuit(ansatz, readout)
         if readout.qubit is not None and not unitary:
             raise ValueError(f"{readout} needs probabilities: gates that are not unitary give none")
         self.ansatz, self.readout, self.carry, self.unitary = ansatz, readout, carry, unitary
-        self._ways: dict[tuple[int, int, bool, Carry | None], Way] = {}
+        self._ways = Ways(ansatz, readout.qubit, unitary)
         self._kept: tuple[Way, Tensor, Tensor] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:  # copies and pickles begin without a kept matrix
@@ -85,24 +87,18 @@ class _Evaluate:
         return readout(2 * read - 1)  # the probability of 0 less that of 1
 
     def _way(self, x: Tensor, grad: bool) -> Way:
-        """Return what is cheapest; asked only once, since to compare ansaetze takes a while."""
-        kind = (*x.shape, grad, self.carry)
-        if kind not in self._ways:
-            self._ways[kind] = cheapest(
-                self.ansatz,
-                self.readout.qubit,
-                batch=len(x),
-                features=x.shape[1],
-                outcomes=self.readout.num_outcomes(self.ansatz.num_qubits),
-                grad=grad,
-                unitary=self.unitary,
-                carry=self.carry,
-            )
-        return self._ways[kind]
+        """Return what is cheapest."""
+        return self._ways.cheapest(
+            batch=len(x),
+            features=x.shape[1],
+            outcomes=self.readout.num_outcomes(self.ansatz.num_qubits),
+            grad=grad,
+            carry=self.carry,
+        )
 
     def _matrix(self, way: Way, weights: Tensor, count: int) -> Tensor:
         """Return the matrix of ``count`` rows or columns, or the kept one that has them."""
-        if self._kept is not None:
+        if self._kept is not None and may_be_kept(weights):
             kept_way, kept_weights, kept = self._kept
             same_kind = (
                 weights.dtype == kept_weights.dtype and weights.device == kept_weights.device
@@ -112,7 +108,9 @@ class _Evaluate:
             if same_way and enough and same_kind and torch.equal(weights, kept_weights):
                 return kept
         matrix = matrix_of(way, weights, count, sweep)
-        self._kept = way, weights.detach().clone(), matrix
+        made_of = weights.detach().clone()
+        if may_be_kept(made_of, matrix):
+            self._kept = way, made_of, matrix
         return matrix
 
 
@@ -183,9 +181,10 @@ class QNN(TorchLayer):
             ``ansatz.pairs[g]``, in order of application.
 
     Raises:
-        ValueError: The readout does not fit the ansatz; on calling, more features than amplitudes,
-            a zero sample or a non-finite one.
-        TypeError: On calling, ``angles`` are neither float32 nor float64.
+        ValueError: The readout does not fit the ansatz, or there are more than 30 qubits; on
+            calling, more features than amplitudes, a zero sample or a non-finite one.
+        TypeError: There is no ansatz or no readout; on calling, the input is no tensor, or
+            ``angles`` are neither float32 nor float64.
 
     Example:
         >>> from plasticity.quantum.circuits import Brickwork
@@ -218,6 +217,7 @@ class QNN(TorchLayer):
         """Return the angles of all 15 Pauli words, ``(num_gates, 15)``: here, ``angles``."""
         return self.angles
 
+    @outside_of_graphs
     def gates(self) -> Tensor:
         """Return the gates, ``(num_gates, 4, 4)`` complex128, differentiable."""
         return gate_matrices(self.all_angles)
@@ -236,14 +236,16 @@ class QNN(TorchLayer):
         """Return the readout."""
         return self.f.readout
 
+    @on_samples
     def forward(self, x: Tensor) -> Tensor:
         """Map inputs to outputs.
 
         Args:
-            x: ``(batch, features)``, real or complex, features <= 2**num_qubits.
+            x: ``(..., features)``, real or complex, features <= 2**num_qubits. As for
+                ``nn.Linear``: a batch, ``(batch, time, features)``, or one sample.
 
         Returns:
-            ``(batch, outputs)`` in the dtype of ``angles``.
+            ``(..., outputs)`` in the dtype of ``angles``, contiguous.
         """
         return self.f(x, self._weights())
 
@@ -251,7 +253,7 @@ class QNN(TorchLayer):
         """Build the same circuit for one sample, to draw, export, add noise to, or check against.
 
         Args:
-            x: ``(features,)``.
+            x: One sample, ``(features,)``: of a batch, ``x[0]``.
 
         Returns:
             A ``tc.Circuit`` in the tensors of the TensorCircuit backend and dtype that are set.
@@ -274,6 +276,7 @@ class QNN(TorchLayer):
 
         Raises:
             ValueError: Fewer than one shot.
+            TypeError: ``noise`` is no NoiseModel, ``shots`` no number.
 
         Example:
             >>> from plasticity.quantum.circuits import Brickwork
@@ -285,6 +288,40 @@ class QNN(TorchLayer):
             torch.Size([5, 3])
         """
         return DeviceQNN(self, noise, shots, generator)
+
+    @torch.no_grad()
+    def as_plain_module(self) -> PlainCircuit:
+        """Return the layer as it is now, as plain matrix products: to be traced or exported.
+
+        ``torch.export``, ``torch.jit.trace`` and ONNX can take what is returned. Its outputs are
+        the layer's, up to rounding; its matrix does not learn.
+
+        Raises:
+            TypeError: The circuit depends on the data.
+
+        Example:
+            >>> from plasticity.quantum.circuits import Brickwork
+            >>> from plasticity.quantum.readouts import LogOdds
+            >>> net = QNN(Brickwork(num_qubits=4, depth=2), LogOdds(num_classes=3))
+            >>> exported = torch.export.export(net.as_plain_module(), (torch.rand(5, 16),))
+        """
+        num_qubits, qubit = self.ansatz.num_qubits, self.readout.qubit
+        outcomes = self.readout.num_outcomes(num_qubits)
+        way = cheapest(
+            self.ansatz,
+            qubit,
+            batch=1,
+            features=2**num_qubits,
+            outcomes=outcomes,
+            grad=False,
+            carry="columns",
+        )
+        matrix = matrix_of(way, self._weights(), 2**num_qubits, sweep)
+        return PlainCircuit(matrix[..., :outcomes].clone(), self.readout)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Refuse ``torch.jit.script``, which asks for a module to compile by this name."""
+        raise RuntimeError(NOT_TRACED)
 
     def extra_repr(self) -> str:
         """Describe ansatz and readout in one line."""

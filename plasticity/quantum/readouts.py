@@ -8,6 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from plasticity.quantum.circuits import Ansatz, whole_number
+
+MOST_QUBITS = 30
+"""Of a circuit that is evaluated. One state has 2**30 amplitudes then: 8 GiB."""
+
 
 @dataclass(frozen=True)
 class LogOdds:
@@ -22,6 +27,7 @@ class LogOdds:
     qubit: ClassVar[None] = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "num_classes", whole_number("num_classes", self.num_classes))
         if self.num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, not {self.num_classes}")
 
@@ -52,7 +58,8 @@ class LogProbabilities:
     qubit: ClassVar[None] = None
 
     def __post_init__(self) -> None:
-        LogOdds(self.num_classes)  # raises what has to be raised
+        checked = LogOdds(self.num_classes)  # raises what has to be raised
+        object.__setattr__(self, "num_classes", checked.num_classes)
 
     def num_outcomes(self, num_qubits: int) -> int:
         """Count the basis states read, from 0 on."""
@@ -81,6 +88,10 @@ class Probabilities:
 @dataclass(frozen=True)
 class _ZExpectation:
     qubit: int
+
+    def __post_init__(self) -> None:
+        way_out = "one whole number (ZOnEveryQubit behind Probabilities() gives Z of all qubits)"
+        object.__setattr__(self, "qubit", whole_number("qubit", self.qubit, way_out))
 
     def num_outcomes(self, num_qubits: int) -> None:
         """Return None, as for any expectation value; raise if the qubit is not there."""
@@ -113,3 +124,31 @@ class SignedPauliZ(_ZExpectation):
 
 
 Readout = LogOdds | LogProbabilities | Probabilities | PauliZ | SignedPauliZ
+
+
+def check_circuit(ansatz: Ansatz, readout: Readout) -> None:
+    """Raise if the two cannot be evaluated together.
+
+    Raises:
+        TypeError: One of them is something else.
+        ValueError: The readout does not fit the ansatz, or there are too many qubits.
+    """
+    if not isinstance(ansatz, Ansatz):
+        raise TypeError(
+            f"ansatz {_named(ansatz)}: give an Ansatz, such as Brickwork(num_qubits=4, depth=2)"
+        )
+    if isinstance(readout, type) or not hasattr(readout, "num_outcomes"):
+        raise TypeError(
+            f"readout {_named(readout)}: give a readout, such as LogOdds(num_classes=3) or "
+            "PauliZ(qubit=0)"
+        )
+    if ansatz.num_qubits > MOST_QUBITS:
+        raise ValueError(
+            f"{ansatz.num_qubits} qubits: one state of 2**{ansatz.num_qubits} amplitudes takes "
+            f"{2 ** (ansatz.num_qubits - 27):,} GiB; use at most {MOST_QUBITS} qubits"
+        )
+    readout.num_outcomes(ansatz.num_qubits)
+
+
+def _named(value: object) -> str:
+    return value.__name__ if isinstance(value, type) else repr(value)

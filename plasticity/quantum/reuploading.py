@@ -11,12 +11,14 @@ import tensorcircuit as tc
 import torch
 from torch import Tensor, nn
 
+from plasticity.quantum.calls import on_samples
 from plasticity.quantum.circuits import Ansatz, in_backend
 from plasticity.quantum.encoding import checked_samples, initial_state, precision_of
 from plasticity.quantum.engine.constants import cached_constants
 from plasticity.quantum.engine.contraction import sweep
-from plasticity.quantum.engine.costs import Carry, cheapest
+from plasticity.quantum.engine.costs import Carry, Ways
 from plasticity.quantum.engine.planning import Plan, reversed_plan
+from plasticity.quantum.engine.reading import batch_first
 from plasticity.quantum.layer import QNN
 from plasticity.quantum.readouts import Readout
 
@@ -62,21 +64,23 @@ class ReuploadingQNN(QNN):
             raise ValueError(f"places {places} are not before the last of {ansatz.num_gates} gates")
         self._spans = tuple(itertools.pairwise((0, *bounds[1:])))
         self._parts = tuple(  # without gates, the first is None
-            Ansatz(ansatz.num_qubits, ansatz.pairs[start:end]) if end else None
+            Ways(Ansatz(ansatz.num_qubits, ansatz.pairs[start:end]), None) if end else None
             for start, end in self._spans[:-1]
         )
-        self._last = Ansatz(ansatz.num_qubits, ansatz.pairs[self._spans[-1][0] :])
+        last = Ansatz(ansatz.num_qubits, ansatz.pairs[self._spans[-1][0] :])
+        self._last = Ways(last, readout.qubit)
         shape = len(places), ansatz.num_qubits, features
         self.uploads = nn.Parameter(initial_uploads(shape).to(self.angles.dtype))
 
+    @on_samples
     def forward(self, x: Tensor) -> Tensor:
         """Map inputs to outputs.
 
         Args:
-            x: ``(batch, features)``, real.
+            x: ``(..., features)``, real.
 
         Returns:
-            ``(batch, outputs)`` in the dtype of ``angles``.
+            ``(..., outputs)`` in the dtype of ``angles``, contiguous.
         """
         if torch.is_autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):
@@ -95,7 +99,7 @@ class ReuploadingQNN(QNN):
         last, angles = self._last, self.angles[self._spans[-1][0] :]
         outcomes = self.readout.num_outcomes(self.ansatz.num_qubits)
         few = outcomes if outcomes is not None and outcomes < states.shape[1] else None
-        plan = _plan(last, states, self.readout.qubit, few)
+        plan = _plan(last, states, few)
         if outcomes is None:
             squares = torch.view_as_real(sweep(plan, angles, states)).square().sum(0)
             return self.readout(2 * squares.sum(1) - 1)  # the probability of 0 less that of 1
@@ -104,7 +108,7 @@ class ReuploadingQNN(QNN):
         else:
             states = sweep(plan, angles, states)[:outcomes]
         squares = torch.view_as_real(states).square()
-        return self.readout((squares[..., 0] + squares[..., 1]).T)
+        return self.readout(batch_first(squares[..., 0] + squares[..., 1]))
 
     def _rotations(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the samples at unit norm and their phi, ``(uploads, batch, num_qubits)``."""
@@ -127,6 +131,14 @@ class ReuploadingQNN(QNN):
             "operators"
         )
 
+    def as_plain_module(self) -> NoReturn:
+        """Raise: each sample has a circuit, and so a matrix, of its own.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError("the circuit of a ReuploadingQNN depends on the data: it has no matrix")
+
     def circuit(self, x: Tensor) -> tc.Circuit:
         """Build the same circuit for one sample, as ``QNN.circuit``."""
         num_qubits = self.ansatz.num_qubits
@@ -140,17 +152,15 @@ class ReuploadingQNN(QNN):
                 for qubit, phi in enumerate(rotations[k - 1, 0]):
                     circuit.rz(qubit, theta=in_backend(2 * phi))  # exp(-i theta Z / 2)
             if part is not None:
-                part.extend(circuit, self.angles[start:end])
+                part.ansatz.extend(circuit, self.angles[start:end])
         return circuit
 
 
-def _plan(
-    ansatz: Ansatz, states: Tensor, qubit: int | None = None, rows: int | None = None
-) -> Plan:
+def _plan(ways: Ways, states: Tensor, rows: int | None = None) -> Plan:
     """Return what is cheapest for states, ``(2**num_qubits, batch)``, or for a number of rows."""
     size: dict[str, Any] = {"batch": states.shape[1], "features": len(states), "grad": True}
     carry: Carry = "rows" if rows else "states"
-    return cheapest(ansatz, qubit, **size, outcomes=rows, carry=carry).plan
+    return ways.cheapest(**size, outcomes=rows, carry=carry).plan
 
 
 def _rotated(states: Tensor, phi: Tensor) -> Tensor:

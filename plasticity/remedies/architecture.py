@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from plasticity.errors import DoesNotFit
 from plasticity.learning.remedy import Remedy
+from plasticity.networks.trained import is_trained
 from plasticity.remedies.limits import require
 
 if TYPE_CHECKING:
@@ -55,8 +56,9 @@ class CRelu(Remedy):
 
     Source: Abbas et al. 2023, "Loss of plasticity in continual deep reinforcement learning". The
     first half of a layer's weights stay, scaled so that they are Glorot uniform for the new width.
-    For hidden ReLU units between linear layers, an even number in each, without LayerNorm. It has
-    no column: where it does not act it is refused.
+    For hidden ReLU units between linear layers, an even number in each, without LayerNorm. A layer
+    whose incoming weights are frozen keeps its ReLU. It has no column: where it does not act it is
+    refused.
     """
 
     def on_build(self, network: nn.Module) -> nn.Module:
@@ -64,7 +66,15 @@ class CRelu(Remedy):
         from plasticity.remedies.layers import hidden_layers, require_free
         from plasticity.remedies.modules import ConcatenatedReLU
 
-        layers = hidden_layers(network, "crelu")
+        layers = [
+            layer
+            for layer in hidden_layers(network, "crelu")
+            if is_trained(layer.incoming.weight) and is_trained(layer.incoming.bias)
+        ]
+        if not layers:
+            raise DoesNotFit("crelu needs a hidden layer whose incoming weights are trained")
+        if len({id(layer.incoming.weight) for layer in layers}) < len(layers):
+            raise DoesNotFit("crelu needs hidden layers that share no weights")
         require_free(network, "crelu")
         for layer in layers:
             width = layer.incoming.out_features

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from plasticity.errors import DoesNotFit
+from plasticity.networks.trained import is_trained
 
 
 def glorot_rows(incoming: nn.Linear, number: int, generator: torch.Generator) -> Tensor:
@@ -43,6 +44,15 @@ class Hidden(NamedTuple):
         """Return all linear layers that read the units."""
         return (self.outgoing, *self.others)
 
+    @property
+    def trained(self) -> bool:
+        """Tell whether all weights of the units are trained, and the biases of who reads them.
+
+        If not, no unit of the layer can be replaced.
+        """
+        layers = (self.incoming, *self.readers)
+        return all(is_trained(p) for layer in layers for p in (layer.weight, layer.bias))
+
 
 def hidden_layers(network: nn.Module, remedy: str) -> list[Hidden]:
     """Return the hidden layers of a network, from the first to the last.
@@ -57,14 +67,14 @@ def hidden_layers(network: nn.Module, remedy: str) -> list[Hidden]:
 
     Raises:
         DoesNotFit: There is none, or other things between linear layers, or linear layers elsewhere
-            or without biases.
+            or without biases, or one that is used twice.
     """
     parts = _parts(network)
     places = [place for place, part in enumerate(parts) if type(part) is nn.Linear]
     number = sum(isinstance(module, nn.Linear) for module in network.modules())
     if number < 2:
         raise DoesNotFit(f"{remedy} needs hidden units between linear layers; {_name(network)}")
-    if number > len(places) or any(parts[place].bias is None for place in places):
+    if number != len(places) or not all(_is_free(parts[place]) for place in places):
         raise DoesNotFit(f"{remedy} cannot see which layer feeds which; {_name(network)}")
     layers = []
     for place, following in pairwise(places):
@@ -85,9 +95,18 @@ def linear_layers(network: nn.Module, remedy: str) -> list[nn.Linear]:
     layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
     if not layers:
         raise DoesNotFit(f"{remedy} needs linear layers; {_name(network)}")
-    if any(type(layer) is not nn.Linear or layer.bias is None for layer in layers):
+    if not all(map(_is_free, layers)):
         raise DoesNotFit(f"{remedy} needs linear layers whose matrix is free; {_name(network)}")
     return layers
+
+
+def _is_free(layer: nn.Module) -> bool:
+    """Tell whether a module is a linear layer whose matrix and biases are parameters."""
+    return (
+        type(layer) is nn.Linear
+        and isinstance(layer.weight, nn.Parameter)
+        and isinstance(layer.bias, nn.Parameter)
+    )
 
 
 def require_free(network: nn.Module, remedy: str) -> None:
@@ -100,6 +119,26 @@ def require_free(network: nn.Module, remedy: str) -> None:
         if callable(getattr(module, "after_update", None)):
             kind = type(module).__name__
             raise DoesNotFit(f"{remedy} would take the parameters of {kind} off their manifold")
+
+
+def replaceable(layers: list[Hidden], remedy: str) -> list[Hidden]:
+    """Return hidden layers whose units a remedy is to replace, or else refuse them.
+
+    Raises:
+        DoesNotFit: All have frozen weights; or layers share weights, or share what their units are,
+            so that one cannot be seen or changed without the other.
+    """
+    if not any(layer.trained for layer in layers):
+        raise DoesNotFit(f"{remedy} needs a hidden layer whose weights are all trained")
+    linear = {id(m): m for hidden in layers for m in (hidden.incoming, *hidden.readers)}
+    parameters = [id(p) for layer in linear.values() for p in (layer.weight, layer.bias)]
+    for kind, those in (
+        ("weights", parameters),
+        ("units", [id(layer.units) for layer in layers]),
+    ):
+        if len({*those}) < len(those):
+            raise DoesNotFit(f"{remedy} needs hidden layers that share no {kind}")
+    return layers
 
 
 def watch(units: nn.Module) -> None:

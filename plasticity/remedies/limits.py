@@ -16,10 +16,13 @@ def require(remedy: Any, low: float, high: float, *names: str) -> None:
         names: The options.
 
     Raises:
+        TypeError: An option is no number.
         ValueError: Names option, value and limit.
     """
     for name in names:
         value = getattr(remedy, name)
+        if not hasattr(value, "__float__"):
+            raise TypeError(f"{name.replace('_', '-')} {value!r}: must be a number")
         if not (math.isfinite(value) and low <= value <= high):
             limit = f"at least {low}" if math.isinf(high) else f"{low} to {high}"
             raise ValueError(f"{name.replace('_', '-')} {value}: {limit}")

@@ -108,7 +108,7 @@ class Upgd(torch.optim.Optimizer):
     """Utility-based perturbed gradient descent (see the remedy ``UtilityGated``).
 
     Args:
-        parameters: To be learned.
+        parameters: To be learned, or groups of them, as of torch's optimisers.
         learning_rate: Size of a step.
         weight_decay: Part of a weight, times the learning rate, that each step takes off.
         utility_decay: Of the running means of the utilities.
@@ -117,7 +117,7 @@ class Upgd(torch.optim.Optimizer):
 
     def __init__(
         self,
-        parameters: Sequence[nn.Parameter],
+        parameters: Sequence[nn.Parameter] | Sequence[dict[str, Any]],
         learning_rate: float,
         weight_decay: float,
         utility_decay: float,
@@ -137,23 +137,34 @@ class Upgd(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Take one step along the gradients."""
-        (group,) = self.param_groups
-        parameters = [p for p in group["params"] if p.grad is not None]
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        for p in parameters:
-            if not self.state[p]:
-                self.state[p]["utility"] = torch.zeros_like(p)
-        utilities = [self.state[p]["utility"] for p in parameters]
-        group["step"] += 1
-        decay = group["utility_decay"]
-        torch._foreach_mul_(utilities, decay)
-        torch._foreach_addcmul_(utilities, gradients, parameters, value=decay - 1)
-        gates = self.gates(parameters)
-        if noise := self._noise(parameters):
-            gradients = [*torch._foreach_add(gradients, noise)]
-        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        steps = torch._foreach_mul(gradients, gates)
-        torch._foreach_add_(parameters, steps, alpha=-2 * group["lr"])
+        groups = [
+            (group, [p for p in group["params"] if p.grad is not None])
+            for group in self.param_groups
+        ]
+        groups = [(group, parameters) for group, parameters in groups if parameters]
+        for group, parameters in groups:
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            for p in parameters:
+                if not self.state[p]:
+                    self.state[p]["utility"] = torch.zeros_like(p)
+            utilities = [self.state[p]["utility"] for p in parameters]
+            group["step"] += 1
+            decay = group["utility_decay"]
+            torch._foreach_mul_(utilities, decay)
+            torch._foreach_addcmul_(utilities, gradients, parameters, value=decay - 1)
+        if not groups:
+            return
+        learned = [p for _, parameters in groups for p in parameters]
+        gates, noise = self.gates(learned), self._noise(learned)
+        start = 0
+        for group, parameters in groups:
+            own = slice(start, start := start + len(parameters))
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            if noise:
+                gradients = [*torch._foreach_add(gradients, noise[own])]
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            steps = torch._foreach_mul(gradients, gates[own])
+            torch._foreach_add_(parameters, steps, alpha=-2 * group["lr"])
 
     def gates(self, parameters: Sequence[Tensor]) -> list[Tensor]:
         """Return 1 - sigmoid(utility / greatest utility) of each weight that has a utility."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from plasticity.errors import DoesNotFit
 from plasticity.learning.remedy import Learns, Remedy
+from plasticity.networks.trained import is_trained
 from plasticity.remedies.limits import require
 
 if TYPE_CHECKING:
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Penalty(Remedy):
-    """Add a penalty to the loss of each update; with strength 0, none."""
+    """Add a penalty to the loss of each update; with strength 0, none.
+
+    Parameters that are frozen are not counted.
+    """
 
     column: ClassVar[str]
 
@@ -41,7 +45,8 @@ class _Penalty(Remedy):
 
     def penalty(self) -> Tensor | None:
         """Return the penalty, in nats."""
-        if self.strength == 0:
+        self._counted = [k for k, p in enumerate(self._parameters) if is_trained(p)]
+        if self.strength == 0 or not self._counted:
             return None
         value: Tensor = self._apply(self._evaluate, *self._parameters)
         self._sum += value.detach()
@@ -56,12 +61,22 @@ class _Penalty(Remedy):
         return {self.column: mean}
 
     def _find(self, learner: Learns, seed: int) -> list[Tensor]:
-        """Return the parameters that have a gradient."""
+        """Return the parameters that it may have a gradient in."""
         return list(learner.network.parameters())
 
     def _evaluate(self, parameters: list[Tensor]) -> Scaled:
-        """Return the penalty and its gradients in those parameters."""
+        """Return the penalty of those that are ``_counted``, and its gradients in all of them.
+
+        Autograd drops the gradients of parameters that are frozen.
+        """
         raise NotImplementedError
+
+    def _squares(self, numbers: list[Tensor], factor: float) -> Tensor:
+        """Return factor times the sum of squares of what belongs to parameters that count."""
+        import torch
+
+        norms = torch.stack(torch._foreach_norm([numbers[k] for k in self._counted]))
+        return factor * norms.dot(norms)
 
 
 @dataclass
@@ -84,7 +99,7 @@ class L2(_Penalty):
     tries = (1e-5, 1e-4, 1e-3, 1e-2)
 
     def _evaluate(self, parameters: list[Tensor]) -> Scaled:
-        return _scaled_squares(parameters, self.strength / 2)
+        return self._squares(parameters, self.strength / 2), parameters, self.strength
 
 
 @dataclass
@@ -119,7 +134,8 @@ class L2Init(_Penalty):
     def _evaluate(self, parameters: list[Tensor]) -> Scaled:
         import torch
 
-        return _scaled_squares([*torch._foreach_sub(parameters, self._first)], self.strength)
+        distances = [*torch._foreach_sub(parameters, self._first)]
+        return self._squares(distances, self.strength), distances, 2 * self.strength
 
     def state_dict(self) -> dict[str, Any]:
         """Return the first parameters."""
@@ -129,14 +145,6 @@ class L2Init(_Penalty):
         """Take the first parameters of a ``state_dict``."""
         for mine, other in zip(self._first, state["first"], strict=True):
             mine.copy_(other)
-
-
-def _scaled_squares(numbers: list[Tensor], factor: float) -> Scaled:
-    """Return factor times the sum of squares, and the gradients."""
-    import torch
-
-    norms = torch.stack(torch._foreach_norm(numbers))
-    return factor * norms.dot(norms), numbers, 2 * factor
 
 
 @dataclass
@@ -176,7 +184,13 @@ class Spectral(_Penalty):
             generator = generator_for(seed, "spectral", place)
             vector = torch.randn(layer.out_features, generator=generator).to(layer.weight)
             self._left.append(vector / vector.norm())
-        return [p for layer in layers for p in (layer.weight, layer.bias)]
+        parameters: list[Tensor] = []
+        for layer in layers:
+            # What an earlier layer has, too, counts there.
+            shared = {*parameters}
+            pair = (layer.weight, layer.bias)
+            parameters += [p.detach() if p in shared else p for p in pair]
+        return parameters
 
     def _evaluate(self, parameters: list[Tensor]) -> Scaled:
         import torch
@@ -189,6 +203,9 @@ class Spectral(_Penalty):
         # u is the product by its length, which is sigma.
         sigmas, sizes = torch.stack(torch._foreach_norm([*products, *biases])).view(2, -1)
         excess = sigmas**k - 1
+        if left_out := {*range(len(parameters))} - {*self._counted}:
+            excess[[place // 2 for place in left_out if place % 2 == 0]] = 0
+            sizes[[place // 2 for place in left_out if place % 2]] = 0
         value = self.strength * (excess.square() + sizes ** (2 * k)).sum()
         of_sigmas = (sigmas ** (k - 1) * excess).unbind()
         of_sizes = (sizes ** (2 * k - 2)).unbind()
@@ -245,11 +262,9 @@ class Parseval(_Penalty):
         layers = linear_layers(learner.network, "parseval")
         if len(layers) < 2:
             raise DoesNotFit("parseval needs a linear layer before the last one; there is none")
-        self._targets = [
-            self.scale * torch.eye(min(layer.weight.shape)).to(layer.weight)
-            for layer in layers[:-1]
-        ]
-        return [layer.weight for layer in layers[:-1]]
+        weights = [*dict.fromkeys(layer.weight for layer in layers[:-1])]
+        self._targets = [self.scale * torch.eye(min(w.shape)).to(w) for w in weights]
+        return [*weights]
 
     def _evaluate(self, parameters: list[Tensor]) -> Scaled:
         import torch
@@ -264,5 +279,4 @@ class Parseval(_Penalty):
                 gradient = weight @ difference
             differences.append(difference)
             gradients.append(gradient)
-        squares, _, _ = _scaled_squares(differences, self.strength)
-        return squares, gradients, 4 * self.strength
+        return self._squares(differences, self.strength), gradients, 4 * self.strength

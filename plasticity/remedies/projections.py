@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from plasticity.learning.remedy import Learns, Remedy
+from plasticity.networks.trained import is_trained
 from plasticity.remedies.limits import require
 
 if TYPE_CHECKING:
@@ -46,27 +47,29 @@ class WeightClipping(Remedy):
 
         layers = linear_layers(learner.network, "weight-clipping")
         require_free(learner.network, "weight-clipping")
-        self._parameters = [p for layer in layers for p in (layer.weight, layer.bias)]
-        self._bounds = [
-            self.multiple / math.sqrt(layer.in_features) for layer in layers for _ in range(2)
-        ]
-        self._lower = [-bound for bound in self._bounds]
-        self._clipped = torch.zeros((), dtype=torch.int64, device=self._parameters[0].device)
+        self._bounds = {
+            p: self.multiple / math.sqrt(layer.in_features)
+            for layer in layers
+            for p in (layer.weight, layer.bias)
+        }
+        device = layers[0].weight.device
+        self._clipped = torch.zeros((), dtype=torch.int64, device=device)
         self._numbers = 0
-        self._size = sum(p.numel() for p in self._parameters)
 
     def after_update(self, step: int) -> None:
         """Clip."""
         import torch
 
-        if self.multiple == 0:
+        parameters = [p for p in self._bounds if is_trained(p)]
+        if self.multiple == 0 or not parameters:
             return
-        self._numbers += self._size
+        bounds = [self._bounds[p] for p in parameters]
         with torch.no_grad():
-            for parameter, bound in zip(self._parameters, self._bounds, strict=True):
+            for parameter, bound in zip(parameters, bounds, strict=True):
+                self._numbers += parameter.numel()
                 self._clipped += (parameter.abs() > bound).sum()
-            torch._foreach_clamp_min_(self._parameters, self._lower)
-            torch._foreach_clamp_max_(self._parameters, self._bounds)
+            torch._foreach_clamp_min_(parameters, [-bound for bound in bounds])
+            torch._foreach_clamp_max_(parameters, bounds)
 
     def columns(self) -> dict[str, float]:
         """Return the part of the numbers that were clipped since the last row."""
@@ -107,20 +110,21 @@ class Isometry(Remedy):
         self._change = 0.0
         layers = linear_layers(learner.network, "isometry")
         require_free(learner.network, "isometry")
-        self._weights = [layer.weight for layer in layers]
+        self._weights = list(dict.fromkeys(layer.weight for layer in layers))
 
     def before_task(self, index: int) -> None:
         """Replace the matrices, if this is not the first task."""
         import torch
 
-        if index == 0 or self.iterations == 0:
+        weights = [weight for weight in self._weights if is_trained(weight)]
+        if index == 0 or self.iterations == 0 or not weights:
             return
-        before = [weight.detach().clone() for weight in self._weights]
+        before = [weight.detach().clone() for weight in weights]
         with torch.no_grad():
-            for weight in self._weights:
+            for weight in weights:
                 outputs, inputs = weight.shape
                 weight.copy_(math.sqrt(outputs / inputs) * polar_factor(weight, self.iterations))
-            after = [weight.detach() for weight in self._weights]
+            after = [weight.detach() for weight in weights]
         changes = torch.stack(torch._foreach_norm(torch._foreach_sub(before, after)))
         self._change = float(changes.norm() / torch.stack(torch._foreach_norm(before)).norm())
 

@@ -74,7 +74,8 @@ class ContinualBackprop(Remedy):
     is "adaptable_contribution": abs(h - mean h) for h, and divided by the mean of abs(w_in). It
     draws weights as Kaiming uniform, and its Adam counts the steps of each weight anew. Outputs are
     no units: they are not replaced. For hidden ReLU units between linear layers, also in the head
-    of a network with a circuit. The column ``continual_backprop_recycled`` is the number of units
+    of a network with a circuit; a layer that has, or is read by, frozen weights or is read with a
+    frozen bias, is left alone. The column ``continual_backprop_recycled`` is the number of units
     since the last row.
     """
 
@@ -100,9 +101,9 @@ class ContinualBackprop(Remedy):
 
     def _watch(self, network: nn.Module) -> list[Units]:
         """Return the hidden layers, from the first to the last."""
-        from plasticity.remedies.layers import hidden_layers, require_free
+        from plasticity.remedies.layers import hidden_layers, replaceable, require_free
 
-        layers = hidden_layers(network, "continual-backprop")
+        layers = replaceable(hidden_layers(network, "continual-backprop"), "continual-backprop")
         require_free(network, "continual-backprop")
         return [Units(layer) for layer in layers]
 
@@ -112,6 +113,8 @@ class ContinualBackprop(Remedy):
             return
         # From the last layer on: its new rows come before the zeros in its columns.
         for place, layer in reversed([*enumerate(self._layers)]):
+            if not layer.layer.trained:
+                continue
             units = layer.units_to_replace(self.replacement_rate, self.maturity, self.utility_decay)
             if units is not None:
                 from plasticity.seeding import generator_for
@@ -245,7 +248,8 @@ class ReDo(Remedy):
     column shows. Our deviations from the released program (Dopamine): it scores 256 samples of
     their own, drawn from the replay memory, with the network after the update, and it leaves the
     moments of biases as they are. For hidden ReLU units between linear layers, also in the head of
-    a network with a circuit. The column ``redo_recycled`` is the number of units since the last
+    a network with a circuit; a layer that has, or is read by, frozen weights or is read with a
+    frozen bias, is left alone. The column ``redo_recycled`` is the number of units since the last
     row.
     """
 
@@ -269,9 +273,9 @@ class ReDo(Remedy):
 
     def _watch(self, learner: Learns) -> list[Hidden]:
         """Return the hidden layers, from the first to the last, and see what is scored."""
-        from plasticity.remedies.layers import hidden_layers, require_free, watch
+        from plasticity.remedies.layers import hidden_layers, replaceable, require_free, watch
 
-        layers = hidden_layers(learner.network, "redo")
+        layers = replaceable(hidden_layers(learner.network, "redo"), "redo")
         require_free(learner.network, "redo")
         for layer in layers:
             watch(layer.units)
@@ -296,6 +300,8 @@ class ReDo(Remedy):
 
         # From the last layer on: its new rows come before the zeros in its columns.
         for place, layer in reversed([*enumerate(self._layers)]):
+            if not layer.trained:
+                continue
             dormant = self._dormant(layer)
             if len(dormant):
                 generator = generator_for(self._seed, "redo", step, place)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from plasticity.errors import DoesNotFit
 from plasticity.learning.remedy import Learns, Remedy
+from plasticity.networks.trained import trained_parameters
 from plasticity.remedies.limits import require
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ class AdamW(Remedy):
 
     theta <- theta - rate (Adam's step + lambda theta), with the arm's learning rate, for all
     parameters, biases and a QNN's angles among them. ``L2`` adds lambda theta to the gradient
-    instead, which Adam then divides by its size.
+    instead, which Adam then divides by its size. Groups of parameters keep their own numbers; an
+    optimiser that has a weight decay already is refused.
 
     Source: Loshchilov and Hutter 2019, "Decoupled weight decay regularization". The default is
     ours: 79 updates take off 8 % of a weight at a learning rate of 1e-2. Torch's
@@ -77,13 +79,16 @@ class AdamW(Remedy):
         require(self, 0, math.inf, "decay")
 
     def on_optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """Return an AdamW with the numbers of the Adam."""
+        """Return an AdamW with the groups of the Adam, and their numbers."""
         import torch
 
         _require_adam(optimizer, "adamw")
-        (group,) = optimizer.param_groups
-        numbers = {name: group[name] for name in ("lr", "betas", "eps", "fused")}
-        return torch.optim.AdamW(group["params"], weight_decay=self.decay, **numbers)
+        _refuse_decay(_decay_of(optimizer), "adamw")
+        own = {"weight_decay": self.decay, "decoupled_weight_decay": True}
+        groups = [{**group, **own} for group in optimizer.param_groups]
+        first = optimizer.param_groups[0]
+        numbers = {name: first[name] for name in ("lr", "betas", "eps", "fused")}
+        return torch.optim.AdamW(groups, weight_decay=self.decay, **numbers)
 
     def start(self, learner: Learns, seed: int) -> None:
         """Refuse a learner that has another optimiser after all."""
@@ -97,13 +102,25 @@ def _require_adam(optimizer: torch.optim.Optimizer, remedy: str) -> None:
         raise DoesNotFit(f"{remedy} changes Adam; the optimiser is {type(optimizer).__name__}")
 
 
+def _decay_of(optimizer: torch.optim.Optimizer) -> float:
+    """Return the greatest weight decay of an optimiser's groups; 0 where there is none."""
+    return max(group.get("weight_decay", 0.0) for group in optimizer.param_groups)
+
+
+def _refuse_decay(decay: float, remedy: str) -> None:
+    if decay:
+        raise DoesNotFit(
+            f"{remedy} has a weight decay of its own; the optimiser's is {decay}: set it to 0"
+        )
+
+
 @dataclass
 class ShrinkPerturb(Remedy):
     """Shrink all parameters, and add noise to them.
 
-    theta <- (1 - shrink) theta + noise N(0, 1), of all parameters, before each task or after each
-    update. Before task 0 nothing is done. Parameters that must stay on a manifold are put
-    back onto it afterwards; where a manifold holds their norm, only the noise is left.
+    theta <- (1 - shrink) theta + noise N(0, 1), of all parameters but frozen ones, before each task
+    or after each update. Before task 0 nothing is done. Parameters that must stay on a manifold are
+    put back onto it afterwards; where a manifold holds their norm, only the noise is left.
 
     Sources: for tasks, Ash and Adams 2020, "On warm-starting neural network training". Their
     released program *keeps* 0.4 of the parameters, so its shrink is 0.6 here; its noise is 0.1
@@ -145,8 +162,8 @@ class ShrinkPerturb(Remedy):
         import torch
 
         self._learner, self._seed = learner, seed
-        self._parameters = [*learner.network.parameters()]
-        self._squares = torch.zeros((), device=self._parameters[0].device)
+        first = next(learner.network.parameters())
+        self._squares = torch.zeros((), device=first.device)
 
     def before_task(self, index: int) -> None:
         """Shrink and perturb, if it is for tasks and this is not the first."""
@@ -165,7 +182,7 @@ class ShrinkPerturb(Remedy):
 
         if self.shrink == 0 and self.noise == 0:
             return
-        parameters = [p.detach() for p in self._parameters]
+        parameters = [p.detach() for p in trained_parameters(self._learner.network)]
         before = [p.clone() for p in parameters]
         torch._foreach_mul_(parameters, 1 - self.shrink)
         if self.noise:
@@ -200,8 +217,9 @@ class UtilityGated(Remedy):
         w <- (1 - rate decay) w - 2 rate (g + noise N(0, 1)) gate.
 
     So weights of no use take whole, noisy steps (the gate of utility 0 is 1/2), and the most useful
-    one half of that. It replaces Adam: the arm's learning rate and epsilon count for nothing, and
-    ``equal-betas`` and ``adamw`` are refused beside it.
+    one half of that. It replaces Adam: the arm's learning rate and epsilon count for nothing, those
+    of groups of parameters too, and the greatest u is that of all groups. ``equal-betas`` and
+    ``adamw`` are refused beside it, and so is an optimiser that has a weight decay already.
 
     Source: Elsayed and Mahmood 2024, "Addressing loss of plasticity and catastrophic forgetting in
     continual learning". The optimizer in the README of its released program has the factor 2. The
@@ -233,16 +251,16 @@ class UtilityGated(Remedy):
         require(self, 0, 1 - 1e-9, "utility_decay")
 
     def on_optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """Return another optimiser for its parameters."""
+        """Return another optimiser for its parameters, in the same groups."""
         from plasticity.remedies.modules import Upgd
 
-        (group,) = optimizer.param_groups
-        return Upgd(
-            group["params"], self.learning_rate, self.weight_decay, self.utility_decay, self._draw
-        )
+        self._given = 0.0 if isinstance(optimizer, Upgd) else _decay_of(optimizer)
+        groups = [{"params": group["params"]} for group in optimizer.param_groups]
+        return Upgd(groups, self.learning_rate, self.weight_decay, self.utility_decay, self._draw)
 
     def start(self, learner: Learns, seed: int) -> None:
-        """Keep what the noise is drawn from."""
+        """Keep what the noise is drawn from; refuse to replace a weight decay."""
+        _refuse_decay(self._given, "upgd")
         self._learner, self._seed = learner, seed
 
     def _draw(self, parameters: Sequence[Tensor]) -> list[Tensor] | None:
@@ -258,7 +276,8 @@ class UtilityGated(Remedy):
         import torch
 
         optimizer = self._learner.optimizer
-        weights = [p for p in self._learner.network.parameters() if optimizer.state[p]]
+        trained = trained_parameters(self._learner.network)
+        weights = [p for p in trained if optimizer.state.get(p)]
         if not weights:
             return {"upgd_gate": math.nan}
         gates = optimizer.gates(weights)  # type: ignore[attr-defined]

@@ -2,14 +2,15 @@
 
 import io
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from plasticity.errors import RecordError
-from plasticity.results.disk import disk_errors, make_folder, replace_file
+from plasticity.results.disk import disk_errors, make_folder, read_file, replace_file
+
+MAX_ARRAYS_BYTES = 2**31  # of a file's arrays, unpacked
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
@@ -46,12 +47,14 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     with disk_errors(path):
         if not path.exists():
             raise RecordError(f"{path}: no such file.")
-        content = path.read_bytes()
+        content = read_file(path, MAX_ARRAYS_BYTES)
     try:
         # np.load would take an .npy file, too, and give one array.
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(member.file_size for member in archive.infolist()) > MAX_ARRAYS_BYTES:
+                raise ValueError("it would fill the memory")
             return {name.removesuffix(".npy"): _read(archive, name) for name in archive.namelist()}
-    except (ValueError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile, zlib, numpy and ast each have their own for damage
         raise RecordError(f"{path} is damaged: {type(error).__name__}.") from error
 
 

@@ -1,14 +1,102 @@
-"""Files and folders that a crash or a full disk leaves whole."""
+"""Files and folders that a crash or a full disk leaves whole, and that are read within bounds."""
 
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+
+import filelock
 
 from plasticity.errors import RecordError
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class UnfitFile(OSError):
+    """What is not read: it is no regular file, or too large."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(errno.EINVAL, what, str(path))
+
+
+def memory_bytes() -> int:
+    """Return how much memory this machine has; a terabyte where the system does not tell."""
+    if not hasattr(os, "sysconf"):  # Windows
+        return 2**40
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def check_regular(path: Path, most: int | None = None) -> int:
+    """Return the size of a regular file, or of the one that a link leads to.
+
+    Raises:
+        UnfitFile: It is something else, or larger than ``most`` bytes.
+        OSError: There is none, or it cannot be reached.
+    """
+    return _fit_size(path, os.stat(path), most)
+
+
+def _fit_size(path: Path, found: os.stat_result, most: int | None) -> int:
+    if not stat.S_ISREG(found.st_mode):
+        raise UnfitFile(path, "is no regular file")
+    if most is not None and found.st_size > most:
+        raise UnfitFile(path, f"is larger than {most} bytes")
+    return found.st_size
+
+
+def read_file(path: Path, most: int | None = None) -> bytes:
+    """Read a regular file as it is now; what would never end or fill the memory is not read.
+
+    A pipe waits for somebody who writes, a device gives zeros for ever, and a file with holes may
+    be larger than the disk.
+
+    Args:
+        path: Of the file, or of a link to it.
+        most: The number of bytes it may have; by default half of this machine's memory.
+
+    Raises:
+        UnfitFile: It is no regular file, or too large.
+        OSError: There is none, or it cannot be read.
+    """
+    most = memory_bytes() // 2 if most is None else most
+    check_regular(path, most)  # some devices do something when they are opened
+    # What has come into its place since is neither waited for nor read.
+    with open(os.open(path, os.O_RDONLY | _NO_WAITING), "rb") as file:
+        # Up to this size: another process may be appending.
+        return file.read(_fit_size(path, os.fstat(file.fileno()), most))
+
+
+_NO_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+def lock_of(path: Path) -> filelock.BaseFileLock:
+    """Return the lock of a file; any thread may release it.
+
+    Where the disk has no locks of the system's (``flock``), another file next to it is the lock
+    for as long as it is there. It cannot be the same file: one that the system has locked stays
+    when it is released, and would look as if it were held, for ever.
+    """
+    kind = filelock.FileLock if _has_flock(path.parent) else filelock.SoftFileLock
+    name = path.name if kind is filelock.FileLock else f"{path.name}.held"
+    return kind(path.with_name(name), thread_local=False)
+
+
+def _has_flock(folder: Path) -> bool:
+    """Tell whether files in a folder can be locked by the system."""
+    if os.name != "posix":
+        return True
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno != errno.ENOSYS
+    finally:
+        os.close(descriptor)
+    return True
 
 
 @contextlib.contextmanager
@@ -22,6 +110,8 @@ def disk_errors(path: Path) -> Iterator[None]:
             way_out = "Make room; the same command goes on and repeats at most the last row."
         if isinstance(error, FileExistsError | NotADirectoryError):
             what = "not a folder"
+        if isinstance(error, UnfitFile):
+            way_out = "Put back what was there, or remove it."
         raise RecordError(f"{error.filename or path}: {what}.\n{way_out}") from error
 
 

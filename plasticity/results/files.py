@@ -1,5 +1,6 @@
 """The files of a run folder: what they are called, how they are read, what is wrong with them."""
 
+import contextlib
 import io
 import json
 from collections.abc import Mapping
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from plasticity.errors import RecordError
-from plasticity.results.disk import disk_errors, replace_file
+from plasticity.results.disk import UnfitFile, disk_errors, read_file, replace_file
 from plasticity.results.names import checked_name, config_json
 
 _MAX_CONFIG_BYTES = 2**20
@@ -30,20 +31,29 @@ def read_rows(path: str | Path, name: str = "rows.jsonl") -> list[dict[str, Any]
         RecordError: there is no such folder, a line is no JSON object, or there are too many.
     """
     path = Path(path) / name
-    if not path.parent.is_dir():
-        raise RecordError(f"{path.parent} is not a folder.\nName that of one arm of a run.")
     with disk_errors(path):
+        if not path.parent.is_dir():
+            raise RecordError(f"{path.parent} is not a folder.\nName that of one arm of a run.")
         data = read_lines(path)
     return parse_lines(data, path)
 
 
+def read_whole(path: Path, most: int | None = None) -> bytes:
+    """Read a file of a run, within bounds (see ``read_file``).
+
+    Raises:
+        RecordError: It is no regular file, or too large.
+        OSError: There is none, or it cannot be read.
+    """
+    try:
+        return read_file(path, most)
+    except UnfitFile as error:
+        raise changed(path, str(error.strerror)) from error
+
+
 def read_lines(path: Path) -> bytes:
     """Read a file of lines, or nothing where there is none; not what would fill the memory."""
-    if not path.exists():
-        return b""
-    if (num_bytes := path.stat().st_size) > MAX_ROWS_BYTES:
-        raise changed(path, f"has {num_bytes} bytes; a run writes {MAX_ROWS_BYTES} at most")
-    return path.read_bytes()
+    return read_whole(path, MAX_ROWS_BYTES) if path.exists() else b""
 
 
 def parse_lines(data: bytes, path: Path) -> list[dict[str, Any]]:
@@ -75,8 +85,7 @@ def settle_config(file: Path, config: Mapping[str, Any]) -> None:
     text = config_json(config)
     if not file.exists():
         replace_file(file, text)
-    # The size first: what is much larger need not be read.
-    elif file.stat().st_size != len(text) or file.read_bytes() != text:
+    elif read_whole(file, _MAX_CONFIG_BYTES) != text:
         raise changed(file, "was edited: its folder is named after another config")
 
 
@@ -89,9 +98,7 @@ def read_config(file: Path) -> dict[str, Any]:
     with disk_errors(file):
         if not file.exists():
             raise RecordError(f"{file}: no such file.\nName the folder of a run.")
-        if file.stat().st_size > _MAX_CONFIG_BYTES:
-            raise changed(file, f"is larger than {_MAX_CONFIG_BYTES} bytes")
-        content = file.read_bytes()
+        content = read_whole(file, _MAX_CONFIG_BYTES)
     try:
         config = json.loads(content)
         if not isinstance(config, dict) or config_json(config) != content:
@@ -107,14 +114,13 @@ def save_file(folder: Path, name: str, suffix: str, buffer: io.BytesIO) -> Path:
     data = buffer.getvalue()
     with disk_errors(path):
         # What is there already keeps its date.
-        if not path.exists() or path.stat().st_size != len(data) or path.read_bytes() != data:
+        if not holds(path, data):
             replace_file(path, data)
     return path
 
 
-def recorded(path: Path) -> list[dict[str, Any]]:
-    """Return an arm's rows, with what was measured after training among their columns."""
-    rows, measured = read_rows(path), {}
-    if (path / "measured.jsonl").exists():
-        measured = {row.get("task"): row for row in read_rows(path, "measured.jsonl")}
-    return [measured.get(row["task"], {}) | row for row in rows] if measured else rows
+def holds(path: Path, data: bytes) -> bool:
+    """Tell whether a file is there and has this content."""
+    with contextlib.suppress(FileNotFoundError, UnfitFile):
+        return read_file(path, len(data)) == data
+    return False

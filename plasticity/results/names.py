@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-LOCK_FILES = {"lock", "lock.pid"}
+LOCK_FILES = {"lock", "lock.held", "lock.pid"}
 
 
 OF_TRAINING = {"provenance.jsonl", "rows.jsonl", "checkpoint.pt", "snapshots", "measured.jsonl"}
@@ -59,3 +59,8 @@ def arm_name(path: Path) -> str:
     name = path.name.rpartition("-")[0]
     fresh = record_name(FRESH)
     return FRESH + name.removeprefix(fresh) if name.startswith(fresh) else name
+
+
+def printable(name: str) -> str:
+    """Return a name without what moves a cursor; names of files and folders may hold anything."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from plasticity import __version__
+from plasticity._version import __version__
 
 # What may decide numbers; those of the extra "rl" are often not installed.
 _PACKAGES = (

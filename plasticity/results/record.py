@@ -6,7 +6,7 @@ grow::
 
     mnist-released-seed0-1a2b3c4d/
         config.json          what the arms share; its sha256sum begins with the folder's last part
-        figure.png           of all arms
+        figure.png, table.md of all arms; drawn.json tells of which rows
         mlp-5e6f7a8b/
             arm.json         the arm; its sha256sum begins with the folder's last part
             provenance.jsonl one line each time a process trained it: command, commit, versions, ...
@@ -25,16 +25,24 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import filelock
 
-from plasticity.errors import InUse
+from plasticity.errors import InUse, RecordError
 from plasticity.results.arm import FORMAT, ArmRecord, identity_of
-from plasticity.results.disk import disk_errors, make_folder, remove_asides, replace_file
+from plasticity.results.disk import (
+    disk_errors,
+    lock_of,
+    make_folder,
+    read_file,
+    remove_asides,
+    replace_file,
+)
 from plasticity.results.files import (
     MAX_ROWS_BYTES,
     changed,
@@ -114,24 +122,38 @@ class RunFolder:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Wait until no other process writes a file of all arms, and keep others from it."""
-        with disk_errors(self.path), filelock.FileLock(self.path / "lock"):
+        with disk_errors(self.path), lock_of(self.path / "lock"):
             yield
 
     def arm_path(self, name: str, config: Mapping[str, Any]) -> Path:
         """Return the folder of an arm, which need not be there."""
         return self.path / folder_name(name, config)
 
-    def arms(self) -> dict[Path, dict[str, Any]]:
+    def arms(self, besides: Collection[Path] = ()) -> dict[Path, dict[str, Any]]:
         """Return the config of each arm that is there, by its folder.
+
+        Args:
+            besides: Folders that are not looked at.
 
         Raises:
             RecordError: an arm.json is not the one its folder is named after.
         """
         found = {}
-        for file in sorted(self.path.glob("*/arm.json")):
-            found[file.parent] = read_config(file)
+        with disk_errors(self.path):  # glob would leave out what we may not look into
+            folders = [path for path in sorted(self.path.iterdir()) if path.is_dir()]
+            files = [path / "arm.json" for path in folders if (path / "arm.json").exists()]
+        for file in files:
+            if file.parent in besides:
+                continue
+            # To overwrite an arm would not help: it has a folder with its own name.
+            way_out = "Move this folder out of the run, or restore it; nothing was changed now."
+            try:
+                found[file.parent] = read_config(file)
+            except RecordError as error:
+                raise RecordError(f"{str(error).splitlines()[0]}\n{way_out}") from error
             if file.parent.name.rpartition("-")[2] != config_hash(found[file.parent])[:8]:
-                raise changed(file, "was edited: its folder is named after another arm")
+                text = f"{file} was edited, or its folder is a copy: it is named after another arm."
+                raise RecordError(f"{text}\n{way_out}")
         return found
 
     def arm(self, name: str, config: Mapping[str, Any], *, overwrite: bool = False) -> "ArmRecord":
@@ -145,23 +167,73 @@ class RunFolder:
                 cannot be written.
         """
         path = self.arm_path(name, config)
-        with disk_errors(path):
-            make_folder(path)
-            lock = _lock(path)
-            try:
-                with contextlib.suppress(OSError):  # it only serves the message above
-                    replace_file(path / "lock.pid", str(os.getpid()).encode())
+        lock = self._locked_arm(path)
+        try:
+            with disk_errors(path):
                 if overwrite:
                     _empty(path)
-                if not (path / "arm.json").exists() and any(
-                    (path / name).exists() for name in OF_TRAINING
-                ):
-                    raise changed(path / "arm.json", "is missing, but an arm was trained there")
-                settle_config(path / "arm.json", config)
-                return ArmRecord(path, identity_of(self.config, config, path.name), lock)
-            except BaseException:
-                lock.release()
-                raise
+                return self._opened_arm(path, config, lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    @contextlib.contextmanager
+    def open_arms(
+        self, arms: Sequence[tuple[str, Mapping[str, Any]]], *, overwrite: bool = False
+    ) -> Iterator[list["ArmRecord"]]:
+        """Create or reopen the records of arms, all of them locked until the end of the `with`.
+
+        Before any of them is emptied, all are locked, and the run has no folder that is no arm's.
+
+        Args:
+            arms: Names and configs.
+            overwrite: Whether to empty their folders.
+
+        Raises:
+            InUse, RecordError: As `arm` and `arms` do.
+        """
+        paths = [self.arm_path(name, config) for name, config in arms]
+        with contextlib.ExitStack() as locked:
+            locks = []
+            for path in paths:
+                locks.append(self._locked_arm(path))
+                locked.callback(locks[-1].release)
+            self.arms(besides=paths)  # these are checked when they are opened
+            opened = []
+            for path, (_, config), lock in zip(paths, arms, locks, strict=True):
+                with disk_errors(path):
+                    if overwrite:
+                        _empty(path)
+                    opened.append(self._opened_arm(path, config, lock))
+            yield opened
+
+    def _locked_arm(self, path: Path) -> filelock.BaseFileLock:
+        """Make and lock an arm's folder, and note in it which process has."""
+        with disk_errors(path):
+            make_folder(path)
+            lock = lock_of(path / "lock")
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                pid = None
+                with contextlib.suppress(OSError):
+                    pid = re.fullmatch(rb"\d{1,10}", read_file(path / "lock.pid", 10))
+                text = f"(pid {pid[0].decode() if pid else 'unknown'})"
+                raise InUse(
+                    f"{path} is in use by another process {text}.\nWait for it, or stop it."
+                ) from None
+            with contextlib.suppress(OSError):  # it only serves the message above
+                replace_file(path / "lock.pid", str(os.getpid()).encode())
+            return lock
+
+    def _opened_arm(
+        self, path: Path, config: Mapping[str, Any], lock: filelock.BaseFileLock
+    ) -> "ArmRecord":
+        """Check the files of an arm whose folder is locked."""
+        if not (path / "arm.json").exists() and any((path / name).exists() for name in OF_TRAINING):
+            raise changed(path / "arm.json", "is missing, but an arm was trained there")
+        settle_config(path / "arm.json", config)
+        return ArmRecord(path, identity_of(self.config, config, path.name), lock)
 
     @contextlib.contextmanager
     def locked_arm(self, path: Path) -> Iterator[None]:

@@ -26,6 +26,14 @@ except ModuleNotFoundError as error:
 MIN_FRICTION, MAX_FRICTION = 0.02, 2.0
 
 
+class NoFriction(TypeError):
+    """An environment has no MuJoCo model whose friction could be set."""
+
+
+class NotResumable(ValueError):
+    """An environment does not go on from its saved state as it would have gone on itself."""
+
+
 class Slippery(gymnasium.Wrapper):
     """Redraw the sliding friction of a MuJoCo environment every ``period`` of its steps.
 
@@ -48,7 +56,7 @@ class Slippery(gymnasium.Wrapper):
         current_friction: Sliding friction of the next step, a dimensionless coefficient.
 
     Raises:
-        TypeError: ``env`` has no MuJoCo model.
+        NoFriction: ``env`` has no MuJoCo model.
         ValueError: ``period`` or ``seed`` is out of range.
     """
 
@@ -84,11 +92,11 @@ def set_friction(env: gymnasium.Env, friction: float) -> None:
     """Set the sliding friction of all geoms, a dimensionless coefficient.
 
     Raises:
-        TypeError: ``env`` has no MuJoCo model.
+        NoFriction: ``env`` has no MuJoCo model.
     """
     model = getattr(env.unwrapped, "model", None)
     if not isinstance(model, mujoco.MjModel):
-        raise TypeError(f"friction needs an environment with a MuJoCo model; {env} has none")
+        raise NoFriction(f"friction needs an environment with a MuJoCo model; {env} has none")
     model.geom_friction[:, 0] = friction
 
 
@@ -125,7 +133,7 @@ class Resumable(gymnasium.Wrapper):
         layers = list(_layers(self.env))
         saved, here = [part["layer"] for part in state], [type(e).__name__ for e in layers]
         if saved != here:
-            raise ValueError(f"the state is of {' of '.join(saved)}, not of {' of '.join(here)}")
+            raise NotResumable(f"the state is of {' of '.join(saved)}, not of {' of '.join(here)}")
         for layer, part in zip(layers, state, strict=True):
             _restore(layer, part)
 
@@ -145,7 +153,9 @@ def check_resumable(
         seed: Of the first reset and of the actions.
 
     Raises:
-        ValueError: An observation, reward or end of episode differs, or ``num_steps`` is below 1.
+        NotResumable: An observation, reward or end of episode differs.
+        RuntimeError: The environment raised.
+        ValueError: ``num_steps`` is below 1.
     """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, not {num_steps}")
@@ -164,6 +174,10 @@ def check_resumable(
             _check_equal(env, results, f"step {step}")
             if results[0][2] or step == num_steps - 1:
                 _check_equal(env, [e.reset()[0] for e in (env, twin)], f"reset after step {step}")
+    except NotResumable:
+        raise
+    except Exception as error:
+        raise RuntimeError(f"the environment raised {type(error).__name__}: {error}") from error
     finally:
         env.close()
         twin.close()
@@ -180,7 +194,7 @@ def _check_equal(env: gymnasium.Env, results: list[Any], where: str) -> None:
     original, resumed = (repr(_encode(result)) for result in results)
     if original != resumed:
         name = env.spec.id if env.spec else str(env.unwrapped)
-        raise ValueError(
+        raise NotResumable(
             f"{name} cannot be resumed: from its saved state it goes another way at {where}; "
             "part of its state is in attributes that Resumable does not save"
         )
@@ -230,7 +244,7 @@ def _restore(layer: gymnasium.Env, state: dict[str, Any]) -> None:
     sizes = (simulation.shape, friction.shape)
     here = (_integration_state(model, data).shape, model.geom_friction.shape)
     if sizes != here:
-        raise ValueError(f"the state is of a MuJoCo model of sizes {sizes}, not {here}")
+        raise NotResumable(f"the state is of a MuJoCo model of sizes {sizes}, not {here}")
     model.geom_friction[:] = friction
     mujoco.mj_setState(model, data, simulation, mujoco.mjtState.mjSTATE_INTEGRATION)
     mujoco.mj_forward(model, data)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from plasticity.quantum.calls import outside_of_graphs
 from plasticity.quantum.circuits import Ring
 from plasticity.quantum.layer import QNN, _Evaluate, is_transformed
 from plasticity.quantum.readouts import Probabilities
@@ -80,8 +81,8 @@ class QuantumFeatures(BaseFeaturesExtractor):
         scale: float = 5.0,
     ) -> None:
         ring = Ring(num_qubits, depth)
-        if not 0 < scale < math.inf:
-            raise ValueError(f"scale must be above 0 and finite, not {scale}")
+        if not isinstance(scale, int | float) or not 0 < scale < math.inf:
+            raise ValueError(f"scale must be above 0 and finite, not {scale!r}")
         size = _num_observations(observation_space, "QuantumFeatures")
         if not 1 <= size <= 2**num_qubits:
             way_out = f": num_qubits must be at least {(size - 1).bit_length()}" if size else ""
@@ -97,6 +98,7 @@ class QuantumFeatures(BaseFeaturesExtractor):
         # on ten, and would send one observation at a time through all gates.
         self._still = _Evaluate(ring, Probabilities(), carry="columns")
 
+    @outside_of_graphs
     def forward(self, observations: Tensor) -> Tensor:
         """Map observations to features.
 
@@ -107,9 +109,7 @@ class QuantumFeatures(BaseFeaturesExtractor):
             ``(batch, 2**num_qubits)``, of the dtype of ``qnn.angles``.
         """
         angles = self.qnn.angles
-        x, is_zero = _over_largest(
-            observations.reshape(len(observations), self._size), angles.dtype
-        )
+        x, is_zero = _over_largest(_flat(observations, self._size), angles.dtype)
         if is_zero is not None:
             x = torch.where(is_zero, 1.0, x)  # any direction: its probabilities are replaced below
         learning = torch.is_grad_enabled() and (angles.requires_grad or x.requires_grad)
@@ -146,6 +146,8 @@ class MlpFeatures(BaseFeaturesExtractor):
         hidden: Sequence[int] = (1024, 256),
         activation_fn: type[torch.nn.Module] = torch.nn.Tanh,
     ) -> None:
+        if not isinstance(hidden, Sequence):
+            raise TypeError(f"hidden {hidden!r}: integers, one for each layer, such as (64,)")
         if not hidden or min(hidden) < 1:
             raise ValueError(f"hidden {tuple(hidden)}: at least one layer, of at least one unit")
         size = _num_observations(observation_space, "MlpFeatures")
@@ -159,7 +161,7 @@ class MlpFeatures(BaseFeaturesExtractor):
 
     def forward(self, observations: Tensor) -> Tensor:
         """Map observations, ``(batch, *observation_space.shape)``, to ``(batch, hidden[-1])``."""
-        x = observations.reshape(len(observations), self._size)
+        x = _flat(observations, self._size)
         x, _ = _over_largest(x, next(self.parameters()).dtype)
         return self.layers(torch.nn.functional.normalize(x))
 
@@ -174,6 +176,25 @@ class NormalisedTanh(torch.nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Map ``(batch, units)`` to the same."""
         return torch.nn.functional.layer_norm(z, z.shape[-1:]).tanh()
+
+
+def _flat(observations: Tensor, size: int) -> Tensor:
+    """Return observations ``(batch, size)``.
+
+    Raises:
+        TypeError: They are no tensor.
+        ValueError: They have another number of components.
+    """
+    if not isinstance(observations, Tensor):
+        kind = type(observations).__name__
+        raise TypeError(f"observations must be a tensor, not {kind}: call torch.as_tensor first")
+    try:
+        return observations.reshape(len(observations), size)
+    except RuntimeError as error:
+        raise ValueError(
+            f"observations have shape {tuple(observations.shape)}: must be (batch, ...), with "
+            f"{size} numbers each"
+        ) from error
 
 
 def _over_largest(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:

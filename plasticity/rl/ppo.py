@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from plasticity.errors import Diverged
+from plasticity.networks.trained import is_trained, trained_parameters
+from plasticity.rl.checked import Checked, EnvironmentFault
 
 try:
     from stable_baselines3 import PPO
@@ -64,7 +66,7 @@ def train_ppo(
         advance: Told the number of steps since it was last called, for a progress bar.
 
     Yields:
-        ``update``; ``step``, of all environments; ``weight_norm``, of all parameters, and
+        ``update``; ``step``, of all environments; ``weight_norm``, of all that is trained, and
         ``angle_norm``, of those called angles, Euclidean; of evaluated policies
         ``evaluation_step``, ``evaluation_returns``, ``evaluation_lengths`` and the means
         ``evaluation_return``, ``evaluation_length``. From row 1 on, of the update's rollout:
@@ -79,22 +81,25 @@ def train_ppo(
     Raises:
         Diverged: A loss or a parameter is not finite, or the policy's standard deviation is 0 or
             infinite.
+        EnvironmentFault: An environment raised, or gave an observation or a reward that is not
+            finite.
         ValueError: The learning rate or a clip range is a schedule.
     """
-    env = model.get_env()
-    assert env is not None
+    bare_env = model.get_env()
+    assert bare_env is not None
     for schedule in (model.lr_schedule, model.clip_range, model.clip_range_vf):
         # ``learn`` is called for one update at a time, at the end of which a schedule has run out
         if callable(schedule) and schedule(0.0) != schedule(1.0):
             raise ValueError("the learning rate and the clip ranges must be constants")
-    if model._last_obs is None:
-        model._last_obs = env.reset()  # type: ignore[assignment]
-        model._last_episode_starts = np.ones(env.num_envs, dtype=bool)
+    env = model.env = Checked(bare_env)
     model.set_logger(Logger(None, []))
     steps_per_update = model.n_steps * env.num_envs
     tracker = _Tracker(advance)
     gradients = _GradientNorm(model)
     try:
+        if model._last_obs is None:
+            model._last_obs = env.reset()
+            model._last_episode_starts = np.ones(env.num_envs, dtype=bool)
         for update in range(start, math.ceil(total_steps / steps_per_update) + 1):
             row: Row = {"update": update}
             if update:
@@ -106,6 +111,8 @@ def train_ppo(
                         log_interval=None,  # type: ignore[arg-type]
                         reset_num_timesteps=False,
                     )
+                except EnvironmentFault as error:
+                    raise EnvironmentFault(f"in update {update} of PPO {error}") from error
                 except ValueError as error:  # of distributions and features, which check
                     if _is_sound(model):
                         raise
@@ -120,7 +127,11 @@ def train_ppo(
             mark = math.ceil(model.num_timesteps / evaluation_every) * evaluation_every
             last = model.num_timesteps >= total_steps
             if last or mark < model.num_timesteps + steps_per_update:
-                returns, lengths = evaluate(model, update)
+                try:
+                    returns, lengths = evaluate(model, update)
+                except EnvironmentFault as error:
+                    text = f"in an evaluation after update {update} of PPO {error}"
+                    raise EnvironmentFault(text) from error
                 row |= {
                     "evaluation_step": model.num_timesteps if last else mark,
                     "evaluation_returns": returns,
@@ -131,6 +142,7 @@ def train_ppo(
             yield row
     finally:
         gradients.remove()
+        model.env = bare_env
 
 
 def get_state(model: PPO) -> dict[str, Any]:
@@ -234,9 +246,9 @@ class _GradientNorm:
     def __init__(self, model: PPO) -> None:
         self._squares: list[Tensor] = []
         self._num_minibatches = 0
-        parameters = [p for p in model.policy.parameters() if p.requires_grad]
         self._handles: list[Any] = [
-            p.register_post_accumulate_grad_hook(self._see) for p in parameters
+            p.register_post_accumulate_grad_hook(self._see)
+            for p in trained_parameters(model.policy)
         ]
         step_hook = model.policy.optimizer.register_step_pre_hook(self._count)
         self._handles.append(step_hook)
@@ -282,7 +294,7 @@ def _largest_change(before: list[Tensor], model: PPO) -> float:
 
 
 def _norms(model: PPO) -> Row:
-    parameters = dict(model.policy.named_parameters())
+    parameters = {name: p for name, p in model.policy.named_parameters() if is_trained(p)}
     angles = [p.detach() for name, p in parameters.items() if name.rpartition(".")[2] == "angles"]
     row = {"weight_norm": _norm([p.detach() for p in parameters.values()])}
     return row | ({"angle_norm": _norm(angles)} if angles else {})

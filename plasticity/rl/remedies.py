@@ -78,9 +78,11 @@ class ContinualBackprop(recycling.ContinualBackprop):
     """
 
     def _watch(self, network: nn.Module) -> list[Units]:
+        from plasticity.remedies.layers import replaceable
         from plasticity.rl.learner import TanhUnits, hidden_layers
 
-        return [TanhUnits(layer) for layer in hidden_layers(network, "continual-backprop")]
+        layers = replaceable(hidden_layers(network, "continual-backprop"), "continual-backprop")
+        return [TanhUnits(layer) for layer in layers]
 
 
 @dataclass
@@ -105,9 +107,10 @@ class ReDo(recycling.ReDo):
     """
 
     def _watch(self, learner: Learns) -> list[Hidden]:
+        from plasticity.remedies.layers import replaceable
         from plasticity.rl.learner import hidden_layers, watch_gradients
 
-        layers = hidden_layers(learner.network, "redo")
+        layers = replaceable(hidden_layers(learner.network, "redo"), "redo")
 
         def is_due() -> bool:
             return self.threshold >= 0 and (learner.steps + 1) % self.every == 0

@@ -23,13 +23,20 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from plasticity.errors import DoesNotFit, Failure, UsageError
 from plasticity.protocol.arms import ArmConfig
 from plasticity.protocol.trainer import Arm, Row
-from plasticity.rl.environments import Resumable, Slippery, check_resumable, set_friction
+from plasticity.rl.checked import Checked, EnvironmentFault, reason_of
+from plasticity.rl.environments import (
+    NoFriction,
+    Resumable,
+    Slippery,
+    check_resumable,
+    set_friction,
+)
 from plasticity.rl.features import QuantumFeatures
 from plasticity.rl.learner import PolicyLearner
 from plasticity.rl.ppo import get_state, set_state, train_ppo
 from plasticity.rl.protocol import FILES, Config, MlpPolicy, QnnPolicy
 from plasticity.rl.remedies import LayerNorm
-from plasticity.rl.workers import WorkerError, Workers
+from plasticity.rl.workers import EnvironmentFailed, WorkerError, Workers
 from plasticity.seeding import generator_for
 
 
@@ -68,7 +75,7 @@ class Environments:
 
     Raises:
         UsageError: There is no such environment, or policies or the friction are not for it.
-        Failure: The environment needs a package that is not installed.
+        Failure: The environment needs a package that is not installed, or cannot be made.
     """
 
     def __init__(self, config: Config, processes: int | None) -> None:
@@ -84,12 +91,18 @@ class Environments:
         self.remark = ""
         try:
             check_resumable(self._make)
-        except TypeError as error:
+        except NoFriction as error:
             raise UsageError(f"--friction-period, --env {config.env}: {error}") from error
         except ValueError as error:
             self.remark = (
                 f"{config.env} keeps state that cannot be saved ({error}); training that is "
                 "stopped goes on, but not bit for bit"
+            )
+        except (
+            RuntimeError
+        ) as error:  # of the environment; training will say whether it comes again
+            self.remark = (
+                f"{config.env} failed when it was tried: {reason_of(error.__cause__ or error)}"
             )
 
     def _checked_name(self) -> str:
@@ -101,6 +114,8 @@ class Environments:
             raise Failure(f"{option}: {error}") from error
         except (gymnasium.error.Error, ImportError) as error:
             raise UsageError(f"{option}: {error}") from error
+        except Exception as error:
+            raise Failure(f"{option}: it cannot be made: {reason_of(error)}") from error
         with contextlib.closing(env):
             if not isinstance(env.action_space, spaces.Box):
                 raise UsageError(f"{option}: its actions are {env.action_space}, not a Box")
@@ -136,15 +151,28 @@ class Environments:
         """Make the environments of an arm."""
         makers: list[Callable[[], gymnasium.Env]] = [self._make] * self._config.num_envs
         if not self._processes:
-            return DummyVecEnv(makers)
+            return self._made(lambda: DummyVecEnv(makers))
         # One process imports what the others, forked from it, then have.
         multiprocessing.set_forkserver_preload([__name__])
-        return Workers(makers, self._processes)
+        return self._made(lambda: Workers(makers, self._processes))
 
-    def evaluation(self) -> DummyVecEnv:
+    def evaluation(self) -> VecEnv:
         """Make environments to evaluate an arm in."""
         make = functools.partial(make_evaluation_environment, self.name)
-        return DummyVecEnv([make] * min(self._config.evaluation_episodes, self._config.num_envs))
+        number = min(self._config.evaluation_episodes, self._config.num_envs)
+        return self._made(lambda: Checked(DummyVecEnv([make] * number)))
+
+    def _made(self, make: Callable[[], VecEnv]) -> VecEnv:
+        """Return environments, or say in a line what they raised."""
+        try:
+            return make()
+        except EnvironmentFailed as error:
+            reason = error.reason
+        except WorkerError:
+            raise
+        except Exception as error:
+            reason = reason_of(error)
+        raise EnvironmentFault(f"--env {self._config.env}: it cannot be made: {reason}")
 
 
 def make_model(config: Config, arm: ArmConfig, env: VecEnv) -> PPO:
@@ -186,6 +214,15 @@ def seed_for(seed: int, purpose: str, *indices: int) -> int:
     return int(torch.randint(2**31, (), generator=generator_for(seed, purpose, *indices)))
 
 
+@contextlib.contextmanager
+def ends_of_workers() -> Iterator[None]:
+    """Turn the end of a worker process, whenever it is noticed, into an error of a command."""
+    try:
+        yield
+    except WorkerError as error:
+        raise Failure(f"{error}\nThe same command goes on after the last update.") from error
+
+
 class PolicyArm(Arm):
     """A policy that PPO trains."""
 
@@ -195,7 +232,8 @@ class PolicyArm(Arm):
         self._config = config
         self._file = FILES.get(name, name)
         self._evaluation = environments.evaluation()
-        self._training = environments.training()
+        with ends_of_workers():
+            self._training = environments.training()
         self.model = make_model(config, arm, self._training)
         # One without remedies is as if there were none: so is what is recorded of it.
         self._learner = (
@@ -211,7 +249,7 @@ class PolicyArm(Arm):
 
     def rows(self, start: int, advance: Callable[[int], object]) -> Iterator[Row]:  # noqa: D102
         config = self._config
-        try:
+        with ends_of_workers():
             for row in train_ppo(
                 self.model, self.evaluate, total_steps=config.total_steps,
                 evaluation_every=config.evaluation_every, start=start, advance=advance,
@@ -221,14 +259,12 @@ class PolicyArm(Arm):
                 if config.friction_period is not None:
                     row["friction"] = self._friction()
                 yield row
-        except WorkerError as error:
-            raise Failure(f"{error}\nThe same command goes on after the last update.") from error
 
     def evaluate(self, model: PPO, update: int) -> tuple[list[float], list[int]]:
         """Return returns and lengths of episodes, on the floor as it is in training."""
         if self._config.friction_period is not None:
             friction = self._friction()
-            for env in self._evaluation.envs:
+            for env in self._evaluation.get_attr("unwrapped"):
                 set_friction(env, friction)
         self._evaluation.seed(seed_for(self._config.seed, "evaluation", update))
         returns, lengths = evaluate_policy(
@@ -241,7 +277,8 @@ class PolicyArm(Arm):
         return state | ({"remedies": self._learner.state_dict()} if self._learner else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102
-        set_state(self.model, state["ppo"])
+        with ends_of_workers():
+            set_state(self.model, state["ppo"])
         self._best = state["best"]
         if self._learner:
             self._learner.load_state_dict(state["remedies"])

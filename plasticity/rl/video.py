@@ -11,10 +11,12 @@ import os
 import pickle
 import sys
 import traceback
+import uuid
 import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import imageio.v2
@@ -25,11 +27,12 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from plasticity.errors import Failure, UsageError, printable
+from plasticity.errors import Failure, UsageError
 from plasticity.networks.network import Network
 from plasticity.protocol.arms import ArmConfig, Registry
 from plasticity.protocol.serialization import from_json
-from plasticity.results.names import arm_name
+from plasticity.results.disk import read_file
+from plasticity.results.names import arm_name, printable
 from plasticity.results.record import RunFolder, read_config, read_rows, read_run
 from plasticity.rl.environments import MAX_FRICTION, MIN_FRICTION, set_friction
 from plasticity.rl.protocol import POLICIES, REMEDIES, Config, MlpPolicy, QnnPolicy
@@ -49,6 +52,8 @@ def watch(
     policy: str = "best",
     env_said: str | None = None,
     seed: int = 0,
+    steps: int | None = None,
+    size: tuple[int, int] | None = None,
 ) -> None:
     """Play an episode of a saved policy and write the video.
 
@@ -59,23 +64,30 @@ def watch(
         policy: ``"best"`` or ``"last"``.
         env_said: What the user says is the environment.
         seed: Of the episode's start.
+        steps: At most so many; None: the whole episode.
+        size: Width and height of the frames in pixels; None: the environment's own.
 
     Raises:
         UsageError: The environment's name would import something that was not said.
         Failure: There is no such policy, or nothing that renders or writes the video.
     """
+    if not video.parent.is_dir():
+        raise Failure(f"{video}: there is no folder {video.parent}; make it first")
     folder = read_run(run)
     config = read_protocol(folder)
     path, file = find_policy(folder, arm, policy)
     value = read_arm(path)
     check_environment(config.env, env_said)
     friction = friction_of(path, policy) if config.friction_period is not None else None
-    env = make_rendered(config.env, friction)
+    # The policy first, and used once. To make it, torch imports Triton where that is installed.
+    # Triton has an LLVM of its own: the process dies if Mesa has loaded another before, to draw.
     model = load_policy(config, value, file)
+    model.predict(model.observation_space.sample(), deterministic=True)
+    env = make_rendered(config.env, friction, size)
     with contextlib.closing(env):
-        steps, total = write_episode(env, model, video, seed)
+        done, total = write_episode(env, model, video, seed, steps)
     name = printable(arm_name(path))
-    print(f"{name}, {policy} policy: return {total:.1f} in {steps} steps: {video}")
+    print(f"{name}, {policy} policy: return {total:.1f} in {done} steps: {video}")
 
 
 def read_protocol(folder: RunFolder) -> Config:
@@ -172,19 +184,23 @@ def load_policy(config: Config, arm: ArmConfig, file: Path) -> PPO:
     """Read a saved policy's weights; nothing is unpickled.
 
     Raises:
-        Failure: The file holds no weights, or not those of the config.
+        Failure: The file holds no weights, or not those of the config; or there is no such
+            environment.
     """
     try:
-        if (num_bytes := file.stat().st_size) > MAX_POLICY_BYTES:
-            raise ValueError(f"it has {num_bytes} bytes, a policy at most {MAX_POLICY_BYTES}")
-        content = uncompressed(file.read_bytes()).read("policy.pth")
+        env = DummyVecEnv([lambda: make_evaluation_environment(config.env)])
+    except Exception as error:
+        reason = message_of(error)
+        drop_frames(error)
+        raise Failure(f"{config.env!r:.100} cannot be made here ({reason:.200})") from error
+    try:
+        content = uncompressed(read_file(file, MAX_POLICY_BYTES)).read("policy.pth")
         uncompressed(content)
         if num_weights(arm.network) > len(content) / 4:
             raise ValueError("arm.json asks for more weights than it holds")
         weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         # Only the policy is wanted, not a buffer for rollouts as large as the config says.
         small = dataclasses.replace(config, num_envs=1, n_steps=2, batch_size=2)
-        env = DummyVecEnv([lambda: make_evaluation_environment(config.env)])
         model = make_model(small, arm, env)
         model.policy.load_state_dict(weights)
     except pickle.UnpicklingError as error:  # torch's own message says how to execute it
@@ -218,8 +234,13 @@ def num_weights(network: Network) -> int:
     return total // 2 if network.shared else total  # which both have
 
 
-def make_rendered(name: str, friction: float | None) -> gymnasium.Env:
+def make_rendered(
+    name: str, friction: float | None, size: tuple[int, int] | None = None
+) -> gymnasium.Env:
     """Make an environment that draws itself off-screen, on a floor of that friction if any."""
+    options: dict[str, Any] = {"render_mode": "rgb_array"}
+    if size is not None:
+        options |= {"width": size[0], "height": size[1]}
     if not os.environ.get("MUJOCO_GL"):
         os.environ.pop("MUJOCO_GL", None)  # as if it were not there, which gymnasium does not do
         if sys.platform == "linux" and "DISPLAY" not in os.environ:
@@ -227,14 +248,16 @@ def make_rendered(name: str, friction: float | None) -> gymnasium.Env:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the renderer's, of what the error tells
-            env = make_gymnasium(name, render_mode="rgb_array")
+            env = make_gymnasium(name, **options)
             env.reset()
             env.render()
     except Exception as error:
         reason = message_of(error)
         drop_frames(error)
         way_out = "its constructor must accept render_mode='rgb_array'"
-        if uses_mujoco(name):
+        if size is not None and isinstance(error, TypeError):
+            way_out = "for --size, its constructor must accept width and height"
+        elif uses_mujoco(name):
             way_out = (
                 "MuJoCo draws off-screen with EGL or OSMesa, if installed and chosen by the "
                 "variable MUJOCO_GL=egl or osmesa"
@@ -279,34 +302,54 @@ def drop_frames(error: Exception) -> None:
         gc.collect()
 
 
-def write_episode(env: gymnasium.Env, model: PPO, file: Path, seed: int) -> tuple[int, float]:
+def write_episode(
+    env: gymnasium.Env, model: PPO, file: Path, seed: int, steps: int | None
+) -> tuple[int, float]:
     """Play an episode, write its frames as they come, and return its length and return.
+
+    They are written aside. The file is there, or replaced, once the video is whole.
 
     Raises:
         Failure: The video cannot be written.
     """
+    target = file.resolve()  # a link stays one
+    aside = target.with_name(f".{target.stem}-{uuid.uuid4().hex[:8]}{file.suffix}")
     try:
         with silent_ends():
-            return _write_episode(env, model, file, seed)
+            if target.exists() and not target.is_file():
+                raise OSError("there is something that is no file")
+            done, total = _write_episode(env, model, aside, seed, steps)
+            os.replace(aside, target)
+            return done, total
     except OSError as error:  # of the disk, or of the program that makes an .mp4
         drop_frames(error)
-        raise Failure(f"{file}: cannot be written ({message_of(error)})") from error
+        reason = message_of(error).replace(str(aside), str(target))
+        raise Failure(f"{file}: cannot be written ({reason})") from error
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
 
 
-def _write_episode(env: gymnasium.Env, model: PPO, file: Path, seed: int) -> tuple[int, float]:
+def _write_episode(
+    env: gymnasium.Env, model: PPO, file: Path, seed: int, limit: int | None
+) -> tuple[int, float]:
     rate = float(env.metadata.get("render_fps", 30))
-    pace = {"fps": rate} if file.suffix == ".mp4" else {"duration": 1000 / rate}
+    # Sizes are kept as they are; by default they are made multiples of 16.
+    pace = {"fps": rate, "macro_block_size": 2}
+    if file.suffix == ".gif":
+        pace = {"duration": 1000 / rate}
     writer = imageio.v2.get_writer(file, **pace)  # type: ignore[arg-type]
     steps, total, over = 0, 0.0, False
     observation, _ = env.reset(seed=seed_for(seed, "watch"))
-    limit = env.spec.max_episode_steps if env.spec else None
-    with writer, progress_bar(total=limit, unit="frame", desc="rendering") as bar:
+    of_env = env.spec.max_episode_steps if env.spec else None
+    longest = min((n for n in (limit, of_env) if n is not None), default=None)
+    with writer, progress_bar(total=longest, unit="frame", desc="rendering") as bar:
         while not over:
             action, _ = model.predict(observation, deterministic=True)
             observation, reward, terminated, truncated, _ = env.step(action)
             writer.append_data(np.asarray(env.render()))
             steps, total = steps + 1, total + float(reward)
-            over = terminated or truncated
+            over = terminated or truncated or steps == limit
             bar.update()
     if file.suffix == ".mp4":
         check_frames(file, steps)

@@ -36,6 +36,18 @@ class WorkerError(RuntimeError):
     """A worker process has ended, or an environment raised in it."""
 
 
+class EnvironmentFailed(WorkerError):
+    """An environment raised in a worker process.
+
+    Attributes:
+        reason: What it raised, in a line.
+    """
+
+    def __init__(self, reason: str, trace: str) -> None:
+        super().__init__(f"an environment failed in a worker process:\n{trace}")
+        self.reason = reason
+
+
 class Workers(VecEnv):
     """Step environments in processes, neighbours in the same one, as many in each as can be.
 
@@ -193,7 +205,7 @@ class Workers(VecEnv):
         answers = [pickle.loads(message) for message in messages]
         for done, answer in answers:
             if not done:
-                raise WorkerError(f"an environment failed in a worker process:\n{answer}")
+                raise EnvironmentFailed(*answer)
         return [answer for _, answer in answers]
 
     @contextlib.contextmanager
@@ -222,8 +234,9 @@ def _serve(pipe: Connection, work: bytes) -> None:
                 if env is None:
                     env = DummyVecEnv(cloudpickle.loads(work))
                 answer = pickle.dumps((True, _do(env, *pickle.loads(message))))
-            except Exception:
-                answer = pickle.dumps((False, traceback.format_exc()))
+            except Exception as error:
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                answer = pickle.dumps((False, (reason, traceback.format_exc())))
             pipe.send_bytes(answer)
     if env is not None:
         env.close()

@@ -16,7 +16,8 @@ from plasticity.errors import Failure, RecordError, UsageError
 from plasticity.protocol.experiment import Definition, Panel
 from plasticity.protocol.names import experiment_of, find_experiment
 from plasticity.protocol.trainer import Row
-from plasticity.results.files import read_rows, recorded
+from plasticity.results.arm import recorded
+from plasticity.results.files import read_rows
 from plasticity.results.names import arm_name, record_name
 from plasticity.results.record import RunFolder, read_run
 from plasticity.statistics.summaries import early_and_late
@@ -411,7 +412,8 @@ def summarize(experiment: Definition[Any], arm: str, rows: Sequence[Row], folder
 def runs_figure(runs: Sequence[Run], columns: Sequence[str], arms: Sequence[str]) -> Figure:
     """Draw runs that differ in nothing but the seed; see ``Run.figure``."""
     from plasticity.figures.labels import looks_of
-    from plasticity.runs.drawing import figure_of, series_of, title_of
+    from plasticity.figures.titles import title_of
+    from plasticity.runs.drawing import done_of, figure_of, series_of
 
     for names, what in ((columns, "columns"), (arms, "arms")):
         if isinstance(names, str):
@@ -437,7 +439,10 @@ def runs_figure(runs: Sequence[Run], columns: Sequence[str], arms: Sequence[str]
             f"no arm has a column {missing[0]!r}; there are {', '.join(sorted(there))}"
         )
     looks = [*looks_of(experiment, shown).values()]
-    return figure_of(experiment, series_of(experiment, shown, rows), title_of(runs), looks, panels)
+    series = series_of(experiment, shown, rows)
+    folders = [run.folder for run in runs]
+    title = title_of(experiment, folders, shown, done_of(experiment, series))
+    return figure_of(experiment, series, title, looks, panels)
 
 
 def panel_of(experiment: Definition[Any], column: str) -> Panel:

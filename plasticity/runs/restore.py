@@ -273,8 +273,10 @@ def dataset_of(record: Recorded) -> str:
     Raises:
         UsageError: It is not noted.
     """
+    from plasticity.results.disk import read_file
+
     try:
-        *_, last = (record.path / "provenance.jsonl").read_text().splitlines()
+        *_, last = read_file(record.path / "provenance.jsonl", 2**30).splitlines()
         return str(json.loads(last)["dataset"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError("--dataset: the run does not tell its data set; name it") from error

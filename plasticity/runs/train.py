@@ -14,7 +14,7 @@ from plasticity.errors import Diverged, DoesNotFit, UsageError
 from plasticity.learning.metric import is_log_spaced
 from plasticity.protocol.choices import Choice
 from plasticity.protocol.experiment import Definition
-from plasticity.protocol.options import Options
+from plasticity.protocol.options import Options, expanded
 from plasticity.protocol.supervised import find_metric
 from plasticity.protocol.trainer import Arm, Row
 from plasticity.results.names import record_name
@@ -151,18 +151,13 @@ def train(
             experiment.check(config, data, arm)
         except DoesNotFit as error:
             raise UsageError(f"--arms {name}: {error}") from error
-    results = options.results.expanduser()
+    results = expanded(options.results, "--results")
     identity = recorded_identity(experiment, choice.preset, config, data, arms, results)
     folder = open_run(results, experiment.run_prefix(choice.preset, config), identity)
-    with contextlib.ExitStack() as opened:
-        # All of them first: what is wrong with the last shows before the first is trained.
-        records = {
-            name: opened.enter_context(
-                folder.arm(record_name(name), arm.json(), overwrite=options.overwrite)
-            )
-            for name, arm in arms.items()
-        }
-        folder.arms()  # whether there is an arm that cannot be drawn
+    # All of them first: what is wrong with the last shows before the first is trained.
+    named = [(record_name(name), arm.json()) for name, arm in arms.items()]
+    with folder.open_arms(named, overwrite=options.overwrite) as opened:
+        records = dict(zip(arms, opened, strict=True))
         yield RunOpened(folder, records)
         for name, record in records.items():
             done = rows_done(experiment, record.rows)

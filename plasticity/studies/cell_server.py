@@ -63,7 +63,7 @@ def _read_line() -> bytes:
 
 def _preload(words: list[str]) -> None:
     """Import what a command needs; where that fails, the command says so itself."""
-    for name in (*PRELOADED, words[1] if words[:1] == ["-m"] else ""):
+    for name in (*PRELOADED, words[1] if words[0] in ("-m", "-Pm") else ""):
         if name and name not in sys.modules and name != "experiments":
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
@@ -73,7 +73,7 @@ def run(words: list[str], folder: str) -> tuple[int, str]:
     """Run ``python`` with some words in a fork, until it ends or our standard input does.
 
     Args:
-        words: ``-m``, a module, and its arguments.
+        words: ``-m`` or ``-Pm``, a module, and its arguments.
         folder: In which it runs.
 
     Returns:

@@ -11,6 +11,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -49,12 +50,16 @@ class Cell:
         return dataclasses.replace(choice, config=config)
 
     def command(self, results: Path) -> list[str]:
-        """Return the very words that a user would type."""
+        """Return the very words that a user would type.
+
+        They find modules in the working directory (no -P) only where this process does. The script
+        ``plasticity`` does not, so a folder there may be called ``experiments``, too.
+        """
         study, name = self.study, self.study.experiment
         of_arm = study.of_arm.get(self.arm, {})
         program = [f"experiments.{name}"] if name in EXPERIMENTS else ["experiments", name]
         return [
-            sys.executable, "-m", *program,
+            sys.executable, "-m" if finds_modules_here() else "-Pm", *program,
             *(["--import", *study.modules] if study.modules else []),
             "--preset", study.preset, "--arms", self.arm, "--threads", "1",
             *(w for option, value in study.settings.items() for w in words(option, value)),
@@ -62,6 +67,12 @@ class Cell:
             *(["--metrics", *study.metrics] if study.metrics else []),
             "--seed", str(self.seed), "--results", str(results),
         ]  # fmt: skip
+
+
+def finds_modules_here() -> bool:
+    """Return whether Python looks for modules in the working directory."""
+    here = os.getcwd()
+    return any(os.path.abspath(path) == here for path in sys.path)
 
 
 def words(option: str, value: Any) -> list[str]:

@@ -70,17 +70,52 @@ class Declaration:
     modules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name):
             raise UsageError(f"study {self.name!r}: a name of letters, digits, - and _")
         for problem in self._problems():
             raise UsageError(f"study {self.name}: {problem}")
 
+    def _check_kinds(self) -> None:
+        """Refuse values of another kind, such as a word in place of a tuple of words.
+
+        Raises:
+            UsageError: Says which, and what it should be.
+        """
+        words, numbers = "words", "numbers"
+        of_kind = {
+            "arms": words, "metrics": words, "modules": words, "seeds": numbers,
+            "tuning_seeds": numbers, "rates": numbers,
+        }  # fmt: skip
+        for name, kind in of_kind.items():
+            values = getattr(self, name)
+            is_right = isinstance(values, tuple | list) and all(
+                isinstance(value, str) if kind is words else isinstance(value, int | float)
+                for value in values
+            )
+            if not is_right:
+                example = '("a", "b")' if kind is words else "(0, 1)"
+                raise UsageError(f"{name} {values!r:.60}: must be a tuple of {kind}, as {example}")
+        for pair in self.compared if isinstance(self.compared, tuple | list) else [None]:
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise UsageError(
+                    f"compared {self.compared!r:.60}: must be a tuple of pairs of arms"
+                )
+        for name in ("settings", "of_arm", "tuning_values"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise UsageError(f"{name} {getattr(self, name)!r:.60}: must be a dictionary")
+        for name in ("of_arm", "tuning_values"):
+            for arm, options in getattr(self, name).items():
+                if not isinstance(options, Mapping):
+                    raise UsageError(f"{name}[{arm!r}] {options!r:.60}: must be a dictionary")
+        for name in ("drop_margin", "slope_margin"):
+            if not isinstance(getattr(self, name), int | float):
+                raise UsageError(f"{name} {getattr(self, name)!r:.60}: must be a number")
+
     def _problems(self) -> Iterable[str]:
         """Yield what is wrong; the first is asked for."""
         for what in ("arms", "seeds", "compared", "tuning_seeds", "rates", "metrics", "modules"):
             values = getattr(self, what)
-            if not isinstance(values, tuple):
-                yield f"{what} {values!r:.60}: must be a tuple"
             if twice := [v for k, v in enumerate(values) if v in values[:k]]:
                 yield f"{what}: {twice[0]} is there twice"
         if not self.arms or not self.seeds:

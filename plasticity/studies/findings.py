@@ -179,6 +179,23 @@ def growth(found: Numbers, arm: str, *, in_all: bool = False) -> Estimate | None
     return None
 
 
+BOUNDS = {
+    "accuracy": (0.0, 1.0), "fraction": (0.0, 1.0), "dead": (0.0, 1.0), "zeros": (0.0, 1.0),
+    "max_probability": (0.0, 1.0), "label_variance": (0.0, 0.25), "norm": (0.0, np.inf),
+    "loss": (0.0, np.inf), "ratio": (0.0, np.inf), "magnitude": (0.0, np.inf),
+    "distance": (0.0, np.inf), "effective": (0.0, np.inf), "condition": (0.0, np.inf),
+}  # fmt: skip
+"""The least and the greatest value that there can be, by the last words of a column's name."""
+
+
+def bounds_of(column: str) -> tuple[float, float]:
+    """Return within what a column's values always are; an interval of their mean ends there."""
+    for words, bounds in BOUNDS.items():
+        if column.endswith(words):
+            return bounds
+    return -np.inf, np.inf
+
+
 @dataclass(frozen=True)
 class Change:
     """What a column of an arm was at first and is at last, over seeds.

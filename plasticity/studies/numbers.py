@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from plasticity.errors import Failure
-from plasticity.results.files import recorded
+from plasticity.results.arm import recorded
 from plasticity.results.names import record_name
 from plasticity.studies.cells import Cell, cells, folder_of, is_complete, num_tasks
 from plasticity.studies.declaration import Declaration
 
 INDEX = "study.json"
+MAX_INDEX_BYTES = 2**24
 OF_A_COLUMN = "column."
 """Before a column's name in a file: other arrays have other names."""
 
@@ -104,10 +105,12 @@ def read_numbers(study: Declaration, results: Path) -> Numbers:
 def _arrays(cell: Cell, results: Path, length: int) -> tuple[dict[str, np.ndarray], int]:
     """Return the numbers in a cell's rows by column, ``(tasks,)`` each, and how many rows are."""
     from plasticity.errors import RecordError
+    from plasticity.results.disk import disk_errors
 
     folder = folder_of(cell, results)
     try:
-        rows = recorded(folder) if folder.is_dir() else []
+        with disk_errors(folder):
+            rows = recorded(folder) if folder.is_dir() else []
     except RecordError:  # the cell's own command says why
         return {}, -1
     if any(type(row.get("task")) is not int or row["task"] < 0 for row in rows):
@@ -207,8 +210,10 @@ def _study_of(path: Path) -> tuple[Declaration, int]:
     Returns:
         The study, and how many tasks its cells are to learn.
     """
+    from plasticity.results.disk import read_file
+
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_file(path, MAX_INDEX_BYTES))
         study = Declaration(**_with_tuples(content["study"]))
         written, tasks = content["digest"], int(content["tasks"])
     except OSError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plasticity.errors import Failure
-from plasticity.figures.labels import COMPARED
+from plasticity.figures.labels import COMPARED, looks_of_names
 from plasticity.figures.level_against_drop import level_against_drop
 from plasticity.figures.over_seeds import over_tasks
 from plasticity.protocol.experiment import Panel
@@ -20,7 +20,14 @@ from plasticity.protocol.names import find_experiment
 from plasticity.statistics.estimates import Estimate
 from plasticity.studies import report_text
 from plasticity.studies.declaration import Declaration
-from plasticity.studies.findings import Change, Finding, changes, comparisons, findings_of
+from plasticity.studies.findings import (
+    Change,
+    Finding,
+    bounds_of,
+    changes,
+    comparisons,
+    findings_of,
+)
 from plasticity.studies.numbers import Numbers, read_numbers, save_records
 
 if TYPE_CHECKING:
@@ -80,7 +87,7 @@ def report_on(found: Numbers, folder: Path) -> Path:
         figure = save_figure(folder, "accuracy", drawing.over_tasks(score))
         parts.append(f"![{words} over tasks]({figure})\n")
     if arms:
-        title = f"{found.study.name}: level against drop"
+        title = f"{report_text.title_of_study(found.study)}: level against drop"
         drawn = level_against_drop(arms, title, found.study.drop_margin)
         figure = save_figure(folder, "level-against-drop", drawn)
         parts.append(f"![level against drop]({figure})\n")
@@ -157,6 +164,10 @@ class Drawing:
         experiment = find_experiment(found.study.experiment)
         self._score, self._words = experiment.score
         self._panels = {panel.column: panel for panel in (*COMPARED, *experiment.panels)}
+        self._title = report_text.title_of_study(found.study)
+        arms = found.study.arms
+        numbers = looks_of_names(experiment.registry, arms)
+        self._looks = dict(zip(arms, numbers, strict=True))
         references = [reference for _, reference in found.study.compared]
         # The one that most are compared with.
         self._reference = max(references, key=references.count, default=found.study.arms[0])
@@ -175,11 +186,12 @@ class Drawing:
         accuracy = column == self._score
         values = {arm: self._found.of(arm, column) for arm in self._order}
         scale = 100 if accuracy else 1
+        low, high = bounds_of(column)
         series = {arm: scale * of for arm, of in values.items() if of is not None}
         label = self.label(column)
         return over_tasks(
-            series, label, f"{self._found.study.name}: {label}", verdicts=self._verdicts,
-            reference=self._reference, looks=self._found.study.arms,
+            series, label, f"{self._title}: {label}", verdicts=self._verdicts,
+            reference=self._reference, looks=self._looks, bounds=(scale * low, scale * high),
             logarithmic=False if accuracy else None,
         )  # fmt: skip
 

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from plasticity.figures.titles import WORDS
 from plasticity.statistics.estimates import SKEWED, Estimate
 from plasticity.statistics.inference import seeds_needed
 from plasticity.studies.cells import words
-from plasticity.studies.findings import GROWN, Change, Comparison, Finding
+from plasticity.studies.declaration import Declaration
+from plasticity.studies.findings import GROWN, Change, Comparison, Finding, bounds_of
 from plasticity.studies.numbers import Numbers
 from plasticity.studies.verdicts import ALPHA, MIN_SEEDS, Verdict
 
@@ -31,6 +33,16 @@ OF_LEVELS = {
     "loses less than the margin": "inferior by less than the margin",
     "undecided": "undecided",
 }
+
+
+def title_of_study(study: Declaration) -> str:
+    """Return what the figures of a study are of: its name, experiment, preset, changed options."""
+    options = " ".join(w for name, value in study.settings.items() for w in words(name, value))
+    changed = f" with {options}" * bool(options) + " and options of single arms" * bool(
+        study.of_arm
+    )
+    name = WORDS.get(study.experiment, study.experiment)
+    return f"Study {study.name}, {name} ({study.experiment}), preset {study.preset}{changed}"
 
 
 def heading(found: Numbers) -> str:
@@ -67,8 +79,10 @@ def heading(found: Numbers) -> str:
         "adjusted by Holm's method over the arms, within a claim. With fewer than "
         f"{MIN_SEEDS} seeds nothing is said to be kept; *too few seeds* marks where it would be. "
         "A verdict is *fragile* if the skewness "
-        f"over seeds exceeds {SKEWED:g}. Brackets hold 95 % intervals of means over seeds. An arm "
-        "that never learned has nothing to lose: read the level beside the drop.",
+        f"over seeds exceeds {SKEWED:g}. Brackets hold 95 % intervals of means over seeds. They "
+        "end where there is no further value, as an accuracy is never above 100 %; in "
+        "`summary.csv` they do not. An arm that never learned has nothing to lose: read the level "
+        "beside the drop.",
         "",
     ]
     return "\n".join(lines)
@@ -82,7 +96,8 @@ def verdicts(arms: Sequence[Finding], without_verdict: dict[str, str]) -> str:
     rows = []
     for one in arms:
         row = [f"`{one.arm}`", str(one.drop.n), percent(one.early)]
-        row += [percent(one.level, interval=True), percent(one.drop, interval=True)]
+        row.append(percent(one.level, interval=True, bounds=(0, 1)))
+        row.append(percent(one.drop, interval=True))
         slope = percent(one.slope, interval=True, digits=3)
         row.append(slope + (", flat" if one.slope.flat else ""))
         if gaps:
@@ -195,8 +210,9 @@ def missing(found: Numbers) -> str:
 
 def metric(column: str, label: str, changes: dict[str, Change], figure: str) -> str:
     """Return a column's table: its first and last tenth in each arm that has it."""
+    bounds = bounds_of(column)
     rows = [
-        (f"`{arm}`", str(of.first.n), number(of.first), number(of.last))
+        (f"`{arm}`", str(of.first.n), *(number(end, bounds) for end in (of.first, of.last)))
         for arm, of in changes.items()
     ]
     titles = ("arm", "n", "first tenth", "last tenth")
@@ -218,20 +234,30 @@ def points(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.3g}"
 
 
-def percent(of: Estimate, *, interval: bool = False, digits: int = 2, sign: int = 1) -> str:
-    """Return a mean over seeds in per cent or points, with its 95 % interval."""
+def percent(
+    of: Estimate,
+    *,
+    interval: bool = False,
+    digits: int = 2,
+    sign: int = 1,
+    bounds: tuple[float, float] = (-1, 1),
+) -> str:
+    """Return a mean over seeds in per cent or points, with its 95 % interval.
+
+    The interval ends at the bounds, beyond which there is no such value: Student's does not.
+    """
     text = f"{100 * sign * of.estimate:.{digits}f}"
     if not interval or of.interval_95 is None:
         return text
-    low, high = sorted(100 * sign * end for end in of.interval_95)
+    low, high = sorted(100 * sign * min(max(end, bounds[0]), bounds[1]) for end in of.interval_95)
     return f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def number(of: Estimate) -> str:
-    """Return a mean over seeds with its 95 % interval."""
+def number(of: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)) -> str:
+    """Return a mean over seeds with its 95 % interval, which ends at the bounds."""
     if of.interval_95 is None:
         return f"{of.estimate:.3g}"
-    low, high = of.interval_95
+    low, high = np.clip(of.interval_95, *bounds)
     return f"{of.estimate:.3g} [{low:.3g}, {high:.3g}]"
 
 

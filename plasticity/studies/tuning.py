@@ -7,6 +7,7 @@ period. An arm whose remedies name none is tuned by the learning rate of its opt
 from __future__ import annotations
 
 import dataclasses
+import io
 import re
 import statistics
 from collections.abc import Mapping
@@ -159,6 +160,9 @@ def write_tuning(study: Declaration, results: Path, folder: Path) -> Path:
     Raises:
         Failure: The file that is there has more seeds, and is kept; or there are none yet.
     """
+    from plasticity.results.disk import disk_errors, make_folder
+    from plasticity.results.files import save_file
+
     scores = late_scores(study, results)
     text = tuning_table(study, scores)
     print(text)
@@ -173,9 +177,9 @@ def write_tuning(study: Declaration, results: Path, folder: Path) -> Path:
             )
     if not any(values for of_values in scores.values() for values in of_values.values()):
         raise Failure(f"no value has been tried in {results}: there is nothing to write")
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    return path
+    with disk_errors(folder):
+        make_folder(folder)
+    return save_file(folder, "tuning.md", ".md", io.BytesIO(text.encode()))
 
 
 def seeds_of(text: str, study: Declaration) -> dict[tuple[str, str, int], int]:

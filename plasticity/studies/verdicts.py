@@ -83,8 +83,9 @@ def _p_and_adjusted(
 ) -> dict[str, tuple[float | None, float | None]]:
     """Return each arm's p value of a claim, and the same adjusted by Holm over the arms.
 
-    An arm with a single seed has none. It counts as if its p value were 1, so that a report of a
-    study that is not complete claims no more than the complete one would.
+    An arm with a single seed has none. It counts as if its p value were 1. An arm without any value
+    is not among ``arms``, and does not count: so a claim on an incomplete study may rest on fewer
+    arms than were declared, and may be withdrawn when the others are there.
     """
     raw = [float(test(values)) if len(values) > 1 else None for values in arms.values()]
     adjusted = holm([1.0 if p is None else p for p in raw])

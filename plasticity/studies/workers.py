@@ -72,7 +72,9 @@ def run_command(words: Sequence[str], folder: str, owner: str) -> Outcome:
     if not FORKS:
         return _run_alone(words, folder, owner)
     for _ in range(STARTS):
-        server = IDLE.pop() if IDLE else _start(["-m", "plasticity.studies.cell_server"], folder)
+        server = (
+            IDLE.pop() if IDLE else _start([words[0], "plasticity.studies.cell_server"], folder)
+        )
         RUNNING[server] = owner
         try:
             assert server.stdin is not None
@@ -147,10 +149,12 @@ def probe(path: str) -> str:
     """Return what is wrong with a file that another process has locked; nothing if all is right."""
     import filelock
 
+    from plasticity.results.disk import lock_of
+
     if not Path(path).exists():
         return f"{platform.node()} does not see files of {Path(path).parent}"
     try:
-        with filelock.FileLock(path, timeout=0):
+        with lock_of(Path(path)).acquire(timeout=0):
             return f"{platform.node()} can lock a file that another host has locked"
     except filelock.Timeout:
         return ""
@@ -409,12 +413,13 @@ def check_folder(client: Any, results: Path) -> None:
     Raises:
         Failure: With what the first such worker finds.
     """
-    import filelock
+    from plasticity.results.disk import lock_of
 
     results.mkdir(parents=True, exist_ok=True)
     path = results / f".probe-{uuid.uuid4().hex}"
     try:
-        with filelock.FileLock(path):
+        path.touch()
+        with lock_of(path):
             found = ask_workers(client, probe, str(path))
     finally:
         path.unlink(missing_ok=True)

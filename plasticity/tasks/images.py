@@ -30,6 +30,7 @@ import numpy as np
 import torch
 
 from plasticity.errors import DataError
+from plasticity.results.disk import check_regular, lock_of, memory_bytes
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 MAX_PIXELS = 2**20
@@ -38,6 +39,7 @@ MAX_PIXELS = 2**20
 MAX_COMPRESSION = 500
 SMALL_BYTES = 2**26  # what unpacks to no more is read, however well it was compressed
 MAX_IDX_BYTES = 2**26  # of a file of MNIST's, the largest of which has 47 MB
+MAX_FILE_BYTES = 2**30  # of MNIST and CIFAR-100, packed or not
 # Images.digest of the official MNIST files. torchvision checks what it downloads, not what it
 # finds on disk, so a damaged or half-written cache is only caught here.
 MNIST_DIGEST = "71d2fb5be09a2455696fc3a18cb070e3a4b9b4af1c7d368e7eade743afc74e3b"
@@ -101,7 +103,7 @@ class Images:
                 )
 
 
-def load_images(dataset: str, data_root: Path) -> Images:
+def load_images(dataset: str | Path, data_root: str | Path) -> Images:
     """Load a data set by the name it has on the command line.
 
     Args:
@@ -111,6 +113,10 @@ def load_images(dataset: str, data_root: Path) -> Images:
     Raises:
         DataError: The name is unknown, or the data cannot be had or used.
     """
+    if not isinstance(dataset, str | Path):
+        raise TypeError(f"dataset {dataset!r}: must be a name or the path of an .npz file")
+    dataset = str(dataset)
+    data_root = Path(data_root)
     if dataset == "mnist":
         return load_mnist(data_root)
     if dataset == "cifar100":
@@ -187,7 +193,8 @@ def load_mnist(root: Path) -> Images:
     # torchvision reads these files of its old releases rather than the raw ones.
     obsolete = [f"MNIST/processed/{name}" for name in (mnist.training_file, mnist.test_file)]
     others = "--dataset digits or --dataset FILE.npz"
-    return _read_or_download("MNIST", root, read, archives, others, obsolete)
+    unpacked = [name.removesuffix(".gz") for name in archives]
+    return _read_or_download("MNIST", root, read, archives, unpacked, others, obsolete)
 
 
 def load_cifar100(root: Path) -> Images:
@@ -214,7 +221,9 @@ def load_cifar100(root: Path) -> Images:
         )
 
     archives = {cifar100.filename: cifar100.tgz_md5}
-    return _read_or_download("CIFAR-100", root, read, archives, "--dataset FILE.npz")
+    files = [name for name, _ in (*cifar100.train_list, *cifar100.test_list)]
+    unpacked = [f"{cifar100.base_folder}/{name}" for name in (*files, cifar100.meta["filename"])]
+    return _read_or_download("CIFAR-100", root, read, archives, unpacked, "--dataset FILE.npz")
 
 
 def load_npz(path: Path) -> Images:
@@ -231,6 +240,7 @@ def load_npz(path: Path) -> Images:
     """
     path = Path(path)
     try:
+        check_regular(path)  # a pipe would be waited for
         with zipfile.ZipFile(path) as archive:
             arrays = _read_arrays(path, archive)
     except OSError as error:
@@ -286,6 +296,7 @@ def _read_or_download(
     root: Path,
     read: Callable[..., Images],
     archives: Mapping[str, str],
+    unpacked: Sequence[str],
     others: str,
     obsolete: Sequence[str] = (),
 ) -> Images:
@@ -300,12 +311,22 @@ def _read_or_download(
         root: Folder that holds it.
         read: Called with a root and whether to download, raises `DataError` if it is not whole.
         archives: What is downloaded: md5 by the path below the root.
+        unpacked: Paths below the root of what is made of it.
         others: What to do without a network, for the message.
         obsolete: Files below the root to be removed, once there is a download.
 
     Raises:
         DataError: It is not whole and cannot be downloaded.
     """
+    for name in (*archives, *unpacked, *obsolete):
+        try:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                check_regular(root / name, MAX_FILE_BYTES)
+        except OSError as error:  # torchvision would read it to its end, which there may not be
+            raise DataError(
+                f"{root / name}: {error.strerror or error};\n"
+                "remove it, or name another folder with --data-root"
+            ) from error
     with contextlib.suppress(DataError):
         return read(root, download=False)
     aside = root / f"{title}.download"
@@ -391,7 +412,7 @@ def _read(dataset: Any, root: Path, download: bool) -> tuple[Any, Any]:
 @contextlib.contextmanager
 def locked(path: Path, doing: str) -> Iterator[None]:
     """Hold a lock file, waiting for whoever has it; ``doing`` tells the user what that one does."""
-    lock = filelock.FileLock(path)
+    lock = lock_of(path)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
@@ -485,9 +506,7 @@ def _check_size(path: Path, num_bytes: int) -> None:
             f"{path} has {packed / 1e6:.3g} MB and unpacks to {num_bytes / 1e6:.3g} MB, over "
             f"{MAX_COMPRESSION} times as much, as images do not; if they are, use numpy.savez"
         )
-    if not hasattr(os, "sysconf"):  # Windows
-        return
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = memory_bytes()
     if num_bytes > memory / 2:  # the other half is for copies as float32
         raise DataError(
             f"{path} unpacks to {num_bytes / 1e9:.3g} GB; this machine has {memory / 1e9:.3g} GB "

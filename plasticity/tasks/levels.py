@@ -35,7 +35,13 @@ import torch
 from tqdm import tqdm
 
 from plasticity.errors import DataError
-from plasticity.results.disk import make_folder, replace_file
+from plasticity.results.disk import (
+    UnfitFile,
+    make_folder,
+    memory_bytes,
+    read_file,
+    replace_file,
+)
 from plasticity.tasks.images import locked
 from plasticity.tasks.spinchain import (
     DELTAS,
@@ -47,6 +53,7 @@ from plasticity.tasks.spinchain import (
 )
 
 KINDS = ("all", "resolved")
+MAX_JSON_BYTES = 2**24
 FORMAT = 1
 """Version of the construction: to be raised with any change of what is stored."""
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -175,8 +182,9 @@ class _Array:
             return file.read(len(self._header)) == self._header
 
     def create(self) -> None:
-        """Write the header and reserve the room."""
-        with open(self.path, "wb") as file:
+        """Write the header and reserve the room, in a new file: a pipe would be waited for."""
+        self.path.unlink(missing_ok=True)
+        with open(self.path, "xb") as file:
             file.write(self._header)
             file.flush()
             if hasattr(os, "posix_fallocate"):  # the file in one piece, or an error at once
@@ -248,7 +256,7 @@ class _Cache:
         if self.kind == "resolved":
             # All states in float64 (and while they are made, a few bases), one delta in float32.
             fixed, each = fixed + 8.0 * num_levels * num_states * (len(DELTAS) + 4), 0.0
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        memory = memory_bytes()
         disk = self.states.num_bytes + self.energies.num_bytes
         if fixed + each > memory:
             raise DataError(
@@ -373,9 +381,9 @@ class _Cache:
         if not self.manifest.exists():
             return {}
         try:
-            manifest = json.loads(self.manifest.read_bytes())
+            manifest = json.loads(read_file(self.manifest, MAX_JSON_BYTES))
             key, digests = manifest["key"], manifest["digests"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, UnfitFile) as error:
             raise ValueError("is no manifest") from error
         if key != self.key:
             raise ValueError("is the manifest of another chain")
@@ -385,10 +393,10 @@ class _Cache:
 
     def _read_journal(self) -> dict[int, str]:
         """Return the digests of the finished deltas; a line that a kill cut off counts as none."""
-        digests = {}
-        if self.journal.exists():
-            for line in self.journal.read_bytes().splitlines():
-                with contextlib.suppress(ValueError, TypeError):
+        digests: dict[int, str] = {}
+        with contextlib.suppress(FileNotFoundError, UnfitFile):  # it is replaced
+            for line in read_file(self.journal, MAX_JSON_BYTES).splitlines():
+                with contextlib.suppress(ValueError, TypeError, RecursionError):
                     index, digest = json.loads(line)
                     digests[int(index)] = str(digest)
         return digests

@@ -49,6 +49,61 @@ class TaskStream(Protocol):
         """Return a task; the same index always gives the same task."""
 
 
+def _check_stream(num_tasks: int, seed: int) -> None:
+    """Refuse what is no number of tasks, or no seed.
+
+    Raises:
+        TypeError, ValueError: Names it.
+    """
+    for name, value in (("num_tasks", num_tasks), ("seed", seed)):
+        if not isinstance(value, int | np.integer):
+            raise TypeError(f"{name} {value!r}: must be an integer")
+        if value < 0:
+            raise ValueError(f"{name} {value}: must not be negative")
+
+
+def _check_images(images: Images, stream: str) -> None:
+    """Refuse what are no images, or images and labels that do not belong together.
+
+    Raises:
+        TypeError, ValueError: Names the array and what is wrong with it.
+    """
+    if not isinstance(images, Images):
+        raise TypeError(f"{stream} shows Images, say of load_images, not {type(images).__name__}")
+    width = None
+    for split in ("train", "test"):
+        x, y = (getattr(images, f"{letter}_{split}") for letter in "xy")
+        for name, array, dtypes, shape in (
+            (f"x_{split}", x, ("uint8", "float32"), "(images, pixels)"),
+            (f"y_{split}", y, ("int64",), "(images,)"),
+        ):
+            if not isinstance(array, np.ndarray):
+                raise TypeError(f"{name} must be a NumPy array, not {type(array).__name__}")
+            if array.dtype.name not in dtypes:
+                raise TypeError(f"{name} has dtype {array.dtype}: must be {' or '.join(dtypes)}")
+            if array.ndim != (2 if array is x else 1) or not array.size:
+                raise ValueError(f"{name} has shape {array.shape}: must be {shape}, and not empty")
+        if len(x) != len(y):
+            raise ValueError(f"{len(x)} images in x_{split}, {len(y)} labels in y_{split}")
+        if width not in (None, x.shape[1]):
+            raise ValueError(f"{width} pixels an image in x_train, {x.shape[1]} in x_test")
+        width = x.shape[1]
+
+
+def _task_number(index: int, num_tasks: int) -> int:
+    """Return the place of a task in its stream.
+
+    Raises:
+        TypeError: It is no integer; say, a slice.
+        IndexError: There is no such task.
+    """
+    if not isinstance(index, int | np.integer):
+        raise TypeError(f"task {index!r}: must be an integer, 0 to {num_tasks - 1}")
+    if not 0 <= index < num_tasks:
+        raise IndexError(f"task {index} is not one of 0..{num_tasks - 1}")
+    return int(index)
+
+
 def _with_norms(x: np.ndarray) -> np.ndarray:
     """Return images whose norms float32 can hold, in directions that are those of ``x``.
 
@@ -192,6 +247,8 @@ class PermutedPixels(Sequence[Task]):
         gradual: float = 0.0,
         device: torch.device | str = "cpu",
     ) -> None:
+        _check_images(images, "PermutedPixels")
+        _check_stream(num_tasks, seed)
         if num_inputs < images.num_pixels:
             raise ValueError(f"{images.num_pixels} pixels do not fit into {num_inputs} inputs")
         if num_train is not None and not 1 <= num_train <= len(images.y_train):
@@ -229,8 +286,7 @@ class PermutedPixels(Sequence[Task]):
         return torch.randperm(self.num_inputs, generator=generator)
 
     def __getitem__(self, index: int) -> Task:  # type: ignore[override]
-        if not 0 <= index < self.num_tasks:
-            raise IndexError(f"task {index} is not one of 0..{self.num_tasks - 1}")
+        index = _task_number(index, self.num_tasks)
         train: Samples = self._chosen(self._permuted(self._train, index), index)
         if self.gradual and index:
             before = self._chosen(self._permuted(self._train, index - 1), index)
@@ -300,6 +356,8 @@ class ClassPairs(Sequence[Task]):
         seed: int,
         device: torch.device | str = "cpu",
     ) -> None:
+        _check_images(images, "ClassPairs")
+        _check_stream(num_tasks, seed)
         if images.num_classes < 2:
             raise DataError(f"{images.name}: a pair needs two classes, there is one")
         for split, y, least in (
@@ -330,8 +388,7 @@ class ClassPairs(Sequence[Task]):
         return _random_pair(self.images.num_classes, self.seed, index)
 
     def __getitem__(self, index: int) -> Task:  # type: ignore[override]
-        if not 0 <= index < self.num_tasks:
-            raise IndexError(f"task {index} is not one of 0..{self.num_tasks - 1}")
+        index = _task_number(index, self.num_tasks)
         pair = self.pair(index)
         train, test = (
             self._samples(x, [where[c] for c in pair])
@@ -377,6 +434,10 @@ class SpinChainLevels(Sequence[Task]):
         fix_sign: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
+        if not hasattr(levels, "num_levels"):
+            kind = type(levels).__name__
+            raise TypeError(f"SpinChainLevels shows SpinLevels, say of load_levels, not {kind}")
+        _check_stream(num_tasks, seed)
         if levels.num_levels < 2:
             raise DataError(
                 f"{levels.name}: a pair needs two levels, there is one; take more sites"
@@ -398,8 +459,7 @@ class SpinChainLevels(Sequence[Task]):
         return _random_pair(self.levels.num_levels, self.seed, index)
 
     def __getitem__(self, index: int) -> Task:  # type: ignore[override]
-        if not 0 <= index < self.num_tasks:
-            raise IndexError(f"task {index} is not one of 0..{self.num_tasks - 1}")
+        index = _task_number(index, self.num_tasks)
         states = [torch.from_numpy(self.levels.states(level)) for level in self.pair(index)]
         x = torch.cat(states)
         if self.fix_sign:

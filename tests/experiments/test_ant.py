@@ -5,11 +5,13 @@ import dataclasses
 import functools
 import itertools
 import json
+import math
+import re
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -19,6 +21,8 @@ pytest.importorskip("gymnasium")
 pytest.importorskip("mujoco")
 pytest.importorskip("stable_baselines3")
 
+import gymnasium
+from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -36,6 +40,7 @@ from tests.experiments.control_runs import (
     ANT,
     ARMS,
     EXPORTS,
+    OF_ARMS,
     TINY,
     folder_of,
     only,
@@ -302,7 +307,10 @@ def test_threads_of_the_config_are_torchs_while_it_trains(monkeypatch: pytest.Mo
     assert seen == [3, 1]
 
 
-def test_tensorboard_gets_the_numbers_of_all_rows_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("since", ["the beginning", "a resume", "the end"])
+def test_tensorboard_gets_the_numbers_of_all_rows_once(
+    monkeypatch: pytest.MonkeyPatch, since: str
+) -> None:
     loader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     append, calls = ArmRecord.append, []
 
@@ -313,17 +321,32 @@ def test_tensorboard_gets_the_numbers_of_all_rows_once(monkeypatch: pytest.Monke
         append(self, row, state)
 
     monkeypatch.setattr(ArmRecord, "append", interrupted)
-    arguments = (*only(TINY, "qnn"), "--tensorboard")
-    assert run(*arguments) == 130
-    assert run(*arguments) == 0
+    arguments = only(TINY, "qnn")
+    assert run(*arguments, *["--tensorboard"] * (since == "the beginning")) == 130
+    assert run(*arguments, *["--tensorboard"] * (since != "the end")) == 0
+    assert run(*arguments, "--tensorboard") == 0
     folder = folder_of(*arguments)
-    log = loader.EventAccumulator(str(arm_folder(folder, "qnn") / "tensorboard"))
+    log = loader.EventAccumulator(
+        str(arm_folder(folder, "qnn") / "tensorboard"), purge_orphaned_data=False
+    )
     log.Reload()
     rows = rows_of(folder, "qnn")
     for name in ("return", "approx_kl", "angle_norm", "evaluation_return"):
         logged = [(event.step, event.value) for event in log.Scalars(name)]
         expected = [(row["step"], pytest.approx(row[name])) for row in rows if name in row]
         assert logged == expected
+
+
+def test_tensorboard_that_cannot_be_written_is_told(capsys) -> None:
+    pytest.importorskip("tensorboard")
+    arguments = (*only(TINY, "mlp"), "--total-steps=48")
+    assert run(*arguments) == 0
+    (arm_folder(folder_of(*arguments), "mlp") / "tensorboard").write_text("no folder")
+    assert run(*arguments, "--tensorboard") == 1
+    said = capsys.readouterr().err
+    error = said[said.index("error: ") :]
+    assert "/tensorboard: not a folder" in error
+    assert len(error.splitlines()) == 2
 
 
 def test_without_tensorboard_it_says_what_to_install(capsys, monkeypatch) -> None:
@@ -475,3 +498,71 @@ def test_environment_that_cannot_be_saved_is_told(monkeypatch: pytest.MonkeyPatc
 def test_figures_draws_a_run_again(trained: Path) -> None:
     assert figures.main([str(trained), "again.png"]) == 0
     assert Path("again.png").read_bytes() == (trained / "figure.png").read_bytes()
+
+
+class Faulty(gymnasium.Env):
+    """Raise, or give NaN, in the step or at the reset that the name says; be well afterwards."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+    faults: ClassVar[list[str]] = []
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.ones(3, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        fault = self.faults.pop() if self.steps == 10 and self.faults else ""
+        if fault == "raise":
+            raise ZeroDivisionError("no\nfloor")
+        observation = np.full(3, np.nan if fault == "observation" else 1, np.float32)
+        reward = math.nan if fault == "reward" else 1.0
+        return observation, reward, False, self.steps == 12, {}
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        ("raise", "it raised ZeroDivisionError: no floor"),
+        ("observation", "observation 0 of 2 is not finite: number 0 is nan"),
+        ("reward", "reward 0 of 2 is not finite: nan"),
+    ],
+)
+def test_an_environment_at_fault_ends_its_arm_in_a_line_and_the_next_is_trained(
+    fault: str, text: str, capsys, monkeypatch
+) -> None:
+    if "Faulty-v0" not in gymnasium.registry:
+        gymnasium.register("Faulty-v0", Faulty)
+    monkeypatch.setattr(policies, "check_resumable", lambda make: None)
+    monkeypatch.setattr(Faulty, "faults", [fault])
+    arguments = ["--env=Faulty-v0", "--total-steps=32", "--num-envs=2", "--n-steps=16",
+                 "--batch-size=16", "--evaluation-every=1000", "--evaluation-episodes=2", *OF_ARMS,
+                 "--env-processes=0"]  # fmt: skip
+    assert run(*arguments) == 1
+    out, error = capsys.readouterr()
+    line = error[error.index("error:") :]
+    assert line.startswith("error: mlp: in an evaluation after update 0 of PPO the environment is")
+    assert line.endswith(f"at fault: {text}\n")
+    assert "qnn" not in line
+    assert "exported to" in out
+    assert re.search(r"qnn: \S+ (steps per s|s per step)", out)
+    assert run(*arguments) == 0  # the fault does not come again
+
+
+def test_an_environment_that_cannot_be_made_or_tried_is_told_in_a_line(capsys, monkeypatch) -> None:
+    if "Faulty-v0" not in gymnasium.registry:
+        gymnasium.register("Faulty-v0", Faulty)
+    config = dataclasses.replace(QUICK.config, env="Faulty-v0")
+    monkeypatch.setattr(Faulty, "faults", ["raise"])
+    remark = policies.Environments(config, 0).remark
+    assert remark == "Faulty-v0 failed when it was tried: ZeroDivisionError: no floor"
+
+    def broken(self: Faulty) -> None:
+        raise RuntimeError("no engine")
+
+    monkeypatch.setattr(Faulty, "__init__", broken)
+    assert run("--preset=quick", "--env=Faulty-v0", "--env-processes=0") == 1
+    expected = "error: --env Faulty-v0: it cannot be made: RuntimeError: no engine\n"
+    assert capsys.readouterr().err.endswith(expected)

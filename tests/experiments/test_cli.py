@@ -3,7 +3,10 @@
 import dataclasses
 import io
 import json
+import os
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,11 +18,12 @@ from torch import nn
 
 from experiments import ant, cifar, mnist, qdata
 from experiments.cli import parse as cli
-from plasticity.errors import DoesNotFit, UsageError
+from plasticity.errors import DoesNotFit, InUse, UsageError
 from plasticity.learning.learner import Learner
 from plasticity.metrics import METRICS
 from plasticity.networks import NETWORKS
 from plasticity.networks.network import Network, Shape
+from plasticity.protocol.experiment import in_shell
 from plasticity.protocol.options import Options, TaskOptions
 from plasticity.protocol.supervised import MECHANISMS
 from plasticity.remedies import REMEDIES
@@ -30,6 +34,67 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
 EXPERIMENT = mnist.EXPERIMENT
 OTHERS = [module.EXPERIMENT for module in (cifar, qdata, ant)]
 
+# --- what ends a command, and names
+
+ENDS = {
+    "permission": (PermissionError(13, "Permission denied", "a/b"), 1, "a/b: Permission denied"),
+    "no room": (OSError(28, "No space left on device"), 1, "No space left on device"),
+    "folder gone": (FileNotFoundError(2, "No such file"), 1, "the folder that we are in"),
+    "memory": (MemoryError(), 1, "too little memory"),
+    "torch": (RuntimeError("DefaultCPUAllocator: can't allocate memory\nframes"), 1, "can't alloc"),
+    "threads": (RuntimeError("can't start new thread"), 1, "can't start new thread"),
+    "use": (UsageError("--x 3: too few"), 2, "--x 3: too few (see --help)"),
+    "in use": (InUse("wait for it"), 75, "wait for it"),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_what_a_system_or_a_user_can_cause_is_a_line_and_a_status(
+    case: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error, status, said = ENDS[case]
+
+    def fail() -> None:
+        raise error
+
+    assert cli.status_of(fail) == status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert said in line
+
+
+def test_mistake_of_the_program_is_no_error_of_the_user() -> None:
+    def fail() -> None:
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        cli.status_of(fail)
+
+
+def test_newlines_in_names_are_written_as_a_shell_takes_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--dataset=none/a\nb.npz", "--results=x"]
+    monkeypatch.setattr("sys.argv", ["mnist", *words])
+    assert start(*words) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "none/a$'\\n'b.npz" in line
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+@pytest.mark.parametrize("word", ["it's here", "a\nb'\\c", "\udcff\x1b", "caf\u00e9", ""])
+def test_words_come_back_from_a_shell_and_take_one_line(word: str) -> None:
+    line = in_shell([word, "next"])
+    assert len(line.splitlines()) == 1
+    done = subprocess.run(["bash", "-c", f"printf '%s|' {line}"], capture_output=True, check=True)
+    assert os.fsdecode(done.stdout) == f"{word}|next|"
+
+
+def test_home_folder_that_there_is_not_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert start("--results=~nosuchuser/x", "--dataset=digits", "--num-tasks=1") == 2
+    assert "--results ~nosuchuser/x: there is no home folder" in capsys.readouterr().err
+
+
 # --- wrong use
 
 
@@ -37,9 +102,12 @@ WRONG_USE = {
     "--num-tasks 0": ["--num-tasks 0", "positive"],
     "--num-tasks -3": ["--num-tasks -3", "positive"],
     "--num-tasks 99999999999999999999": ["--num-tasks", "at most"],
-    "--num-tasks x": ["--num-tasks", "'x'"],
-    "--num-tasks 2.5": ["--num-tasks", "'2.5'"],
+    "--num-tasks x": ["error: --num-tasks x: must be a whole number"],
+    "--num-tasks 2.5": ["error: --num-tasks 2.5: must be a whole number"],
     "--num-tasks": ["--num-tasks"],
+    "--gradual half": ["error: --gradual half: must be a number"],
+    "--mlp.hidden 3 x": ["error: --mlp.hidden 3 x: not what this option takes"],
+    "--overwrite yes": ["error: yes: python -m experiments.mnist has nothing that takes this"],
     "--num-task 3": [
         "error: --num-task: python -m experiments.mnist has no such option; did you mean --num-ta"],
     "--mlp.hiden 3": ["--mlp.hiden", "did you mean --mlp.hidden"],
@@ -47,7 +115,7 @@ WRONG_USE = {
     "--preset quik": ["quik", "released, matched, why, quick"],
     "--preset=quik": ["quik", "released, matched, why, quick"],
     "--preset": ["--preset", "released, matched, why, quick"],
-    "quick": ["quick"],
+    "quick": ["quick: python -m experiments.mnist has nothing that takes this"],
     "--seed -1": ["--seed -1"],
     "--seed 18446744073709551616": ["--seed"],
     "--threads 0": ["--threads 0"],
@@ -78,7 +146,10 @@ WRONG_USE = {
     "--arms rnn": ["--arms rnn", "no network is called 'rnn'", "qnn, qnn-relu"],
     "--arms mlp rnn": ["--arms rnn", "qnn, qnn-relu"],
     "--arms=rnn": ["--arms rnn", "qnn, qnn-relu"],
-    "--arms": ["--arms"],
+    "--arms": ["--arms: name at least one; the preset has mlp, qnn"],
+    "--arms mlp,qnn": ["--arms mlp,qnn", "spaces separate names, not commas"],
+    "--arms mpl": ["--arms mpl", "did you mean mlp?"],
+    "--arms mlp+l2-int": ["--arms mlp+l2-int", "did you mean l2-init?"],
     "--arms mlp+nonsense": ["--arms mlp+nonsense", "no remedy is called 'nonsense'",
                             "reset-optimizer"],
     "--arms mlp+": ["--arms mlp+", "no remedy is called ''"],
@@ -121,12 +192,40 @@ def test_wrong_use_is_one_line_and_status_2(
 
 
 IN_ONE_LINE = {
-    "--seed x": "Error parsing --seed: invalid literal for int() with base 10: 'x'",
+    "--seed x": "--seed x: must be a whole number",
     "--mlp.hiden 3": "--mlp.hiden: python -m experiments.mnist has no such option; did you mean "
     "--mlp.hidden [INT [INT ...]]?",
     "--mlp.hidden 0": "--mlp.hidden (0,): at least one layer, of at least one unit",
-    "nonsense": "Unrecognized options: nonsense",
+    "nonsense": "nonsense: python -m experiments.mnist has nothing that takes this; options begin "
+    "with --",
 }
+
+
+def test_preset_without_its_option_is_recognised(refused: Callable[..., str]) -> None:
+    assert "error: quick: did you mean --preset quick?" in refused("quick", status=2)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate "
+            "memory: you tried to allocate 2560000000000 bytes. Error code 12"
+        ),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ..."),
+        MemoryError("Unable to allocate 2.00 GiB for an array with shape (1,) and data type int8"),
+    ],
+)
+def test_memory_that_is_not_enough_is_told_in_a_line(
+    capsys: pytest.CaptureFixture[str], tiny: list[str], error: Exception
+) -> None:
+    def build(*_: object) -> None:
+        raise error
+
+    assert start(*only(tiny, "mlp"), experiment=dataclasses.replace(EXPERIMENT, build=build)) == 1
+    wanted = "2560000000000 bytes" if "alloc_cpu" in str(error) else "2.00 GiB"
+    said = f"error: there is not enough memory ({wanted} at once): take smaller networks, fewer "
+    assert capsys.readouterr().err == said + "qubits or smaller batches\n"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from plasticity.figures.labels import labels_of
 from plasticity.figures.style import COLOURS, LINES
 from plasticity.metrics import METRICS
 from plasticity.protocol.experiment import Panel
-from plasticity.results.record import RunFolder, open_run
+from plasticity.results.record import RunFolder, open_run, read_run
 from plasticity.runs import drawing
 from plasticity.runs.drawing import draw_run
 from tests.experiments.runs import (
@@ -118,7 +119,7 @@ def test_figures_draws_a_run_by_its_config_whatever_it_is_called(
         (["run", "a.xyz"], 1, "xyz"),
         (["run", "gone/a.png"], 1, "gone/a.png"),
         (["short"], 1, "weight_norm"),
-        (["broken"], 1, "line 1 is not JSON"),
+        (["broken"], 1, "edited or cut off"),
         (["edited"], 1, "arm.json"),
         ([], 2, "no run folder"),
         (["run", "a.png", "b.png"], 1, "a.png"),
@@ -149,6 +150,14 @@ def test_figures_names_what_it_cannot_draw(
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.parametrize("name", ["r\udcff", "a$^b$"])
+def test_run_may_be_called_what_is_no_text_and_no_formula(name: str) -> None:
+    folder = record({"mlp": {"a": 1}})
+    moved = folder.path.rename(folder.path.with_name(name))
+    assert figures.main([str(moved), "out.svg"]) == 0
+    draw_run(EXPERIMENT, read_run(moved))
+
+
 # --- when the figure of a run is drawn
 
 
@@ -158,10 +167,17 @@ def test_figure_is_drawn_again_once_there_are_more_rows_and_only_then() -> None:
     before = (figure.read_bytes(), figure.stat().st_mtime_ns)
     assert draw_run(EXPERIMENT, folder) == figure
     assert (figure.read_bytes(), figure.stat().st_mtime_ns) == before
+    # Whatever the date: a clock may be set back.
+    for file in (figure, folder.path / "table.md"):
+        os.utime(file, (4e9, 4e9))
     with folder.arm("mlp", {"a": 1}) as arm:
         arm.append({"task": 5} | dict.fromkeys(COLUMNS, 3.0), {})
     draw_run(EXPERIMENT, folder)
     assert figure.read_bytes() != before[0]
+    whole = figure.read_bytes()
+    figure.write_bytes(whole[:-9])
+    draw_run(EXPERIMENT, folder)
+    assert figure.read_bytes() == whole
     again = figure.read_bytes()
     with folder.arm("mlp", {"a": 1}) as arm:
         arm.save_measured({2: {"fisher_x": 1.0}})
@@ -357,7 +373,8 @@ def test_eight_arms_have_curves_of_their_own_without_points(drawn: list[Figure])
     for axes in figure.axes:
         looks = [(line.get_color(), line.get_linestyle()) for line in axes.lines]
         assert len({*looks}) == len(looks) == 8
-        assert {look[0] for look in looks} == {*COLOURS}
+        # The first two are the preset's arms': theirs are free for nobody else.
+        assert {look[0] for look in looks} == {*COLOURS[1:]}
         assert {look[1] for look in looks} == {*LINES[:2]}
     assert "points" not in title_of(figure)
     assert matplotlib.image.imread(path).std() > 0
@@ -432,7 +449,7 @@ def test_figure_over_seeds_shows_means_and_their_intervals(drawn: list[Figure]) 
     (figure,) = drawn
     assert legend_of(figure) == ["classical (MLP)", "quantum (QNN)"]
     title, notes = title_of(figure).splitlines()
-    assert title == "mnist-x, seeds 0, 1, 2"
+    assert title == "Permuted images (mnist), seeds 0, 1, 2"
     assert "n = 3 seeds" in notes
     assert "shaded: 95 % interval of the mean over seeds" in notes
     assert "points" not in notes

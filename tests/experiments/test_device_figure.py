@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plasticity.on_device.figure import figure
+from plasticity.figures.style import COLOURS
+from plasticity.on_device.figure import figure, lighter
 from plasticity.on_device.table import Ends, OfArm, ends_of, table
 
 QUOTED = {"depolarizing": 1e-3, "amplitude_damping": 0.0, "readout_error": 1e-2}
@@ -157,7 +158,7 @@ def test_panels_show_each_condition_once_and_zero_and_infinity_beside_the_axis()
                      ["0", "$10^{-3}$", "$10^{-1}$"]]  # fmt: skip
     arm = OfArm(rows)
     early = [arm.accuracy(key(NONE | {"depolarizing": p}), (1, 2)).value for p in (0, 1e-3, 1e-2)]
-    lines = [line for line in axes[1].get_lines() if line.get_color() == "#0072B2"]
+    lines = [line for line in axes[1].get_lines() if line.get_color() == lighter(COLOURS[0])]
     points = sorted((x, y) for line in lines if line.get_marker() == "o"
                     for x, y in zip(*line.get_data(), strict=True))  # fmt: skip
     assert [y for _, y in points] == early
@@ -179,3 +180,14 @@ def test_arms_stand_below_one_another() -> None:
     first, second = drawn.subfigs
     assert first.get_suptitle() == "first: n = 400 test samples a task, one seed"
     assert second.get_suptitle() == "second: n = 400 test samples a task, one seed"
+
+
+def test_title_and_legend_are_on_the_page_where_there_is_a_single_panel() -> None:
+    rows = [row for row in made_up_rows(right) if row["shots"] is None]
+    rows = [row for row in rows if not row["readout_error"]]
+    drawn: Any = figure({"first": rows}, "a title " * 20)
+    drawn.draw_without_rendering()
+    page = drawn.bbox
+    boxes = [text.get_window_extent() for text in (drawn._suptitle, *drawn.subfigs[0].texts)]
+    boxes += [legend.get_window_extent() for legend in drawn.subfigs[0].legends]
+    assert all(page.x0 <= box.x0 and box.x1 <= page.x1 for box in boxes)

@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from experiments.__main__ import summaries
+from plasticity import __version__
 from tests.experiments.test_commands import COMMANDS, HEAVY, ROOT, interrupted_at, run
 
 QUICK = ["mnist", "--preset=quick", "--arms=mlp", "--num-tasks=1"]
@@ -96,16 +98,37 @@ def test_unknown_command_is_a_line_with_the_way_out(word: str, way_out: str) -> 
 # --- a command, as by its own name
 
 
-@pytest.mark.parametrize("words", [["mnist", "--help"], ["ant", "--nonsense"], ["figures", "none"]])
+@pytest.mark.parametrize(
+    "words", [["mnist", "--help"], ["ant", "--help"], ["ant", "--nonsense"], ["figures", "none"]]
+)
 def test_command_says_and_returns_what_it_does_by_its_own_name(
     words: list[str], script: Path
 ) -> None:
     command, *rest = words
     own = run("-m", f"experiments.{command}", *rest)
-    for start in (["-m", "experiments"], [str(script)]):
+    said = " ".join(f"{own.stdout} | {own.stderr}".split())  # lines are broken elsewhere
+    for start, program in (
+        (["-m", "experiments"], "python -m experiments "), ([str(script)], "plasticity ")
+    ):  # fmt: skip
         done = run(*start, *words)
-        assert (done.returncode, done.stdout) == (own.returncode, own.stdout)
-        assert done.stderr == own.stderr
+        assert done.returncode == own.returncode
+        # But for how it is called: in the usage line, and where a command is advised.
+        expected = said.replace("python -m experiments.", program)
+        assert " ".join(f"{done.stdout} | {done.stderr}".split()) == expected
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_usage_says_how_the_command_was_called(command: str, script: Path) -> None:
+    assert run(str(script), command, "--help").stdout.startswith(f"usage: plasticity {command} ")
+    if command in ("mnist", "figures"):
+        said = run("-m", "experiments", command, "--help").stdout
+        assert said.startswith(f"usage: python -m experiments {command} ")
+
+
+def test_version_is_that_of_the_package(script: Path) -> None:
+    for start in (["-m", "experiments"], [str(script)]):
+        done = run(*start, "--version")
+        assert (done.returncode, done.stdout) == (0, f"quantum-plasticity {__version__}\n")
 
 
 def test_script_lists_the_commands_under_its_own_name(script: Path) -> None:
@@ -156,3 +179,26 @@ def test_closed_pipe_ends_the_list_quietly() -> None:
     finally:
         os.close(writing)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+@pytest.mark.parametrize(
+    ("streams", "words", "status"),
+    [
+        (">/dev/full", "", 1),
+        (">/dev/full", "nosuch", 2),
+        ("2>/dev/full", "nosuch", 2),
+        (">&-", "", 0),
+        ("2>&-", "nosuch", 2),
+        ("<&- >&- 2>&-", "nosuch", 2),
+    ],
+)
+def test_closed_and_full_streams_leave_the_status_as_it_is_and_no_traceback(
+    streams: str, words: str, status: int
+) -> None:
+    command = f"{shlex.quote(sys.executable)} -m experiments {words} {streams}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert len((done.stdout + done.stderr).splitlines()) <= 1 or not words
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr

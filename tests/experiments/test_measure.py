@@ -23,7 +23,7 @@ from plasticity.learning.remedy import Learns, Remedy
 from plasticity.metrics import METRICS
 from plasticity.remedies import REMEDIES
 from plasticity.results import provenance
-from plasticity.results.files import recorded
+from plasticity.results.arm import recorded
 from plasticity.results.record import RunFolder
 from plasticity.runs import drawing
 from plasticity.tasks.streams import Task

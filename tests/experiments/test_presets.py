@@ -12,7 +12,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from experiments.parts.finding import recorded_identity
 
 from experiments.cli import parse as cli
 from plasticity.learning.remedy import Remedy
@@ -21,6 +20,7 @@ from plasticity.protocol.arms import ArmConfig
 from plasticity.protocol.experiment import Experiment, Preset
 from plasticity.results.names import config_hash
 from plasticity.results.record import open_run
+from plasticity.runs.places import recorded_identity
 
 # Stands for the data: its content has this digest, or it is the environment of this name.
 DATA = SimpleNamespace(digest="0" * 64, name="Ant-v4")

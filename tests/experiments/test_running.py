@@ -191,7 +191,7 @@ def test_options_of_an_arm_change_the_folder_of_that_arm_only(tiny: list[str]) -
     new = {path.parent for path in after.keys() - before.keys() if path.parent.parent == folder}
     assert [path.name.rpartition("-")[0] for path in new] == ["qnn"]
     assert new.isdisjoint(path.parent for path in before)
-    drawn = {folder / name for name in ("figure.png", "table.md")}
+    drawn = {folder / name for name in ("figure.png", "table.md", "drawn.json")}
     assert {path for path, _ in before.items() - after.items()} == drawn
     assert (folder / "figure.png").read_bytes() != figure
 

@@ -6,6 +6,7 @@ import re
 import stat
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,8 +49,11 @@ def test_cells_are_all_arms_with_all_seeds_each_once(tiny: Study) -> None:
     assert len({*cells(tiny)}) == 4
 
 
-def test_a_cell_is_the_command_that_a_user_would_type(tmp_path: Path, results: Path) -> None:
+def test_a_cell_is_the_command_that_a_user_would_type(
+    tmp_path: Path, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tiny = tiny_study(tmp_path, of_arm={"mlp": {"hidden": 5}}, metrics=("fisher", "dormant"))
+    monkeypatch.syspath_prepend("")
     words = Cell(tiny, "mlp", 7).command(results)
     assert words[:3] == [sys.executable, "-m", "experiments.mnist"]
     choice, options = cli.parse(mnist.EXPERIMENT, words[3:])
@@ -64,6 +68,39 @@ def test_a_cell_is_the_command_that_a_user_would_type(tmp_path: Path, results: P
     assert [*cli.parse(mnist.EXPERIMENT, other[3:])[0].arms["linear+l2-init"].remedies] == [
         "l2-init"
     ]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "part"),
+    [
+        ("arms", "mlp", "arms 'mlp': must be a tuple of words"),
+        ("seeds", 5, "seeds 5: must be a tuple of numbers"),
+        ("options", "--num-tasks 3", "options '--num-tasks 3': must be a tuple of words"),
+        ("options", ("--num-tasks", 3), "must be a tuple of words"),
+        ("of_arms", {"mlp": "--mlp.hidden 3"}, r"of_arms\['mlp'\] '--mlp.hidden 3': must be a"),
+        ("compared", ("mlp", "linear+l2-init"), "must be a tuple of pairs of arms"),
+        ("rates", ("x",), "rates .*: must be a tuple of numbers"),
+        ("drop_margin", "x", "drop_margin 'x': must be a number"),
+    ],
+)
+def test_values_of_another_kind_are_named(
+    tmp_path: Path, field: str, value: Any, part: str
+) -> None:
+    with pytest.raises(ValueError, match=part):
+        tiny_study(tmp_path, **{field: value})
+
+
+@pytest.mark.parametrize("finding", ["", ".", None])
+def test_a_cell_looks_for_modules_in_the_working_directory_only_if_this_process_does(
+    tmp_path: Path, results: Path, monkeypatch: pytest.MonkeyPatch, finding: str | None
+) -> None:
+    """So ``plasticity study`` is not led astray by a folder called experiments."""
+    tiny = tiny_study(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    if finding is not None:
+        monkeypatch.syspath_prepend(str(tmp_path) if finding else "")
+    words = Cell(tiny, "mlp", 7).command(results)
+    assert words[1] == ("-Pm" if finding is None else "-m")
 
 
 def test_the_presets_metrics_are_taken_where_a_study_names_none() -> None:

@@ -257,6 +257,10 @@ def test_the_list_has_the_commands_of_the_cells_that_are_not_complete(
     assert [shlex.split(line) for line in one.splitlines()] == expected[:1]
     more = said(str(file), "--list", "--seeds=3", f"--results={folder}")[1]
     assert len(more.splitlines()) == 5
+    # Where we may not look, or cannot, a cell is not complete; its own command says why.
+    for results in (tmp_path / ("x" * 300), tmp_path / "a\nb"):
+        status, printed, _ = said(str(file), "--list", f"--results={results}")
+        assert (status, len(printed.splitlines())) == (0, 4)
 
 
 def test_commands_of_the_list_give_the_records_of_the_cells_in_a_shell(

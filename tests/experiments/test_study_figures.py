@@ -91,7 +91,8 @@ def drawn(arms: int, seeds: tuple[int, ...] = (4,), **more: Any) -> Figure:
     if more.get("logarithmic"):
         series = {arm: np.exp(values) for arm, values in series.items()}
     verdicts = {f"arm{k}": word for k, word in enumerate(itertools.islice(LOOKS, arms))}
-    options: dict[str, Any] = {"verdicts": verdicts, "reference": "arm2", "looks": [*series]}
+    looks = {arm: number for number, arm in enumerate(series)}
+    options: dict[str, Any] = {"verdicts": verdicts, "reference": "arm2", "looks": looks}
     return over_tasks(series, "accuracy (%)", "title", **options | more)
 
 
@@ -107,10 +108,10 @@ def test_eight_arms_share_axes_and_a_legend_names_them_with_their_verdicts() -> 
 
 
 def test_arm_looks_the_same_in_the_figure_of_a_column_that_other_arms_lack() -> None:
-    looks = [f"arm{k}" for k in range(9)]
-    figure = drawn(3, looks=looks[::-1])
+    looks = {f"arm{k}": 8 - k for k in range(9)}
+    figure = drawn(3, looks=looks)
     (axes,) = figure.axes
-    expected = [style(looks[::-1].index(f"arm{k}")) for k in range(3)]
+    expected = [style(looks[f"arm{k}"]) for k in range(3)]
     assert [line.get_color() for line in axes.lines] == [look["colour"] for look in expected]
     assert [line.get_linestyle() for line in axes.lines] == [look["line"] for look in expected]
 
@@ -137,7 +138,7 @@ def test_caption_says_how_many_seeds_and_what_is_shaded() -> None:
             assert words in caption
     series = {"a": np.ones((1, 30)), "b": np.ones((2, 30))}
     caption = (
-        over_tasks(series, "x", "t", verdicts={}, reference="a", looks=["a", "b"])
+        over_tasks(series, "x", "t", verdicts={}, reference="a", looks={"a": 0, "b": 1})
         .texts[1]
         .get_text()
     )

@@ -144,6 +144,67 @@ def test_watch_plays_the_policy_that_was_saved(
     assert said == f"{name}, {which} policy: return {expected:.1f} in 20 steps: out.mp4\n"
 
 
+def test_policy_is_ready_before_anything_is_drawn(
+    trained: Path, drawn: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton, which torch imports to make it, and Mesa, which draws, each bring an LLVM."""
+    calls: list[str] = []
+
+    def noting(owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+
+        def noted(*arguments: Any, **options: Any) -> Any:
+            calls.append(name)
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, noted)
+
+    for owner, name in ((rendering, "make_model"), (PPO, "predict"), (rendering, "make_rendered")):
+        noting(owner, name)
+    assert watch.main([str(trained), "out.gif", SHORT]) == 0
+    assert calls[:4] == ["make_model", "predict", "make_rendered", "predict"]
+
+
+def test_video_is_as_long_and_as_large_as_is_said(
+    capsys, slippery: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[dict[str, Any]] = []
+    make = policies.make_gymnasium
+
+    def drawing(name: str, **options: Any) -> Any:
+        env = make(name)
+        made.append(options)
+        if options:
+            size = options["height"], options["width"], 3
+            env.render = lambda: np.zeros(size, np.uint8)
+        return env
+
+    monkeypatch.setattr(rendering, "make_gymnasium", drawing)
+    words = [str(slippery), "out.mp4", "--env=tests.short:ShortAnt-v0", "--steps=3"]
+    assert watch.main([*words, "--size", "90", "34"]) == 0
+    assert "in 3 steps" in capsys.readouterr().out
+    assert imageio_ffmpeg.count_frames_and_secs("out.mp4")[0] == 3
+    assert imageio.v3.immeta("out.mp4")["size"] == (90, 34)
+    assert made[-1] == {"render_mode": "rgb_array", "width": 90, "height": 34}
+    for wrong in (["--steps=0"], ["--size", "17", "16"], ["--size", "16", "8000"]):
+        said = refused(capsys, *words, *wrong, status=2)
+        assert f"{wrong[0].partition('=')[0]} " in said
+
+
+def test_environment_without_sizes_says_that_it_has_none(trained: Path, capsys) -> None:
+    said = refused(capsys, str(trained), "out.gif", SHORT, "--size", "32", "32")
+    assert "for --size, its constructor must accept width and height" in said
+
+
+def test_environment_that_is_gone_is_told_as_one(
+    trained: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gymnasium, "make", lambda *_, **__: 1 / 0)
+    said = refused(capsys, str(trained), "out.gif", SHORT)
+    assert "'tests.short:ShortPendulum-v0' cannot be made here" in said
+    assert "policy" not in said
+
+
 def test_protocol_and_arms_that_are_read_are_those_that_were_trained(trained: Path) -> None:
     choice, _ = cli.parse(EXPERIMENT, [*TINY, "--total-steps=1"])
     config, arms = choice.config, choice.arms  # no part of a run
@@ -188,7 +249,8 @@ def test_arms_of_one_name_are_told_apart_by_their_folders(capsys, drawn) -> None
         (["gone", "out.mp4"], 1, "gone/config.json: no such file"),
         (["run", "out.avi"], 2, "an .mp4 or a .gif"),
         (["run"], 2, "The video to write"),
-        (["run", "gone/out.mp4"], 1, "gone/out.mp4"),
+        (["run", "gone/out.mp4"], 1, "gone/out.mp4: there is no folder gone"),
+        (["run", "out.mp4", "--size", "10"], 2, "--size 10: not what this option takes"),
         (["run", "out.mp4", "--arm=mlp"], 1, "run: no arm mlp has saved a policy here yet"),
         (["run", "out.mp4", "--arm=classical"], 1, "no arm classical has saved a policy"),
         (["run", "out.mp4", "--policy=last"], 1, "quantum_last_policy.zip: not a policy"),
@@ -257,6 +319,37 @@ def test_video_that_lacks_frames_is_told(
     monkeypatch.setattr(imageio.v2, "get_writer", losing)
     said = refused(capsys, str(trained), "out.mp4", SHORT)
     assert "out.mp4: cannot be written (10 of 20 frames are in it)" in said
+    assert not [*Path().iterdir()]
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.gif"])
+def test_video_that_is_stopped_leaves_nothing_and_what_was_there(
+    capsys, monkeypatch: pytest.MonkeyPatch, trained: Path, drawn, name: str
+) -> None:
+    Path(name).write_bytes(b"an earlier one")
+    predict, calls = PPO.predict, []
+
+    def stopping(*arguments: Any, **options: Any) -> Any:
+        calls.append(0)
+        if len(calls) == 5:
+            assert len([*Path().iterdir()]) == 2  # what is there, and what is written aside
+            raise KeyboardInterrupt
+        return predict(*arguments, **options)
+
+    monkeypatch.setattr(PPO, "predict", stopping)
+    assert watch.main([str(trained), name, SHORT]) == 130
+    assert [path.name for path in Path().iterdir()] == [name]
+    assert Path(name).read_bytes() == b"an earlier one"
+
+
+def test_link_to_a_video_stays_one(trained: Path, drawn) -> None:
+    Path("old").mkdir()
+    Path("old/out.gif").write_bytes(b"an earlier one")
+    Path("out.gif").symlink_to("old/out.gif")
+    assert watch.main([str(trained), "out.gif", SHORT]) == 0
+    assert Path("out.gif").is_symlink()
+    assert [*Path("old").iterdir()] == [Path("old/out.gif")]
+    assert imageio.v3.improps("old/out.gif", plugin="pillow").shape[0] > 0
 
 
 def test_video_that_is_a_folder_is_told(capsys, trained: Path, drawn) -> None:

@@ -2,15 +2,19 @@
 
 import copy
 import io
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from plasticity.errors import DoesNotFit
 from plasticity.learning.learner import Learner
 from plasticity.learning.remedy import Learns, Remedy
+from plasticity.networks import NETWORKS
 from plasticity.networks.mlp import mlp
+from plasticity.remedies import REMEDIES
 from plasticity.remedies.resets import ResetOptimizer
 from plasticity.seeding import generator_for
 from tests.tiny import ARMS, NUM_CLASSES, NUM_INPUTS, make_adam, same, tiny_learner, tiny_network
@@ -357,3 +361,67 @@ def test_reset_optimizer_resets_at_multiples_of_every(every: int) -> None:
         before = learner.optimizer
         learner.start_task(index)
         assert (learner.optimizer is not before) == (index % every == 0)
+
+
+def test_nothing_to_train_is_refused_in_a_line() -> None:
+    network = nn.Linear(2, 2).requires_grad_(False)
+    with pytest.raises(
+        DoesNotFit, match=r"^Linear has no parameter to train \(6 numbers"
+    ) as caught:
+        Learner(network, make_adam, cross_entropy)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_loss_that_depends_on_nothing_that_is_trained_is_refused_in_a_line() -> None:
+    network = nn.Linear(2, 2)
+    network.register_parameter("spare", nn.Parameter(torch.ones(())))
+    network.weight.requires_grad_(False)
+    network.bias.requires_grad_(False)
+    learner = Learner(network, make_adam, cross_entropy)
+    with pytest.raises(DoesNotFit, match=r"^the loss of Linear depends on no parameter"):
+        learner.update(torch.ones(3, 2), torch.tensor([0, 1, 0]))
+
+
+def test_frozen_and_unused_parameters_stay_and_a_checkpoint_goes_on() -> None:
+    def made() -> Learner:
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+        network[0].requires_grad_(False)
+        network.register_parameter("spare", nn.Parameter(torch.ones(2)))
+        return Learner(network, make_adam, cross_entropy)
+
+    x, y = torch.rand(5, 2), torch.tensor([0, 1, 0, 1, 1])
+    one, other = made(), made()
+    first, spare = one.network[0].weight.clone(), one.network.spare.detach().clone()
+    for _ in range(3):
+        one.update(x, y)
+    assert torch.equal(one.network[0].weight, first)
+    assert torch.equal(one.network.spare, spare)
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    for learner in (one, other):
+        learner.update(x, y)
+    assert same(one.state_dict(), other.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("parts", "part"),
+    [
+        ({"network": NETWORKS["mlp"]}, r"not Mlp\(.*; build it first: .build\(shape, generator\)"),
+        ({"network": torch.nn.Linear}, "network must be a torch.nn.Module, not <class"),
+        ({"make_optimizer": torch.optim.SGD([torch.zeros(1)], lr=0.1)}, "make_optimizer .* is SGD"),
+        ({"loss": "cross_entropy"}, "torch.nn.functional.cross_entropy; it is 'cross_entropy'"),
+        ({"loss": torch.nn.CrossEntropyLoss}, "loss must be a function .* it is <class"),
+        ({"remedies": ["l2"]}, "remedies must be a sequence of Remedy.* 'l2' is none"),
+        ({"remedies": REMEDIES["l2"]}, r"remedies must be .* L2\(.* is no sequence"),
+        ({"remedies": [type(REMEDIES["l2"])]}, "remedies must be .* is none"),
+    ],
+)
+def test_parts_that_make_no_learner_are_named(parts: dict[str, Any], part: str) -> None:
+    proper = {
+        "network": torch.nn.Linear(2, 2),
+        "make_optimizer": torch.optim.Adam,
+        "loss": torch.nn.functional.cross_entropy,
+    }
+    Learner(**proper)
+    with pytest.raises(TypeError, match=part):
+        Learner(**proper | parts)

@@ -4,6 +4,7 @@ import copy
 import inspect
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -374,3 +375,22 @@ def test_samples_that_change_are_told_which_part_of_the_updates_is_done() -> Non
         train_on_stream(plain, [task], **setting)
     )
     assert asked == [number / 6 for number in range(6)]  # 2 epochs of 3 batches
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"epochs": 0}, "epochs 0: at least 1"),
+        ({"epochs": 1.5}, "epochs 1.5: must be an integer"),
+        ({"batch_size": 0}, "batch_size 0: at least 1"),
+        ({"batch_size": -1}, "batch_size -1: at least 1"),
+        ({"metrics": ["fisher"]}, "metrics: 'fisher' is none"),
+        ({"stream": iter([])}, "stream must be a sequence of Task, not list_iterator"),
+        ({"stream": [(torch.rand(1, 2), torch.zeros(1))]}, "task 0 .* must be a Task, not tuple"),
+    ],
+)
+def test_what_cannot_be_trained_is_named(options: dict[str, Any], part: str) -> None:
+    learner = Learner(torch.nn.Linear(2, 2), torch.optim.Adam, torch.nn.functional.cross_entropy)
+    options = {"stream": [], "epochs": 1, "batch_size": 2, "seed": 0} | options
+    with pytest.raises((TypeError, ValueError), match=part):
+        list(train_on_stream(learner, options.pop("stream"), **options))

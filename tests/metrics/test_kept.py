@@ -79,10 +79,12 @@ def test_other_objects_make_it_anew_also_when_the_first_is_gone(kept: Kept[int])
     assert kept.get([network, network], [numbers], make) == make.calls
 
 
-def test_numbers_of_a_network_are_its_parameters_and_buffers() -> None:
+def test_numbers_of_a_network_are_its_parameters_and_buffers_and_what_is_trained() -> None:
     network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
-    shapes = [tuple(t.shape) for t in numbers_of(network)]
-    assert shapes == [(3, 2), (3,), (3,), (3,), (3,), (3,), ()]
+    network[0].weight.requires_grad_(False)
+    *numbers, trained = numbers_of(network)
+    assert [tuple(t.shape) for t in numbers] == [(3, 2), (3,), (3,), (3,), (3,), (3,), ()]
+    assert trained.tolist() == [False, True, True, True]
     assert not any(t.requires_grad for t in numbers_of(network))
 
 

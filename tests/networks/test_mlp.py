@@ -1,13 +1,16 @@
 """The classical networks: shape, initial weights, and where their randomness comes from."""
 
 import math
+import re
+from typing import Any
 
 import pytest
 import torch
 from scipy import stats
 from torch import nn
 
-from plasticity.networks.mlp import mlp
+from plasticity.networks.mlp import Mlp, mlp
+from plasticity.networks.network import Shape
 from plasticity.seeding import generator_for
 from tests.tiny import random_states, same
 
@@ -77,3 +80,16 @@ def test_global_random_states_are_untouched() -> None:
     before = random_states()
     mlp((6, 5, 4), generator_for(0, "initial weights"))
     assert same(random_states(), before)
+
+
+@pytest.mark.parametrize("hidden", [16, (1.5,), ("a",)])
+def test_hidden_layers_that_are_no_integers_are_named(hidden: Any) -> None:
+    with pytest.raises(TypeError, match=re.escape(f"hidden {hidden!r}: integers, one for each")):
+        Mlp(hidden)
+
+
+def test_problem_without_inputs_or_outputs_is_named() -> None:
+    with pytest.raises(ValueError, match="inputs 0: at least 1"):
+        Shape(0, 2)
+    with pytest.raises(ValueError, match="outputs -1: at least 1"):
+        Shape(2, -1)

@@ -144,7 +144,7 @@ def test_a_kept_loss_holds_no_program_after_its_backward_pass() -> None:
     for _ in range(3):
         losses.append(net(x).square().sum())
         losses[-1].backward()
-    assert len(program.Lease._waiting) == 1  # one program served all three
+    assert len(program.Lease._pool) == 1  # one program served all three
     with pytest.raises(RuntimeError, match="a second time"):
         losses[0].backward()
 

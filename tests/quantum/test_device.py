@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 import pickle
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -563,3 +564,63 @@ def test_a_zero_sample_is_refused_as_by_the_layer() -> None:
     device = layer(Brickwork(3, 1), LogOdds(2)).on_device()
     with pytest.raises(ValueError, match="sample 1 is zero"):
         device(torch.tensor([[1.0, 2.0], [0.0, 0.0]], dtype=torch.float64))
+
+
+# ---------------------------------------------------------------------- numbers that options take
+LEVELS = [np.float32(0.25), np.float64(0.25), np.array(0.25), torch.tensor(0.25), Fraction(1, 4)]
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=repr)
+def test_levels_of_noise_may_be_numbers_of_numpy_and_torch(level) -> None:
+    plain = NoiseModel(0.25, 0.25, 0.25)
+    assert NoiseModel(level, level, level) == plain
+    assert hash(NoiseModel(level, level, level)) == hash(plain)
+    for two in (
+        (level, 0.5),
+        [level, 0.5],
+        np.array([level, 0.5], float),
+        torch.tensor([0.25, 0.5]),
+    ):
+        assert NoiseModel(readout_error=two).flips == (0.25, 0.5)
+    assert NoiseModel(depolarizing=np.int64(1)).depolarizing == 1
+
+
+@pytest.mark.parametrize("kind", ["depolarizing", "amplitude_damping", "readout_error"])
+@pytest.mark.parametrize(
+    "level", [math.nan, math.inf, -0.1, 1.1, np.float32("nan"), torch.tensor(-1)]
+)
+def test_levels_of_noise_out_of_range_are_named(kind: str, level) -> None:
+    with pytest.raises(ValueError, match=rf"{kind} \S+: a probability is in \[0, 1\]"):
+        NoiseModel(**{kind: level})
+
+
+@pytest.mark.parametrize("kind", ["depolarizing", "amplitude_damping", "readout_error"])
+@pytest.mark.parametrize("level", [True, "0.1", None, 0.1j, np.bool_(1), torch.tensor(True)])
+def test_levels_of_noise_that_are_no_numbers_are_named(kind: str, level) -> None:
+    with pytest.raises(TypeError, match=f"{kind} .*: a probability is a number in"):
+        NoiseModel(**{kind: level})
+
+
+@pytest.mark.parametrize("shots", [np.int32(4), np.float64(4), torch.tensor(4), 4.0])
+def test_shots_may_be_numbers_of_numpy_and_torch(shots) -> None:
+    noisy = QNN(Brickwork(2, 1), PauliZ(0)).on_device(shots=shots)
+    assert (noisy.shots, type(noisy.shots)) == (4, int)
+    assert noisy.counts(torch.rand(3, 4)).le(4).all()
+
+
+@pytest.mark.parametrize(
+    ("shots", "error"),
+    [
+        *((value, ValueError) for value in (0, -1, 2.5, math.inf, -math.inf, math.nan, 10**400)),
+        *((value, TypeError) for value in (True, "10", 1j, torch.tensor([1, 2]))),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_other_numbers_of_shots_are_named(shots, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"shots .*: (a whole number, at least 1|at most 2\*\*53)"):
+        QNN(Brickwork(2, 1), PauliZ(0)).on_device(shots=shots)
+
+
+def test_what_is_no_noise_model_is_named() -> None:
+    with pytest.raises(TypeError, match=r"noise 0\.1: a NoiseModel, or None"):
+        QNN(Brickwork(2, 1), PauliZ(0)).on_device(0.1)

@@ -137,7 +137,7 @@ def test_the_file_is_the_text_and_replaces_what_was_there(tmp_path: Path) -> Non
 
 def test_where_nothing_can_be_written_nothing_is_left(tmp_path: Path) -> None:
     net, folder = made(Ring(3, 1)), tmp_path / "folder"
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"the folder .*folder is missing: make it first"):
         save_qasm3(net, folder / "circuit.qasm")
     folder.mkdir()
     with pytest.raises(OSError, match="folder"):
@@ -182,7 +182,7 @@ ERRORS = {
     "a batch": (
         lambda: to_qiskit(made(Brickwork(3, 1)), torch.ones(1, 8)),
         ValueError,
-        "one sample must be (features,), not of shape (1, 8)",
+        "one sample must be (features,), not of shape (1, 8): of a batch, x[0]",
     ),
     "too many features": (
         lambda: count_gates(made(Brickwork(3, 1)), torch.ones(9)),

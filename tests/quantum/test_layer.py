@@ -279,7 +279,7 @@ def test_empty_batch_and_batch_of_one(readout) -> None:
     [
         (torch.rand(2, 17), "17 features do not fit: 4 qubits have 1 to 16 amplitudes"),
         (torch.rand(2, 0), "0 features do not fit"),
-        (torch.rand(16), r"must be \(batch, features\)"),
+        (torch.rand(()), r"must be \(\.\.\., features\), not of shape \(\)"),
         (torch.stack([torch.ones(16), torch.zeros(16)]), "sample 1 is zero"),
         (torch.full((3, 16), torch.nan), "sample 0 has a non-finite value"),
         (torch.full((3, 16), torch.inf), "sample 0 has a non-finite value"),
@@ -332,6 +332,31 @@ def test_autocast_before_the_layer_leaves_its_output_in_its_precision() -> None:
     assert hidden.dtype == torch.bfloat16
     assert outputs.dtype == torch.float32
     torch.testing.assert_close(outputs, net(hidden.float()))
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_samples_are_scaled_before_they_are_rounded_to_the_layers_precision(dtype, mapped) -> None:
+    torch.manual_seed(0)
+    net, x = QNN(Brickwork(4, 2), Probabilities()), torch.randn(8, 16, dtype=dtype)
+    evaluate = vmap(lambda sample: net(sample.unsqueeze(0)).squeeze(0)) if mapped else net
+    scales = [1, 1e-43, 1e-50, 1e39, 1e-300, 1e300, 1e-5, 3e-160]
+    scaled = (x * torch.tensor(scales, dtype=torch.float64).unsqueeze(1)).requires_grad_()
+    outputs = evaluate(scaled)
+    torch.testing.assert_close(outputs, net(x), rtol=1e-5, atol=1e-7)
+    subnormal = torch.zeros(1, 16, dtype=dtype)
+    subnormal[0, 3], subnormal[0, 7] = 5e-324, -10e-324
+    torch.testing.assert_close(evaluate(subnormal), net((subnormal * 2.0**1000) * 2.0**70))
+    outputs[[0, 1, 3]].square().sum().backward()
+    along = (scaled.grad.conj() * scaled.detach()).real.sum(1)
+    assert float(along.abs().max()) < 1e-6  # only the direction counts
+    assert (scaled.grad[[0, 1, 3]].abs().amax(1) > 0).all()
+    if not mapped:
+        for value, message in ((0, "sample 2 is zero"), (torch.inf, "sample 2 has a non-finite")):
+            spoiled = scaled.detach().clone()
+            spoiled[2] = value
+            with pytest.raises(ValueError, match=message):
+                net(spoiled)
 
 
 @pytest.mark.parametrize("scale", [1e-42, 1e-30, 1e-20, 1e20, 1e30, 5e37])

@@ -1,6 +1,7 @@
 """Penalties: closed forms, gradients by finite differences, what they look at, what they teach."""
 
 import copy
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ from plasticity.errors import DoesNotFit
 from plasticity.learning.learner import Learner
 from plasticity.networks import NETWORKS
 from plasticity.networks.network import Shape
+from plasticity.remedies import REMEDIES
 from plasticity.remedies.penalties import L2, L2Init, Parseval, Spectral
 from plasticity.seeding import generator_for
 from tests.remedies.small import batch, learner, network, train
@@ -248,3 +250,8 @@ def test_strong_penalties_bring_the_network_where_they_want_it() -> None:
     )
     for w in matrices(ends["parseval"])[:-1]:
         assert np.linalg.svd(w)[1] == pytest.approx(2**0.5, abs=0.01)
+
+
+def test_option_that_is_no_number_is_named() -> None:
+    with pytest.raises(TypeError, match="strength 'a': must be a number"):
+        dataclasses.replace(REMEDIES["l2"], strength="a")

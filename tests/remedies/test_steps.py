@@ -219,3 +219,46 @@ def test_upgd_forgets_its_utilities_where_the_optimiser_is_reset() -> None:
     one.start_task(2)
     assert not one.optimizer.state
     assert one.optimizer.param_groups[0]["step"] == 0
+
+
+def two_groups(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """Give the first layer numbers of its own."""
+    first = {"params": parameters[:2], "lr": 0.05, "betas": (0.5, 0.9), "eps": 1e-3}
+    return torch.optim.Adam([first, {"params": parameters[2:]}], lr=0.01, amsgrad=True)
+
+
+def test_adamw_keeps_groups_and_their_numbers() -> None:
+    one = Learner(network(), two_groups, cross_entropy, [AdamW(0.3)])
+    bare = Learner(network(), two_groups, cross_entropy)
+    for group, other in zip(one.optimizer.param_groups, bare.optimizer.param_groups, strict=True):
+        changed = {k for k in other if k != "params" and group[k] != other[k]}
+        assert changed == {"weight_decay", "decoupled_weight_decay"}
+        assert len(group["params"]) == len(other["params"])
+    before = [p.detach().clone() for p in one.network.parameters()]
+    for learning in (one, bare):
+        learning.update(*batch(0))
+    rates = [0.05] * 2 + [0.01] * (len(before) - 2)
+    pairs = zip(one.network.parameters(), bare.network.parameters(), strict=True)
+    for (ours, theirs), old, rate in zip(pairs, before, rates, strict=True):
+        torch.testing.assert_close(ours, theirs - rate * 0.3 * old)
+
+
+def test_upgd_learns_alike_whatever_the_groups() -> None:
+    one, other = (Learner(network(), m, cross_entropy, [UPGD]) for m in (two_groups, make_adam))
+    for step in range(4):
+        for learning in (one, other):
+            learning.update(*batch(step))
+    assert len(one.optimizer.param_groups) == 2
+    assert same(one.network.state_dict(), other.network.state_dict())
+    assert one.columns() == other.columns()
+
+
+@pytest.mark.parametrize("remedy", [AdamW(0.1), UPGD])
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
+def test_a_weight_decay_that_is_there_is_not_replaced_silently(remedy: Remedy, kind: type) -> None:
+    def make(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        groups = [{"params": parameters[:1], "weight_decay": 0.02}, {"params": parameters[1:]}]
+        return kind(groups, weight_decay=0.0)
+
+    with pytest.raises(DoesNotFit, match=r"has a weight decay of its own; .* is 0\.02"):
+        Learner(network(), make, cross_entropy, [remedy])

@@ -1,12 +1,14 @@
 """Tests of files that a crash, a full disk or a planted link must not spoil."""
 
+import errno
 import os
 from pathlib import Path
 
+import filelock
 import pytest
 
-from plasticity.errors import RecordError
-from plasticity.results.disk import disk_errors, make_folder, replace_file
+from plasticity.errors import InUse, RecordError
+from plasticity.results.disk import disk_errors, lock_of, make_folder, replace_file
 from tests.results.demo import MLP, SHARED, files, folder_name, open_demo, train
 
 
@@ -120,3 +122,27 @@ def test_results_that_cannot_be_written_are_named(
         open_demo(tmp_path / "results")
     with pytest.raises(RecordError, match=r"mlp-\w+: Permission denied.*\n.*--results"):
         folder.arm("mlp", {})
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks are POSIX")
+def test_without_locks_of_the_system_a_copied_run_is_free_and_one_in_use_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the disk has none, a file is the lock; those of the system stay when released."""
+    import fcntl
+
+    def missing(*arguments: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    path = train(tmp_path)
+    before = files(tmp_path, without=())
+    assert f"{path.name}/{MLP}/lock" in before
+    monkeypatch.setattr(fcntl, "flock", missing)
+    with open_demo(tmp_path).arm("mlp", {"network": "mlp", "width": 4}) as arm:
+        assert arm.rows
+        with pytest.raises(InUse):
+            open_demo(tmp_path).arm("mlp", {"network": "mlp", "width": 4})
+    with lock_of(path / "lock"), pytest.raises(filelock.Timeout):
+        lock_of(path / "lock").acquire(timeout=0)
+    assert files(tmp_path) == {name: before[name] for name in files(tmp_path)}
+    assert not [*tmp_path.rglob("*.held")]

@@ -411,6 +411,9 @@ except record.InUse as error:
             "Wait for it, or stop it.",
         ]
         assert files(tmp_path, without=()) == before
+        (arm.path / "lock.pid").write_bytes(b"\xff 12\n")  # it may hold anything
+        with pytest.raises(InUse, match=r"another process .pid unknown"):
+            open_mlp(tmp_path)
         arm.append({"task": 1}, {})
     with open_mlp(tmp_path) as arm:
         assert len(arm.rows) == 2

@@ -3,6 +3,7 @@
 import os
 import pickle
 import shutil
+import signal
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from plasticity.errors import RecordError
+from plasticity.errors import InUse, RecordError
+from plasticity.results.arm import finished_rows
 from plasticity.results.record import open_run, read_rows, read_run
 from tests.results.demo import (
     ARMS,
@@ -160,7 +162,7 @@ def test_damaged_config_is_refused_until_it_is_removed(
     CONFIG_EDITS[edit](finished / "config.json")
     size = (finished / "config.json").stat().st_size
     before = files(finished) if size < 2**20 else None
-    with pytest.raises(RecordError, match=r"config\.json was edited") as refusal:
+    with pytest.raises(RecordError, match=r"config\.json (was edited|is larger)") as refusal:
         train(finished.parent)
     assert str(finished) in str(refusal.value)
     assert "remove it: training writes it again" in str(refusal.value)
@@ -204,10 +206,64 @@ def test_arms_that_their_folders_are_not_named_after_are_named(finished: Path) -
     shutil.copy(finished / QNN / "arm.json", finished / MLP / "arm.json")
     with pytest.raises(RecordError, match=rf"{MLP}/arm\.json .* named after another arm") as error:
         folder.arms()
+    assert "Move this folder out of the run" in str(error.value)
     assert len(str(error.value).splitlines()) == 2
     shutil.rmtree(finished / MLP)
     (finished / "notes").mkdir()
     assert folder.arms() == {finished / QNN: ARMS["qnn"]}
+
+
+@pytest.mark.parametrize("copied", ["whole", "without a readable arm.json"])
+def test_nothing_is_emptied_where_the_run_holds_a_folder_that_is_no_arms(
+    finished: Path, copied: str
+) -> None:
+    shutil.copytree(finished / MLP, finished / "mlp-backup")
+    if copied != "whole":
+        (finished / "mlp-backup/arm.json").write_text("{")
+    folder = open_demo(finished.parent)
+    before = files(finished)
+    with (
+        pytest.raises(RecordError, match="mlp-backup") as error,
+        folder.open_arms([*ARMS.items()], overwrite=True),
+    ):
+        pass
+    assert "Move this folder out of the run" in str(error.value)
+    assert "--overwrite" not in str(error.value)
+    assert files(finished) == before
+    shutil.rmtree(finished / "mlp-backup")
+    # An arm whose own arm.json is damaged can be overwritten.
+    (finished / MLP / "arm.json").write_text("{")
+    with folder.open_arms([*ARMS.items()], overwrite=True) as records:
+        assert [len(record.rows) for record in records] == [0, 0]
+
+
+def test_nothing_is_emptied_where_another_process_has_one_of_the_arms(finished: Path) -> None:
+    folder = open_demo(finished.parent)
+    with folder.arm("qnn", ARMS["qnn"]):
+        before = files(finished)
+        with (
+            pytest.raises(InUse),
+            folder.open_arms([*ARMS.items()], overwrite=True),
+        ):
+            pass
+        assert files(finished) == before
+
+
+def test_finished_rows_are_read_while_a_run_writes_them_and_refused_where_they_were_cut(
+    finished: Path,
+) -> None:
+    file = finished / ROWS
+    content = file.read_bytes()
+    append_text(file, '{"task": 9}\n{"task"')  # a row more than in the checkpoint, and a part
+    assert len(finished_rows(file.parent)) == NUM_ROWS + 1
+    for damaged in (b"", content[:-1], content.replace(b"1", b"7", 1), 2 * content):
+        file.write_bytes(damaged)
+        with pytest.raises(RecordError, match=r"rows\.jsonl (was edited|has 3 more)") as error:
+            finished_rows(file.parent)
+        assert len(str(error.value).splitlines()) == 2
+    file.write_bytes(content)
+    (finished / CHECKPOINT).unlink()  # as in records that are committed
+    assert len(finished_rows(file.parent)) == NUM_ROWS
 
 
 # --- mixed up
@@ -383,38 +439,55 @@ def test_rows_that_no_run_wrote_are_an_error_of_two_lines(
     assert len(str(error.value).splitlines()) == 2
 
 
-def test_file_that_would_fill_the_memory_is_refused_unread(
-    finished: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read_bytes, huge = Path.read_bytes, set()
-    monkeypatch.setattr(
-        Path, "read_bytes", lambda p: pytest.fail(f"read {p}") if p in huge else read_bytes(p)
-    )
+ENDLESS: dict[str, Callable[[Path], object]] = {
+    "a pipe": os.mkfifo,
+    "a device": lambda file: file.symlink_to("/dev/zero"),
+    "a terabyte of holes": lambda file: (file.touch(), os.truncate(file, 2**40)),
+    "a folder": lambda file: file.mkdir(),
+}
 
-    def refused(name: str, said: str, *reads: Callable[[], object]) -> None:
-        huge.add(finished / name)
-        os.truncate(finished / name, 2**31)  # all but the beginning is a hole: it takes no room
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes that have a name")
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_file_without_an_end_is_refused_and_neither_read_nor_waited_for(
+    finished: Path, kind: str
+) -> None:
+    def refused(name: str, *reads: Callable[[], object]) -> None:
+        file = finished / name
+        file.rename(finished / "aside")
+        ENDLESS[kind](file)
         for read in reads:
-            with pytest.raises(RecordError, match=rf"{name} {said}") as error:
+            with pytest.raises(RecordError, match=rf"{name} is (no regular|larger)") as error:
                 read()
             assert len(str(error.value).splitlines()) == 2
+        file.rmdir() if kind == "a folder" else file.unlink()
+        (finished / "aside").rename(file)
 
-    folder = open_demo(finished.parent)
-    with folder.arm("mlp", ARMS["mlp"]) as arm:
-        refused(f"{MLP}/provenance.jsonl", "has 2147483648 bytes", arm.note_provenance)
-        refused(
-            f"{MLP}/measured.jsonl",
-            "has 2147483648 bytes",
-            lambda: arm.save_measured({0: {"x": 1.0}}),
-            lambda: read_rows(arm.path, "measured.jsonl"),
-        )
-    refused(
-        f"{MLP}/rows.jsonl",
-        "has 2147483648 bytes",
-        lambda: read_rows(arm.path),
-        lambda: open_first_arm(finished),
-    )
-    refused(f"{MLP}/arm.json", "was edited", lambda: open_first_arm(finished))
-    refused(f"{MLP}/arm.json", "is larger than 1048576 bytes", folder.arms)
-    refused("config.json", "was edited", lambda: open_first_arm(finished))
-    refused("config.json", "is larger than 1048576 bytes", lambda: read_run(finished))
+    # What waits for a pipe would wait for ever.
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it waits"))
+    signal.alarm(60)
+    try:
+        folder = open_demo(finished.parent)
+        with folder.arm("mlp", ARMS["mlp"]) as arm:
+            refused(f"{MLP}/provenance.jsonl", arm.note_provenance)
+            refused(f"{MLP}/checkpoint.pt", arm.load_state)
+            refused(f"{MLP}/snapshots/task-00000000.pt", lambda: [*arm.snapshots()])
+            refused(
+                f"{MLP}/measured.jsonl",
+                lambda: arm.save_measured({0: {"x": 1.0}}),
+                lambda: read_rows(arm.path, "measured.jsonl"),
+            )
+        again = lambda: open_first_arm(finished)  # noqa: E731
+        refused(f"{MLP}/rows.jsonl", lambda: read_rows(arm.path), again)
+        refused(f"{MLP}/arm.json", again, folder.arms)
+        refused("config.json", again, lambda: read_run(finished))
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_checkpoint_that_unpacks_to_more_than_it_is_is_refused_before_that(finished: Path) -> None:
+    with zipfile.ZipFile(finished / CHECKPOINT, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(2**20))
+    with pytest.raises(RecordError, match=r"checkpoint\.pt .* unpacks to more than it is"):
+        open_first_arm(finished)

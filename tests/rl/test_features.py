@@ -1,6 +1,7 @@
 """The quantum features in stable-baselines3's policies: numbers, kept matrix, training, errors."""
 
 import copy
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -407,7 +408,7 @@ def test_observation_that_is_not_finite_is_named(features, value: float, learnin
 
 
 def test_observations_of_another_size_are_an_error(features: QuantumFeatures) -> None:
-    with pytest.raises(RuntimeError, match="invalid for input of size 40"):
+    with pytest.raises(ValueError, match=r"shape \(4, 10\): must be \(batch, ...\), with 5 num"):
         features(torch.randn(4, 10))
 
 
@@ -525,3 +526,22 @@ def test_mlp_features_in_ppo_learn_are_saved_and_loaded(tmp_path) -> None:
     model.save(tmp_path / "model")
     loaded = PPO.load(tmp_path / "model", device="cpu")
     np.testing.assert_array_equal(loaded.predict(observations, deterministic=True)[0], expected)
+
+
+@pytest.mark.parametrize("features", [lambda b: QuantumFeatures(b, 2, 1), MlpFeatures])
+def test_observations_of_another_kind_or_shape_are_named(features: Any) -> None:
+    made = features(gymnasium.spaces.Box(-1, 1, (3,)))
+    with pytest.raises(TypeError, match="observations must be a tensor, not ndarray"):
+        made(np.zeros((2, 3)))
+    for shape in ((3,), (3, 5)):
+        expected = re.escape(f"observations have shape {shape}: must be (batch, ...), with 3 num")
+        with pytest.raises(ValueError, match=expected):
+            made(torch.rand(shape))
+
+
+def test_options_of_features_that_are_no_numbers_are_named() -> None:
+    box = gymnasium.spaces.Box(-1, 1, (3,))
+    with pytest.raises(ValueError, match="scale must be above 0 and finite, not 'a'"):
+        QuantumFeatures(box, scale="a")
+    with pytest.raises(TypeError, match="hidden 3: integers, one for each layer"):
+        MlpFeatures(box, hidden=3)

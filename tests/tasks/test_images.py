@@ -244,7 +244,18 @@ def test_file_that_is_no_archive_is_a_one_line_error(tmp_path, content):
 def test_missing_file_and_folder_are_one_line_errors(tmp_path):
     assert "gone.npz: No such file" in message_of(load_npz, tmp_path / "gone.npz")
     (tmp_path / "folder.npz").mkdir()
-    assert "folder.npz: Is a directory" in message_of(load_npz, tmp_path / "folder.npz")
+    assert "folder.npz: is no regular file" in message_of(load_npz, tmp_path / "folder.npz")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes that have a name")
+@pytest.mark.parametrize("name", ["MNIST/raw/t10k-labels-idx1-ubyte", "cifar-100-python/train"])
+def test_pipes_and_devices_are_neither_waited_for_nor_read(tmp_path, no_network, name):
+    os.mkfifo(tmp_path / "pipe.npz")
+    assert "pipe.npz: is no regular file" in message_of(load_npz, tmp_path / "pipe.npz")
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).symlink_to("/dev/zero")
+    dataset = "mnist" if "MNIST" in name else "cifar100"
+    assert f"{name}: is no regular file" in message_of(load_images, dataset, tmp_path)
 
 
 def test_unreadable_file_is_a_one_line_error(tmp_path, monkeypatch):
@@ -967,3 +978,11 @@ def test_other_import_errors_of_torchvision_are_passed_on(monkeypatch):
     monkeypatch.setattr(data.importlib, "import_module", fail)
     with pytest.raises(RuntimeError, match="something else"):
         data._torchvision_datasets()
+
+
+def test_data_set_is_a_name_or_a_path(tmp_path: Path) -> None:
+    x, y = np.zeros((2, 4), np.uint8), np.array([0, 1])
+    np.savez(tmp_path / "own.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    assert load_images(tmp_path / "own.npz", str(tmp_path)).num_pixels == 4
+    with pytest.raises(TypeError, match=r"dataset None: must be a name or the path of an \.npz"):
+        load_images(None, tmp_path)

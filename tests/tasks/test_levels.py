@@ -325,6 +325,18 @@ EDITS = {
 }
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes that have a name")
+@pytest.mark.parametrize("name", ["states.npy", "manifest.json"])
+def test_pipe_in_place_of_a_file_is_not_waited_for_but_replaced(copied, name):
+    chain, root = copied
+    before = content(root)
+    file = next(root.glob(f"*/{name}"))
+    file.unlink()
+    os.mkfifo(file)
+    assert load_levels(6, chain.kind, root).digest == chain.digest
+    assert content(root) == before
+
+
 @pytest.mark.parametrize("edit", EDITS)
 def test_edited_chain_is_repaired_with_a_warning(copied, capsys, solved, edit):
     chain, root = copied

@@ -421,3 +421,62 @@ def test_images_that_turn_are_the_tasks_own_where_it_has_a_part_of_them() -> Non
 def test_a_part_that_is_none_and_too_many_images_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match=r"gradual|training images a task"):
         gradual_stream(**{"gradual": 0.0} | wrong)
+
+
+# --- wrong use
+
+
+def changed_images(**arrays: Any) -> Images:
+    return dataclasses.replace(tiny_images(), **arrays)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "part"),
+    [
+        ({"x_train": [[1.0]]}, "x_train must be a NumPy array, not list"),
+        ({"y_test": torch.zeros(3)}, "y_test must be a NumPy array, not Tensor"),
+        ({"x_train": np.zeros((3, 2))}, "x_train has dtype float64: must be uint8 or float32"),
+        ({"y_train": np.zeros(3)}, "y_train has dtype float64: must be int64"),
+        ({"x_test": np.zeros((3, 2, 2), np.uint8)}, r"x_test has shape \(3, 2, 2\): must be"),
+        ({"x_train": np.zeros((0, 2), np.uint8)}, r"x_train has shape \(0, 2\)"),
+        ({"y_train": np.zeros(3, np.int64)}, "images in x_train, 3 labels in y_train"),
+        ({"x_test": tiny_images().x_test[:, :2]}, "pixels an image in x_train, 2 in x_test"),
+    ],
+)
+@pytest.mark.parametrize("stream", [PermutedPixels, ClassPairs])
+def test_arrays_that_are_no_images_are_named(
+    stream: Any, arrays: dict[str, Any], part: str
+) -> None:
+    options = {"num_inputs": NUM_INPUTS} if stream is PermutedPixels else {}
+    with pytest.raises((TypeError, ValueError), match=part):
+        stream(changed_images(**arrays), num_tasks=1, seed=0, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"num_tasks": -1}, "num_tasks -1: must not be negative"),
+        ({"num_tasks": 2.5}, "num_tasks 2.5: must be an integer"),
+        ({"seed": "0"}, "seed '0': must be an integer"),
+        ({"seed": -1}, "seed -1: must not be negative"),
+    ],
+)
+def test_number_of_tasks_and_seed_that_are_none_are_named(
+    options: dict[str, Any], part: str
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=part):
+        PermutedPixels(
+            tiny_images(), **{"num_tasks": 1, "seed": 0, "num_inputs": NUM_INPUTS} | options
+        )
+
+
+def test_stream_of_something_else_says_what_it_shows() -> None:
+    with pytest.raises(TypeError, match="PermutedPixels shows Images, say of load_images, not str"):
+        PermutedPixels("digits", num_tasks=1, seed=0, num_inputs=64)
+    with pytest.raises(TypeError, match="ClassPairs shows Images"):
+        ClassPairs("cifar100", num_tasks=1, seed=0)
+    with pytest.raises(TypeError, match="SpinChainLevels shows SpinLevels, say of load_levels"):
+        SpinChainLevels(tiny_images(), num_tasks=1, seed=0)
+    stream = PermutedPixels(tiny_images(), num_tasks=2, seed=0, num_inputs=NUM_INPUTS)
+    with pytest.raises(TypeError, match=r"task slice\(0, 1, None\): must be an integer, 0 to 1"):
+        stream[0:1]

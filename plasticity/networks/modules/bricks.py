@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from plasticity.networks.trained import is_trained
+from plasticity.quantum.calls import outside_of_graphs
 from plasticity.quantum.circuits import Ansatz, pauli_words
 from plasticity.quantum.layer import QNN
 from plasticity.quantum.readouts import Readout
@@ -62,6 +64,8 @@ class WrappedQNN(QNN):
     @torch.no_grad()
     def after_update(self) -> None:
         """Wrap the angles of those gates whose largest eigenvalue gap exceeds 2 pi."""
+        if not is_trained(self.angles):
+            return
         words = self._words.double()
         parts = self.angles.double() @ words
         if not parts.isfinite().all():  # training has diverged, which its loss will say
@@ -99,9 +103,13 @@ class TrivialisedQNN(QNN):
         self.register_buffer("base", torch.view_as_real(identity.clone()).to(self.angles.dtype))
         self.before_task(0)
 
+    @outside_of_graphs
     def gates(self) -> Tensor:
         """Return the gates, ``(num_gates, 4, 4)`` complex128, differentiable."""
-        return super().gates() @ torch.view_as_complex(self.base.double())
+        base = torch.view_as_complex(self.base.double())
+        if self.base.dtype == torch.float64:  # it may come from a base in single precision
+            base = _nearer_unitary(base)
+        return super().gates() @ base
 
     def _weights(self) -> Tensor:
         return self.gates().to(self.angles.dtype.to_complex())
@@ -109,7 +117,11 @@ class TrivialisedQNN(QNN):
     @torch.no_grad()
     def before_task(self, index: int) -> None:
         """Let the angles count from the gates as they are now."""
-        gates = self.gates()
-        gates = gates @ (3 * torch.eye(4, device=gates.device) - gates.mH @ gates) / 2
-        self.base.copy_(torch.view_as_real(gates))
-        self.angles.zero_()
+        if is_trained(self.angles):
+            self.base.copy_(torch.view_as_real(_nearer_unitary(self.gates())))
+            self.angles.zero_()
+
+
+def _nearer_unitary(gates: Tensor) -> Tensor:
+    """Return gates that are off by the square of that: a step of Newton and Schulz."""
+    return gates @ (3 * torch.eye(4, device=gates.device) - gates.mH @ gates) / 2

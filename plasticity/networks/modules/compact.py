@@ -11,6 +11,7 @@ from torch.nn.functional import linear
 from torch.nn.utils import parametrizations, parametrize
 
 from plasticity.networks.modules.orthonormal import orthonormalised
+from plasticity.networks.trained import is_trained
 
 
 class TorusLinear(nn.Module):
@@ -42,7 +43,7 @@ class TorusLinear(nn.Module):
     def after_update(self) -> None:
         """Take whole turns off angles beyond [-pi, pi]; leave the others, bit for bit."""
         if self.wrap:
-            for angles in (self.weight_angles, self.bias_angles):
+            for angles in filter(is_trained, (self.weight_angles, self.bias_angles)):
                 angles.sub_(2 * math.pi * (angles / (2 * math.pi)).round())
 
     def extra_repr(self) -> str:
@@ -75,8 +76,10 @@ class OnSpheres(nn.Sequential):
 
     @torch.no_grad()
     def after_update(self) -> None:
-        """Scale each layer to its norm, after a step of the optimiser."""
+        """Scale each layer to its norm, after a step of the optimiser; not one that is frozen."""
         for held, norm in zip(self._held(), self.norms, strict=True):
+            if not all(map(is_trained, held)):
+                continue
             scale = norm / _norm(held)
             for tensor in held:
                 tensor *= scale
@@ -109,10 +112,11 @@ class OrthogonalHidden(nn.Sequential):
 
     @torch.no_grad()
     def after_update(self) -> None:
-        """Put the matrices back, after a step of the optimiser."""
+        """Put the matrices back, after a step of the optimiser; not those that are frozen."""
         *hidden, _ = (layer for layer in self if isinstance(layer, nn.Linear))
         for layer in hidden:
-            layer.weight.copy_(self.gain * thin_orthonormalised(layer.weight))
+            if is_trained(layer.weight):
+                layer.weight.copy_(self.gain * thin_orthonormalised(layer.weight))
 
 
 def thin_orthonormalised(matrix: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from plasticity.quantum.calls import in_rows
+
 
 class Factor(nn.Module):
     """Multiply by one number that is learned, 1 at first.
@@ -36,8 +38,13 @@ class ZOnEveryQubit(nn.Module):
         self.register_buffer("_signs", z_signs(num_qubits), persistent=False)
 
     def forward(self, probabilities: Tensor) -> Tensor:
-        """Map ``(batch, 2**num_qubits)`` to ``(batch, num_qubits)``, in [-1, 1]."""
-        return (self._signs @ probabilities.T).T  # in this order it is three times as fast
+        """Map ``(..., 2**num_qubits)`` to ``(..., num_qubits)``, in [-1, 1], contiguous."""
+
+        def of_rows(p: Tensor) -> Tensor:
+            expectations = (self._signs @ p.T).T  # in this order it is three times as fast
+            return expectations.clone(memory_format=torch.contiguous_format)
+
+        return in_rows(of_rows, probabilities)
 
 
 def z_signs(num_qubits: int) -> Tensor:

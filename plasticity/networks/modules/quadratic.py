@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from plasticity.networks.modules.orthonormal import orthonormalised
+from plasticity.networks.trained import is_trained
+from plasticity.quantum.calls import in_rows
 from plasticity.quantum.readouts import LogOdds
 
 Scores = Callable[[Tensor], Tensor]
@@ -33,11 +35,14 @@ class Overlaps(nn.Module):
         self.scores = scores
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map inputs, real or complex, to logits."""
-        return self.scores(self.probabilities(x))
+        """Map inputs, ``(..., features)``, real or complex, to logits, ``(..., logits)``."""
+        return in_rows(lambda rows: self.scores(self._probabilities(rows)), x)
 
     def probabilities(self, x: Tensor) -> Tensor:
-        """Return the p_k, ``(batch, vectors)``."""
+        """Return the p_k, ``(..., vectors)``."""
+        return in_rows(self._probabilities, x)
+
+    def _probabilities(self, x: Tensor) -> Tensor:
         dtype = self.vectors.dtype
         x = x.to(dtype.to_complex() if x.is_complex() else dtype)
         parts = (x.real, x.imag) if x.is_complex() else (x,)
@@ -59,6 +64,8 @@ class RetractedOverlaps(Overlaps):
     @torch.no_grad()
     def after_update(self) -> None:
         """Put the vectors back onto the Stiefel manifold, after a step of the optimiser."""
+        if not is_trained(self.vectors):
+            return
         vectors = torch.view_as_complex(self.vectors)
         vectors.copy_(orthonormalised(vectors))
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plasticity.quantum.engine.constants import cached_constants
+from plasticity.quantum.engine.constants import constants_of_plan
 from plasticity.quantum.engine.gates import gate_matrices
 from plasticity.quantum.engine.memory import Call, Memory
 from plasticity.quantum.engine.planning import Plan, Slot
@@ -24,13 +24,13 @@ from plasticity.quantum.engine.transforms import is_forward_mode, over_batched_g
 
 
 # ---------------------------------------------------------------------------------------- tables
-@cached_constants
+@constants_of_plan
 def acting(plan: Plan, device: torch.device) -> tuple[Tensor]:
     """Return the gates of the ansatz that act, in order."""
     return (torch.tensor(plan.gates, device=device),)
 
 
-@cached_constants
+@constants_of_plan
 def _tables(plan: Plan, device: torch.device) -> tuple[Tensor, ...]:
     """Return what is selected from numbers: all entries of all gates, then a zero and a one.
 

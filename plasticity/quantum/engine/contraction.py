@@ -25,7 +25,6 @@ from plasticity.quantum.engine.program import Lease
 from plasticity.quantum.engine.transforms import (
     are_transforms_active,
     is_forward_mode,
-    is_transformed,
     over_batched_gradients,
 )
 
@@ -166,13 +165,31 @@ def _multiply(matrix: Tensor, state: Tensor, left: int, out: Tensor) -> Tensor:
     return out
 
 
-def _sweep_plainly(plan: Plan, state: Tensor, blocks: Tensor) -> Tensor:
+def _sweep_plainly(plan: Plan, state: Tensor, blocks: Tensor, rescaled: bool = False) -> Tensor:
     """Multiply blocks onto states by functions that torch itself differentiates in any way."""
     table, shape = (blocks.mT if plan.transposed else blocks), state.shape
     for step in plan.steps:
-        state = _transposed(state, step.before).reshape(step.left, table.shape[-1], -1)
+        size = table.shape[-1]
+        right = state.numel() // (step.left * size)  # said, as of no vectors it cannot be inferred
+        state = _transposed(state, step.before).reshape(step.left, size, right)
         state = (table[step.block] @ state).reshape(shape)
+        state = rescaled_states(state) if rescaled else state
     return _transposed(state, plan.after)
+
+
+def largest_parts(states: Tensor) -> Tensor:
+    """Return the largest real or imaginary part of each vector, ``(vectors,)``, a constant."""
+    parts = torch.view_as_real(states.detach()).flatten(1)  # long rows: twice as fast
+    return parts.abs().amax(0).unflatten(0, (-1, 2)).amax(1)
+
+
+def rescaled_states(states: Tensor) -> Tensor:
+    """Divide each vector by a power of two, so that its largest part is between 1 and 2.
+
+    This changes no digit. For derivatives it is a constant, as the power is a step function.
+    """
+    largest = largest_parts(states)
+    return states * torch.exp2(-largest.clamp(min=torch.finfo(largest.dtype).tiny).log2().floor())
 
 
 def _pull_back_plainly(
@@ -185,8 +202,9 @@ def _pull_back_plainly(
     back = plan.after.inverse if plan.after else None
     grad, state = _transposed(grad, back), _transposed(state, back)
     for step in reversed(plan.steps):
-        before = inverses[step.block] @ state.reshape(step.left, size, -1)
-        grad = grad.reshape(step.left, size, -1)
+        right = state.numel() // (step.left * size)
+        before = inverses[step.block] @ state.reshape(step.left, size, right)
+        grad = grad.reshape(step.left, size, right)
         grads[step.block] = (grad @ before.mH).sum(0)
         grad = inverses[step.block] @ grad
         grad, state = grad.reshape(shape), before.reshape(shape)
@@ -228,8 +246,13 @@ def _pull_back(
     return grad.conj().resolve_conj(), grad_blocks.mT if plan.transposed else grad_blocks
 
 
-def in_words(plan: Plan, weights: Tensor, states: Tensor | int) -> Tensor:
-    """Do what ``sweep`` says in functions that ``torch.func`` and higher derivatives can take."""
+def in_words(
+    plan: Plan, weights: Tensor, states: Tensor | int, *, rescaled: bool = False
+) -> Tensor:
+    """Do what ``sweep`` says in functions that ``torch.func`` and higher derivatives can take.
+
+    With ``rescaled``, and where gates are not unitary, states are rescaled after each block.
+    """
     dtype, amplitudes = weights.dtype.to_complex(), 2**plan.num_qubits
     if isinstance(states, int):
         start = torch.eye(amplitudes, states, dtype=dtype, device=weights.device)
@@ -238,8 +261,11 @@ def in_words(plan: Plan, weights: Tensor, states: Tensor | int) -> Tensor:
         start = torch.nn.functional.pad(states, padding).to(dtype)
     if plan.gates:
         plainly = is_forward_mode() or not plan.unitary
-        multiply = _sweep_plainly if plainly else _Sweep.apply
-        final = multiply(plan, start, block_matrices(plan, weights, dtype))
+        blocks = block_matrices(plan, weights, dtype)
+        if plainly:
+            final = _sweep_plainly(plan, start, blocks, rescaled)
+        else:
+            final = _Sweep.apply(plan, start, blocks)
     else:
         final = start + 0 * weights.sum()  # a qubit that no gate touches
     if plan.observed is None:
@@ -269,7 +295,7 @@ class _Contraction(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         plan, count = ctx.plan, ctx.count
         weights, states, holder = ctx.saved_tensors
-        if torch.is_grad_enabled() or is_transformed(grad) or is_forward_mode():
+        if torch.is_grad_enabled() or are_transforms_active() or is_forward_mode():
             given = [] if states is None else [states]
             pull_back = torch.func.vjp(
                 lambda weights, *given: in_words(plan, weights, *given or [count]), weights, *given

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, Literal
 
 from plasticity.quantum.circuits import Ansatz
@@ -40,6 +40,18 @@ Like ``TRAFFIC`` it is measured, once, on one processor (2.3 microseconds at 110
 precision), and then a constant: what is chosen, and with it the last bits of results, must be the
 same on every machine.
 """
+MOST_CHOICES = 4096
+"""For how many sizes of batches a circuit remembers what was chosen: some words of memory each."""
+
+MOST_WAYS = 32
+"""How many plans, with what is made of them, a circuit keeps."""
+
+MOST_SEARCHED = 16
+"""How many of the plans that were searched last are kept for circuits that have not asked yet.
+
+A circuit keeps its own (``Ways``). So nothing stays of a circuit that is there no more.
+"""
+
 TRAFFIC = 21
 """What it costs to read a complex amplitude and to write one, in floating point operations."""
 
@@ -102,7 +114,7 @@ def cost(way: Way, *, batch: int, features: int, outcomes: int | None, grad: boo
     return work / (1 if grad else REUSE) + 4 * batch * features * width * (2 if grad else 1)
 
 
-@cache
+@lru_cache(maxsize=MOST_SEARCHED)
 def searched_plan(
     ansatz: Ansatz,
     qubit: int | None,
@@ -126,7 +138,56 @@ def searched_plan(
     return min(plans, key=lambda plan: cost(Way(carry, plan), **size))
 
 
-@lru_cache(maxsize=1024)
+@dataclass(frozen=True)
+class _Choice:
+    """What is carried, of how many vectors, and which kinds of plans are searched."""
+
+    carry: Carry
+    vectors: int
+    width: int
+    behind: int
+
+
+def _chosen(
+    ansatz: Ansatz,
+    qubit: int | None,
+    *,
+    batch: int,
+    features: int,
+    outcomes: int | None,
+    grad: bool,
+    unitary: bool,
+    carry: Carry | None,
+) -> _Choice:
+    """Choose what to carry through the gates, and the kind of the plan; see ``cheapest``."""
+
+    def estimate(way: Way) -> float:
+        return cost(way, batch=batch, features=features, outcomes=outcomes, grad=grad)
+
+    carries: tuple[Carry, ...] = (carry,) if carry else ("rows", "columns", "states")
+    kinds = [
+        (carry, width, behind)
+        for carry in carries
+        for width in sorted({min(width, ansatz.num_qubits) for width in WIDTHS})
+        for behind in (0, 2)
+    ]
+    plans = [make_plan(ansatz, qubit, width, unitary, behind) for _, width, behind in kinds]
+    ways = [Way(carry, plan) for (carry, *_), plan in zip(kinds, plans, strict=True)]
+    best = min(range(len(ways)), key=lambda k: estimate(ways[k]))
+    carry, width, behind = kinds[best]
+    # Of states any number, so that batches of all sizes have the same plan.
+    vectors = {"rows": outcomes or 0, "columns": features, "states": 128}[carry]
+    return _Choice(carry, vectors, width, behind)
+
+
+def _way(ansatz: Ansatz, qubit: int | None, unitary: bool, choice: _Choice) -> Way:
+    """Return the cheapest way of a kind."""
+    carry, vectors, width, behind = choice.carry, choice.vectors, choice.width, choice.behind
+    if not vectors:
+        return Way(carry, make_plan(ansatz, qubit, width, unitary, behind))
+    return Way(carry, searched_plan(ansatz, qubit, carry, vectors, width, unitary, behind))
+
+
 def cheapest(
     ansatz: Ansatz,
     qubit: int | None,
@@ -150,23 +211,65 @@ def cheapest(
         unitary: Whether the gates are known to be unitary.
         carry: Choose the plan only.
     """
+    choice = _chosen(
+        ansatz,
+        qubit,
+        batch=batch,
+        features=features,
+        outcomes=outcomes,
+        grad=grad,
+        unitary=unitary,
+        carry=carry,
+    )
+    return _way(ansatz, qubit, unitary, choice)
 
-    def estimate(way: Way) -> float:
-        return cost(way, batch=batch, features=features, outcomes=outcomes, grad=grad)
 
-    carries: tuple[Carry, ...] = (carry,) if carry else ("rows", "columns", "states")
-    kinds = [
-        (carry, width, behind)
-        for carry in carries
-        for width in sorted({min(width, ansatz.num_qubits) for width in WIDTHS})
-        for behind in (0, 2)
-    ]
-    plans = [make_plan(ansatz, qubit, width, unitary, behind) for _, width, behind in kinds]
-    ways = [Way(carry, plan) for (carry, *_), plan in zip(kinds, plans, strict=True)]
-    best = min(range(len(ways)), key=lambda k: estimate(ways[k]))
-    carry, width, behind = kinds[best]
-    # Of states any number, so that batches of all sizes have the same plan.
-    vectors = {"rows": outcomes or 0, "columns": features, "states": 128}[carry]
-    if not vectors:
-        return ways[best]
-    return Way(carry, searched_plan(ansatz, qubit, carry, vectors, width, unitary, behind))
+class Ways:
+    """The cheapest ways of one circuit, which live as long as it does.
+
+    To compare plans takes a while, so what was chosen for a size of batch is remembered.
+
+    Args:
+        ansatz: The gates.
+        qubit: Where an expectation value is read, or None.
+        unitary: Whether the gates are known to be unitary.
+    """
+
+    def __init__(self, ansatz: Ansatz, qubit: int | None, unitary: bool = True) -> None:
+        self.ansatz, self.qubit, self.unitary = ansatz, qubit, unitary
+        self._choices: dict[tuple[Any, ...], _Choice] = {}
+        self._ways: dict[_Choice, Way] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:  # copies and pickles choose anew
+        return Ways, (self.ansatz, self.qubit, self.unitary)
+
+    def cheapest(
+        self,
+        *,
+        batch: int,
+        features: int,
+        outcomes: int | None,
+        grad: bool,
+        carry: Carry | None = None,
+    ) -> Way:
+        """Return what ``cheapest`` does."""
+        size: dict[str, Any] = {"batch": int(batch), "features": int(features)}
+        size |= {"outcomes": outcomes, "grad": grad, "carry": carry}
+        key = tuple(size.values())
+        choice = self._choices.get(key)
+        if choice is None:
+            choice = _chosen(self.ansatz, self.qubit, unitary=self.unitary, **size)
+            _remember(self._choices, key, choice, MOST_CHOICES)
+        way = self._ways.get(choice)
+        if way is None:
+            way = _way(self.ansatz, self.qubit, self.unitary, choice)
+            _remember(self._ways, choice, way, MOST_WAYS)
+        return way
+
+
+def _remember(known: dict[Any, Any], key: Any, value: Any, most: int) -> None:
+    """Add to a dictionary, and drop the oldest beyond so many."""
+    known[key] = value
+    if len(known) > most:
+        for old in list(known)[:-most]:
+            known.pop(old, None)  # another thread may have been faster

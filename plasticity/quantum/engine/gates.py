@@ -181,16 +181,16 @@ class ExponentialCalls:
         def reals(tensor: Tensor) -> Tensor:
             return torch.view_as_real(tensor).view(count, 32)
 
-        self.angles, levels, self._halved = real(15), real(4), matrices()
+        self.angles, levels, halved = real(15), real(4), matrices()
         vectors = matrices().mT  # as LAPACK leaves them
         conjugate, left, right = matrices().mT, matrices().mT, matrices().mT
-        self._spectrum = levels, vectors
+        spectrum = levels, vectors
         phases = memory.new(count, 1, 4, dtype=torch.complex128)
         ones = torch.ones_like(levels)
         exact = gates if gates.dtype == torch.complex128 else matrices()
         self.forward: list[Call] = [
-            partial(torch.mm, self.angles, basis, out=reals(self._halved)),
-            self._diagonalise,
+            partial(torch.mm, self.angles, basis, out=reals(halved)),
+            partial(_diagonalise, halved, spectrum),
             partial(torch.polar, ones, levels, out=phases.squeeze(1)),
             partial(torch.conj_physical, vectors, out=conjugate),
             partial(torch.mul, vectors, phases, out=left),
@@ -222,9 +222,11 @@ class ExponentialCalls:
             partial(torch.mm, reals(inner), along_paulis, out=self.grad_angles),
         ]
 
-    def _diagonalise(self) -> None:
-        try:
-            torch.linalg.eigh(self._halved, out=self._spectrum)
-        except torch.linalg.LinAlgError:  # angles that are not finite give NaN, as any layer would
-            for part in self._spectrum:
-                part.fill_(math.nan)
+
+def _diagonalise(matrices: Tensor, spectrum: tuple[Tensor, Tensor]) -> None:
+    """Write eigenvalues and eigenvectors into a spectrum."""
+    try:
+        torch.linalg.eigh(matrices, out=spectrum)
+    except torch.linalg.LinAlgError:  # angles that are not finite give NaN, as any layer would
+        for part in spectrum:
+            part.fill_(math.nan)

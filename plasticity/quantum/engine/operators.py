@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache, reduce
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -119,6 +119,8 @@ def pull_back(
     sizes = tuple(2 if qubit in (None, q) else 1 for q in range(ansatz.num_qubits))
     gates = light_cone(ansatz, qubit)[::-1]
     memory = _memory_for(transfers)
+    if not gates and memory is None:  # still a function of the gates, whose gradients are 0
+        return operators + 0 * transfers.sum(), sizes
 
     def through(
         operators: Tensor, transfers: Tensor, before: Sequence[int], some: Sequence[int]
@@ -210,12 +212,11 @@ def _through(
 
 
 # ---------------------------------------------------------------------------------------- matrices
-@lru_cache
-def _signs(sizes: tuple[int, ...]) -> Tensor:
+def _signs(sizes: tuple[int, ...], device: torch.device) -> Tensor:
     """Return 1, 1, -1, -1 for words with 0, 1, 2, 3 (and so on) letters Y, int8."""
-    letters = torch.zeros(1, dtype=torch.int8)
+    letters = torch.zeros(1, dtype=torch.int8, device=device)
     for size in sizes:
-        is_y = torch.tensor([letter == 2 for letter in LETTERS[size]], dtype=torch.int8)
+        is_y = letters.new_tensor([letter == 2 for letter in LETTERS[size]])
         letters = (letters.unsqueeze(1) + is_y).flatten()
     return 1 - (letters & 2)
 
@@ -235,9 +236,9 @@ def as_matrices(operators: Tensor, sizes: tuple[int, ...]) -> Tensor:
         ``(amplitudes, amplitudes, outcomes)``, of the qubits that are not left out, in order.
     """
     count = operators.shape[1]
-    memory = _memory_for(operators)
+    signs, memory = _signs(sizes, operators.device), _memory_for(operators)
     out = None if memory is None else memory.next(*operators.shape)
-    state = torch.mul(operators, _signs(sizes).to(operators).unsqueeze(1), out=out)
+    state = torch.mul(operators, signs.to(operators).unsqueeze(1), out=out)
     sizes = tuple(size for size in sizes if size > 1)
     # The entries 00, 01, 10, 11 of I, X, V, Z.
     entries = operators.new_tensor([[1, 0, 0, 1], [0, 1, -1, 0], [0, 1, 1, 0], [1, 0, 0, -1]])

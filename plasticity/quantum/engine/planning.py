@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from typing import Any
 
 from torch import Tensor
 
@@ -81,6 +82,7 @@ class Plan:
             amplitudes of states in which it is 0 are made, in whatever order they are then.
         unitary: Whether the gates are known to be unitary. If not, a backward pass keeps all
             states: those before a block do not follow from those after it.
+        kept: What has been made for this plan, such as constant tensors. It goes with the plan.
     """
 
     num_qubits: int
@@ -93,9 +95,10 @@ class Plan:
     observed: int | None = None
     transposed: bool = False
     unitary: bool = True
+    kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
 
-@lru_cache
+@lru_cache(maxsize=64)
 def make_plan(
     ansatz: Ansatz,
     qubit: int | None = None,
@@ -260,7 +263,6 @@ def _steps(
     return tuple(steps), order
 
 
-@lru_cache
 def reversed_plan(plan: Plan) -> Plan:
     """Return the plan of the transposed matrix: the blocks' transposes in the opposite order.
 
@@ -269,6 +271,9 @@ def reversed_plan(plan: Plan) -> Plan:
     """
     if plan.observed is not None:
         raise ValueError("an expectation value depends on all rows: carry columns or states")
+    if reversed_plan in plan.kept:
+        result: Plan = plan.kept[reversed_plan]
+        return result
     # Backwards, the inverse of what comes before a step comes after it: before the next one.
     moves = [*(step.before for step in plan.steps), plan.after]
     inverses = [move and move.inverse for move in moves]
@@ -276,7 +281,49 @@ def reversed_plan(plan: Plan) -> Plan:
         Step(inverses[k + 1], plan.steps[k].left, plan.steps[k].block)
         for k in reversed(range(len(plan.steps)))
     )
-    return replace(plan, steps=steps, after=inverses[0], transposed=not plan.transposed)
+    result = replace(plan, steps=steps, after=inverses[0], transposed=not plan.transposed)
+    return plan.kept.setdefault(reversed_plan, result)  # another thread may have been faster
+
+
+def pieces(plan: Plan, most_gates: int) -> tuple[Plan, ...]:
+    """Cut a plan of states into plans of at most so many gates each, or of one block.
+
+    The plan must not observe a qubit. One piece after the other does what the plan does.
+    """
+    if len(plan.gates) <= most_gates:
+        return (plan,)
+    key = pieces, most_gates
+    if key not in plan.kept:
+        starts, count = [0], 0
+        for k, step in enumerate(plan.steps):
+            size = sum(map(len, plan.blocks[step.block]))
+            if count and count + size > most_gates:
+                starts.append(k)
+                count = 0
+            count += size
+        bounds = itertools.pairwise([*starts, len(plan.steps)])
+        plan.kept[key] = tuple(_piece(plan, start, end) for start, end in bounds)
+    result: tuple[Plan, ...] = plan.kept[key]
+    return result
+
+
+def _piece(plan: Plan, start: int, end: int) -> Plan:
+    """Return the plan of the steps from ``start`` to before ``end``."""
+    steps = plan.steps[start:end]
+    blocks = [plan.blocks[step.block] for step in steps]
+    gates = sorted(gate for block in blocks for layer in block for gate, _ in layer)
+    number = {gate: k for k, gate in enumerate(gates)}
+    return replace(
+        plan,
+        gates=tuple(plan.gates[gate] for gate in gates),
+        flipped=tuple(plan.flipped[gate] for gate in gates),
+        blocks=tuple(
+            tuple(tuple((number[gate], place) for gate, place in layer) for layer in block)
+            for block in blocks
+        ),
+        steps=tuple(replace(step, block=k) for k, step in enumerate(steps)),
+        after=plan.after if end == len(plan.steps) else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -319,7 +366,7 @@ class Product:
         return matrix.view((2,) * (2 * self.width))[(*rows, *columns)]
 
 
-@lru_cache
+@lru_cache(maxsize=64)
 def products(plan: Plan, count: int | None = None) -> tuple[Product, ...]:
     """List what each step multiplies.
 

@@ -8,9 +8,12 @@ its backward pass, and then the next.
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -28,6 +31,9 @@ are kept."""
 
 SUMMED_BYTES = 2**18
 """Bytes of gradients that are summed in one call, at most."""
+
+CALL_BYTES = 2048
+"""Bytes of a call that is kept, with the tensors that view its operands: measured once."""
 
 POOL_BYTES = 256 * 2**20
 """Bytes that programs which wait for their next use may hold, all together."""
@@ -66,7 +72,7 @@ class Program:
         device: torch.device,
     ) -> None:
         self._memory = memory = Memory(dtype, device)
-        self._rewound = False
+        self._are_operands_whole = False
         self._plan, self._vectors = plan, vectors
         self._blocks = BlockCalls(plan, memory, grad=grad)
         self._exponentials = None
@@ -117,11 +123,17 @@ class Program:
             self._ending.append(_transposing(plan.after, self._spare, self.final))
         if grad:
             self._lay_out_backward(whole)
+        self._num_gates, self._acting = len(plan.gates), acting(plan, device)[0]
+        del self._plan  # a program that waits must not keep what nobody else needs
+        calls = [self._making, self._parts_made, self._forward, self._ending, self._pulling]
+        calls += [self._backward, self._to_start] if grad else []
+        self._num_bytes = memory.num_bytes + CALL_BYTES * sum(map(len, calls))
+        self._num_bytes += self._basis.nbytes if basis else 0
 
     @property
     def num_bytes(self) -> int:
         """Return how much memory the program owns."""
-        return self._memory.num_bytes
+        return self._num_bytes
 
     def _part(self, k: int) -> Tensor:
         """Return the part of a step's matrix that is multiplied."""
@@ -217,8 +229,8 @@ class Program:
             states: ``(features, vectors)``, real or complex, the leading amplitudes of the initial
                 states; the others are zero. None for basis states.
         """
-        if len(self._plan.gates) < len(weights):
-            weights = weights.index_select(0, acting(self._plan, weights.device)[0])
+        if self._num_gates < len(weights):
+            weights = weights.index_select(0, self._acting)
         inputs = self._exponentials.angles if self._exponentials else self._blocks.gates
         inputs.copy_(weights)
         for call in self._making:
@@ -232,6 +244,7 @@ class Program:
 
     def _sweep(self, states: Tensor | None) -> None:
         """Make each step's operand, from the initial states on."""
+        self._are_operands_whole = False  # an interruption leaves them half made
         if states is None:
             self._start.copy_(self._basis)
         else:
@@ -240,9 +253,9 @@ class Program:
             self._start[: len(states)].copy_(states if states.is_complex() else states.contiguous())
             if len(states) < len(self._start):
                 self._start[len(states) :].zero_()
-        self._rewound = False
         for call in self._forward:
             call()
+        self._are_operands_whole = True
 
     def pull_back(self, states: Tensor | None, *, of: Tensor) -> Tensor:
         """Return the gradient of the weights, from that of the final states, in ``final_grad``.
@@ -254,22 +267,21 @@ class Program:
             states: What ``run`` was given.
             of: The weights.
         """
-        if self._rewound:
+        if not self._are_operands_whole:
             self._sweep(states)
-        self._rewound = self._oldest > 0  # said first: an interruption leaves it half done
+        if self._oldest:
+            self._are_operands_whole = False  # said first: an interruption leaves it half done
         for call in self._backward:
             call()
         for call in self._pulling:
             call()
         if self._exponentials:
-            found = torch.empty_like(of[: len(self._plan.gates)]).copy_(
-                self._exponentials.grad_angles
-            )
+            found = torch.empty_like(of[: self._num_gates]).copy_(self._exponentials.grad_angles)
         else:
             found = self._blocks.grad_gates.conj_physical()
-        if len(self._plan.gates) == len(of):
+        if self._num_gates == len(of):
             return found
-        return torch.zeros_like(of).index_copy_(0, acting(self._plan, of.device)[0], found)
+        return torch.zeros_like(of).index_copy_(0, self._acting, found)
 
     def start_grad(self) -> Tensor:
         """Return the gradient of the initial states, ``(amplitudes, vectors)``: after the other."""
@@ -344,14 +356,23 @@ def _transposing(move: Transposition, source: Tensor, out: Tensor) -> Call:
     return partial(out.view(view.shape).copy_, view)
 
 
+_Entry: TypeAlias = "tuple[tuple[Any, ...], Program, weakref.ref[Lease]]"
+"""What a program is asked for by, the program, and who has it or had it last."""
+
+
 class Lease:
     """A program in use; when nothing refers to the lease any more, it waits for its next use.
+
+    The pool holds each program together with a weak reference to its last lease, and finds out by
+    that whether it waits. So nothing has to run when a lease ends: in a ``__del__``, Python loses
+    a Ctrl-C. What the pool holds, in use or not, is bounded: a program that has no room in it goes
+    with its lease.
 
     On devices other than the CPU each use makes its own: torch keeps their memory, and kernels may
     still be at work on it.
     """
 
-    _waiting: ClassVar[list[tuple[tuple[Any, ...], Program]]] = []
+    _pool: ClassVar[list[_Entry]] = []
 
     def __init__(
         self,
@@ -364,33 +385,56 @@ class Lease:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self._key = plan, vectors, angles, basis, grad, dtype, device, HISTORY_BYTES
-        for entry in reversed(self._waiting.copy()):
-            if entry[0] == self._key:
+        key = weakref.ref(plan), vectors, angles, basis, grad, dtype, device, HISTORY_BYTES
+        for entry in reversed(self._pool.copy()):
+            if entry[0] == key and entry[2]() is None:
                 try:
-                    self._waiting.remove(entry)
+                    self._pool.remove(entry)
                 except ValueError:  # another thread was faster
                     continue
                 self.program = entry[1]
+                self._pool.append((key, self.program, weakref.ref(self)))
                 return
         with torch.inference_mode(False):
             self.program = Program(
                 plan, vectors, angles=angles, basis=basis, grad=grad, dtype=dtype, device=device
             )
+        if device.type == "cpu" and self._make_room(self.program.num_bytes):
+            self._pool.append((key, self.program, weakref.ref(self)))
+
+    @classmethod
+    def _make_room(cls, num_bytes: int) -> bool:
+        """Let go of programs that wait, the oldest first, until so much more may be held."""
+        for entry in cls._pool.copy():
+            if entry[0][0]() is None:  # nobody can ask for it again
+                cls._let_go(entry)
+        in_use = cls._bytes_of(entry for entry in cls._pool.copy() if entry[2]() is not None)
+        if in_use + num_bytes > POOL_BYTES:  # what does not fit does not drive out the others
+            return False
+        for entry in cls._pool.copy():
+            if cls._bytes_of(cls._pool.copy()) + num_bytes <= POOL_BYTES:
+                return True
+            cls._let_go(entry)
+        return cls._bytes_of(cls._pool.copy()) + num_bytes <= POOL_BYTES
+
+    @staticmethod
+    def _bytes_of(entries: Iterable[_Entry]) -> int:
+        return sum(program.num_bytes for _, program, _ in entries)
+
+    @classmethod
+    def _let_go(cls, entry: _Entry) -> None:
+        """Take a program that waits out of the pool; leave one that is in use."""
+        if entry[2]() is None:
+            with suppress(ValueError):  # another thread was faster
+                cls._pool.remove(entry)
 
     @classmethod
     def waiting_bytes(cls) -> int:
         """Return the bytes that programs which wait for their next use hold."""
-        return sum(program.num_bytes for _, program in cls._waiting)
+        return cls._bytes_of(entry for entry in cls._pool.copy() if entry[2]() is None)
 
     @classmethod
     def forget_waiting(cls) -> None:
         """Let go of the programs that wait for their next use."""
-        cls._waiting.clear()
-
-    def __del__(self) -> None:
-        if not hasattr(self, "program") or self._key[6].type != "cpu":
-            return
-        self._waiting.append((self._key, self.program))
-        while self.waiting_bytes() > POOL_BYTES:
-            del self._waiting[0]
+        for entry in cls._pool.copy():
+            cls._let_go(entry)

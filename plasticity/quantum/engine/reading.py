@@ -15,7 +15,6 @@ from plasticity.quantum.engine.planning import Plan, reversed_plan
 from plasticity.quantum.engine.transforms import (
     are_transforms_active,
     is_forward_mode,
-    is_transformed,
     over_batched_gradients,
 )
 
@@ -102,6 +101,14 @@ def _product(x: Tensor, matrix: Tensor, axis: int, multiply: Multiply) -> Tensor
     return real + turned
 
 
+def batch_first(read: Tensor) -> Tensor:
+    """Turn ``(outcomes, batch)`` around, into memory of its own: what is returned is no view.
+
+    For any batch size it can be viewed flat and changed in place.
+    """
+    return read.T.clone(memory_format=torch.contiguous_format)
+
+
 def _in_words(
     way: Way,
     x: Tensor,
@@ -115,7 +122,7 @@ def _in_words(
         amplitudes = in_words(way.plan, weights, (x / norm).T)[:outcomes]
         squares = torch.view_as_real(amplitudes).square()
         if way.plan.observed is None:
-            return (squares[..., 0] + squares[..., 1]).T
+            return batch_first(squares[..., 0] + squares[..., 1])
         return squares.sum(0).sum(1)
     count = outcomes if way.carry == "rows" and outcomes else x.shape[1]
     return by_matrix(way, x, norm, matrix_of(way, weights, count), outcomes, multiply)
@@ -153,7 +160,7 @@ class _Probabilities(torch.autograd.Function):
     def _pull_back(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         x, norm, weights, holder = ctx.saved_tensors
         way, outcomes = ctx.way, ctx.outcomes
-        if torch.is_grad_enabled() or is_transformed(grad) or is_forward_mode():
+        if torch.is_grad_enabled() or are_transforms_active() or is_forward_mode():
             pull_back = torch.func.vjp(
                 lambda x, norm, weights: _in_words(way, x, norm, weights, outcomes),
                 x,
@@ -220,9 +227,9 @@ class _Rows(_Reading):
         if x.is_complex():
             amplitudes = torch.view_as_real(torch.mm(self._rows.T, x.T)).movedim(2, 1)
         else:
-            amplitudes = torch.mm(self._reals().T, x.T).view(-1, 2, len(x))
+            amplitudes = torch.mm(self._reals().T, x.T).unflatten(0, (-1, 2))
         self._amplitudes = amplitudes.mul_(self._scale.view(-1))
-        return amplitudes.square().sum(1).T.contiguous()
+        return batch_first(amplitudes.square().sum(1))
 
     def _reals(self) -> Tensor:
         return torch.view_as_real(self._rows).view(len(self._rows), -1)
@@ -237,7 +244,7 @@ class _Rows(_Reading):
             of_product = torch.view_as_complex(conjugate.movedim(1, 2).contiguous())
             torch.mm(x.T, of_product.T, out=target)
         else:  # faster than the product the other way around, which is the gradient itself
-            turned = torch.mm(conjugate.view(-1, len(x)), x)
+            turned = torch.mm(conjugate.flatten(0, 1), x)
             torch.view_as_real(target).view(x.shape[1], -1).copy_(turned.T)
         of_weights = self._lease.program.pull_back(None, of=self.weights)
         if not of_x:
@@ -246,7 +253,7 @@ class _Rows(_Reading):
         if x.is_complex():
             of_product = torch.view_as_complex(half.movedim(1, 2).contiguous()).T
             return 2 * of_product @ self._rows.mH, of_norm, of_weights
-        return 2 * half.view(-1, len(x)).T @ self._reals().T, of_norm, of_weights
+        return 2 * half.flatten(0, 1).T @ self._reals().T, of_norm, of_weights
 
 
 class _Columns(_Reading):
@@ -294,7 +301,7 @@ class _States(_Reading):
         if self.plan.observed is not None:  # first along rows that are long in memory
             return self._amplitudes.square().sum(0).sum(1)
         real, imaginary = self._amplitudes.square().unbind(2)  # a sum over axis 2 is slow
-        return (real + imaginary).T
+        return batch_first(real + imaginary)
 
     def pull_back(self, grad: Tensor, of_x: bool) -> tuple[Tensor | None, Tensor | None, Tensor]:
         target = self._grad_of_final(len(self._amplitudes))

@@ -1,5 +1,7 @@
 """Programs against plain products with dense matrices, with every shortcut on and off."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from plasticity.quantum.circuits import Ansatz, Brickwork, Ring, Staircase
 from plasticity.quantum.engine import program
 from plasticity.quantum.engine.contraction import sweep
+from plasticity.quantum.engine.gates import gate_matrices
 from plasticity.quantum.engine.planning import make_plan, products, reversed_plan
 from plasticity.quantum.engine.program import Lease, Program
 from tests.oracle import dense_unitary
@@ -111,9 +114,12 @@ def test_qubits_that_no_gate_touches_stay_as_they_are() -> None:
     np.testing.assert_allclose(sweep(make_plan(ansatz), angles, 3), expected, atol=1e-12)
 
 
+PLAN = make_plan(Ring(4, 2))
+
+
 def lease(vectors: int) -> Lease:
     return Lease(
-        make_plan(Ring(4, 2)),
+        PLAN,
         vectors,
         angles=True,
         basis=True,
@@ -133,17 +139,30 @@ def test_programs_in_use_are_not_shared_and_those_that_wait_are_used_again() -> 
 
 
 def test_waiting_programs_are_forgotten_beyond_the_limit_the_oldest_first(monkeypatch) -> None:
-    monkeypatch.setattr(Lease, "_waiting", [])
-    leases = {count: lease(count) for count in (1, 2, 3)}
-    first, second, third = (leases[count].program for count in (1, 2, 3))
-    monkeypatch.setattr(program, "POOL_BYTES", second.num_bytes + third.num_bytes)
-    for count in (1, 2, 3):
-        del leases[count]
-    assert [waiting for _, waiting in Lease._waiting] == [second, third]
-    assert lease(1).program not in (first, second, third)
-    monkeypatch.setattr(program, "POOL_BYTES", third.num_bytes - 1)
-    lease(3)
-    assert Lease._waiting == []  # not even the last one
+    monkeypatch.setattr(Lease, "_pool", [])
+    first, second, third = (lease(count).program for count in (1, 2, 3))
+    assert Lease.waiting_bytes() == sum(p.num_bytes for p in (first, second, third))
+    in_use = lease(1)
+    assert in_use.program is first
+    monkeypatch.setattr(program, "POOL_BYTES", first.num_bytes + third.num_bytes + 1)
+    fourth = lease(1)  # drives out those that wait, the oldest first, until there is room for it
+    assert [kept for _, kept, _ in Lease._pool] == [first, fourth.program]
+    del fourth
+    too_large = lease(9)
+    assert Lease.waiting_bytes() == first.num_bytes  # what does not fit drives out nobody
+    assert too_large.program not in [kept for _, kept, _ in Lease._pool]
+    Lease.forget_waiting()
+    assert [kept for _, kept, _ in Lease._pool] == [first]  # it is in use
+
+
+def test_nothing_runs_when_a_lease_ends_so_no_interrupt_is_lost_in_it() -> None:
+    in_use, called = lease(5), []
+    sys.setprofile(lambda frame, event, _: called.append(event))
+    try:
+        del in_use
+    finally:
+        sys.setprofile(None)
+    assert "call" not in called
 
 
 def test_memory_counts_what_is_allocated() -> None:
@@ -163,3 +182,34 @@ def test_memory_counts_what_is_allocated() -> None:
     state = 2**6 * 8 * 16
     assert shallow >= 2 * state
     assert deep >= (len(plan.steps) + 2) * state
+
+
+@pytest.mark.parametrize("angles", [True, False])
+def test_an_interruption_at_any_call_of_a_backward_pass_spoils_no_later_one(
+    angles, monkeypatch
+) -> None:
+    monkeypatch.setattr(program, "HISTORY_BYTES", 0)  # so that older states are recomputed
+    ansatz = Ring(4, 3)
+    plan, states = make_plan(ansatz), torch.randn(16, 3, dtype=torch.complex128)
+    weights = random_angles(ansatz, 0)
+    weights = weights if angles else gate_matrices(weights)
+    made = Program(
+        plan, 3, angles=angles, basis=False, grad=True, dtype=states.dtype, device=states.device
+    )
+    cotangent = torch.randn_like(made.run(weights, states))
+
+    def gradient() -> torch.Tensor:
+        made.final_grad.copy_(cotangent)
+        return made.pull_back(states, of=weights)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    expected = gradient()
+    for calls in (made._forward, made._backward, made._pulling):
+        for k, call in enumerate(calls):
+            calls[k] = interrupt
+            with pytest.raises(KeyboardInterrupt):
+                gradient()
+            calls[k] = call
+            torch.testing.assert_close(gradient(), expected)

@@ -1,0 +1,159 @@
+"""Draw the figures of the pages, and write their tables, from ``docs/records``: no training.
+
+    python docs/redraw.py
+
+``bench.png`` is drawn by ``python -m experiments.bench``. ``ant.png`` and ``qdata.png`` need the
+rows of long runs, which are not kept here: their pages name the commands.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE)]
+
+from recorded import PREFIXES, RECORDS, pilot  # noqa: E402
+
+from plasticity.figures.overview import overview, table  # noqa: E402
+from plasticity.protocol.experiment import LABELS, Experiment  # noqa: E402
+
+if TYPE_CHECKING:
+    from plasticity.studies.numbers import Gathered
+
+Rows = list[dict[str, float]]
+COLUMNS = {
+    "accuracies": "test_accuracy",
+    "weight_norms": "weight_norm",
+    "grad_norms": "gradient_norm",
+}
+
+
+def rows_of(found: Gathered, arm: str) -> list[Rows]:
+    """Return an arm's rows, a list of them for each seed, as its runs had recorded them."""
+    columns = {name: of for name in found.columns[arm] if (of := found.of(arm, name)) is not None}
+    runs = []
+    for seed in range(len(found.seeds(arm))):
+        rows: Rows = [{"task": task} for task in range(found.tasks)]
+        for name, values in columns.items():
+            for task in np.flatnonzero(np.isfinite(values[seed])):
+                rows[task][name] = float(values[seed, task])
+        runs.append(rows)
+    return runs
+
+
+def series_of(found: Gathered, arms: Sequence[str]) -> dict[str, list[Rows]]:
+    """Return the rows of arms by what the arms are called in a figure."""
+    return {LABELS.get(arm, arm): rows_of(found, arm) for arm in arms}
+
+
+def of_pilot(study: str, *, remedies: bool) -> tuple[Experiment[Any], dict[str, list[Rows]]]:
+    """Return the experiment of a pilot, and its networks, or the MLP with each remedy."""
+    from plasticity.protocol.names import find_experiment as experiment_of
+
+    found = pilot(study)
+    arms = [arm for arm in found.study.arms if ("+" in arm) == remedies or arm == "mlp"]
+    return experiment_of(found.study.experiment), series_of(found, arms)
+
+
+PAGES = {
+    "mnist-why": ("mnist-why", False, "Permuted images (mnist), preset why, 300 tasks"),
+    "qdata-why": ("qdata-why", False, "Pairs of energy levels (qdata), preset why, 500 tasks"),
+    "mnist-remedies": (
+        "mnist-why",
+        True,
+        "Permuted images (mnist), preset why, 300 tasks, remedies",
+    ),
+}
+"""By figure: the pilot, whether remedies are drawn, and the title."""
+
+
+def table_of(name: str) -> str:
+    """Return the table of a page on control arms or remedies."""
+    study, remedies, _ = PAGES[name]
+    return table(*of_pilot(study, remedies=remedies))
+
+
+def draw_arms(name: str) -> None:
+    """Draw the figure of such a page and write its table."""
+    study, remedies, title = PAGES[name]
+    overview(*of_pilot(study, remedies=remedies), title).savefig(HERE / f"{name}.png")
+    (RECORDS / f"{name}.md").write_text(table_of(name))
+
+
+def draw_quick() -> None:
+    """Draw README's figure."""
+    from experiments.mnist import EXPERIMENT
+    from plasticity.figures.curves import learning_curves
+
+    series = {}
+    for arm, prefix in PREFIXES.items():
+        arrays = np.load(RECORDS / "mnist-quick" / f"{prefix}_model_results.npz")
+        rows = [{"task": task} for task in range(len(arrays["accuracies"]))]
+        for array, column in COLUMNS.items():
+            for row, value in zip(rows, arrays[array], strict=True):
+                row[column] = float(value)
+        series[LABELS[arm]] = [rows]
+    title = "Permuted images (mnist), preset quick, seed 0"
+    learning_curves(series, EXPERIMENT.panels, title).savefig(HERE / "mnist.png")
+
+
+def draw_devices() -> None:
+    """Draw accuracy with noise and shots."""
+    from plasticity.on_device.figure import figure
+    from plasticity.results.record import read_rows
+
+    titles = {
+        "mnist": "Permuted images (mnist), preset released, 20 tasks, not 1,000, seed 0",
+        "digits": "Permuted images (mnist), preset quick, 20 tasks, not 40, seed 0",
+    }
+    for name, title in titles.items():
+        rows = read_rows(RECORDS / f"device-{name}", "device.jsonl")
+        figure({LABELS["qnn"]: rows}, title, [1]).savefig(HERE / f"device-{name}.png")
+
+
+def draw_study(found: Gathered, prefix: str) -> None:
+    """Draw the first two figures of a study's report."""
+    from plasticity.figures.labels import looks_of_names
+    from plasticity.figures.level_against_drop import level_against_drop
+    from plasticity.figures.over_seeds import over_tasks
+    from plasticity.protocol.names import find_experiment as experiment_of
+    from plasticity.studies.findings import judged
+    from plasticity.studies.report_text import title_of_study
+
+    experiment, title = experiment_of(found.study.experiment), title_of_study(found.study)
+    score, words = experiment.score
+    arms, _ = judged(found, score)
+    looks = looks_of_names(experiment.registry, found.study.arms)
+    references = [reference for _, reference in found.study.compared]
+    over_tasks(
+        {one.arm: 100 * found.of(one.arm, score) for one in arms}, f"{words} (%)",
+        f"{title}: {words} (%)", verdicts={one.arm: one.drop.verdict for one in arms},
+        reference=max(references, key=references.count),
+        looks=dict(zip(found.study.arms, looks, strict=True)), logarithmic=False, bounds=(0, 100),
+    ).savefig(HERE / "studies" / f"{prefix}-accuracy.png")  # fmt: skip
+    level_against_drop(arms, f"{title}: level against drop", found.study.drop_margin).savefig(
+        HERE / "studies" / f"{prefix}-level.png"
+    )
+
+
+def main() -> None:
+    """Draw all of them."""
+    from plasticity.studies.numbers import load_records
+
+    draw_quick()
+    draw_devices()
+    for name in PAGES:
+        draw_arms(name)
+    for study in ("mnist-why", "qdata-why"):
+        draw_study(pilot(study), f"pilot-{study}")
+    draw_study(load_records(RECORDS / "studies" / "quick"), "quick")
+
+
+if __name__ == "__main__":
+    main()

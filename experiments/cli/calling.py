@@ -1,0 +1,13 @@
+"""How the user has called the commands: for usage lines, and for commands that a text advises."""
+
+from __future__ import annotations
+
+import re
+
+prefix = "python -m experiments."
+"""What was typed before a command's name. `experiments.__main__` sets it."""
+
+
+def called(text: str) -> str:
+    """Return a text whose commands are called as the user has called this one."""
+    return re.sub(r"python -m experiments\.(?=\w)", lambda _: prefix, text)
