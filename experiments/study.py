@@ -31,7 +31,7 @@ from plasticity.errors import Failure, UsageError
 from plasticity.protocol.names import EXPERIMENTS, find_experiment
 from plasticity.protocol.options import expanded
 from plasticity.results.names import FRESH
-from plasticity.studies.cells import bits_of, cells, is_complete
+from plasticity.studies.cells import bits_of, cells, check_metrics, is_complete
 from plasticity.studies.study import Study
 
 STUDIES = Path(__file__).parent / "studies"
@@ -162,6 +162,7 @@ def carry_out(command: Command) -> None:
     study = find(command.study)
     if command.seeds is not None:
         study = study.with_seeds(command.seeds)
+    check_metrics(study)
     results = expanded(command.results, "--results").absolute()
     if command.tune:
         from plasticity.studies.tuning import tuning_cells

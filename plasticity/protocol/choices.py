@@ -184,6 +184,9 @@ def _checked(kind: type[Any], field: str, value: Any, name: str) -> Any:
         value = str(value)
     elif hasattr(value, "item") and getattr(value, "ndim", 0) == 0:  # a number of numpy or torch
         value = value.item()
+    is_many = typing.get_origin(expected) is tuple
+    if is_many and not isinstance(value, list | tuple):
+        value = (value,)  # as on the command line
     try:
         return field_value(expected, value, field)
     except TypeError as error:

@@ -166,6 +166,18 @@ def data_of(cell: Cell) -> Any:
     return _load(cell.study.experiment, dataclasses.replace(cell.choice.config, **shared))
 
 
+def check_metrics(study: Declaration) -> None:
+    """Refuse metrics that are not there; they are looked up here, since that imports torch.
+
+    Raises:
+        UsageError: With those that are.
+    """
+    from plasticity.protocol.supervised import find_metric
+
+    for metric in study.metrics:
+        find_metric(metric)
+
+
 def num_tasks(study: Declaration) -> int:
     """Return how many tasks each cell of a study is to learn."""
     cell = Cell(study, study.arms[0], study.seeds[0])

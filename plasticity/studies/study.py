@@ -36,9 +36,10 @@ class Study(Declaration):
         Raises:
             Failure: Cells failed, with the reason of the first; or there are no workers.
         """
-        from plasticity.studies.cells import cells
+        from plasticity.studies.cells import cells, check_metrics
         from plasticity.studies.workers import train
 
+        check_metrics(self)
         todo = cells(self)
         folder = Path(results).expanduser().absolute()
         failed = train(todo, folder, workers=workers, address=cluster, progress=progress)

@@ -82,7 +82,8 @@ def tuning_cells(study: Declaration) -> dict[tuple[Trial, float], list[Cell]]:
 
 def with_value(study: Declaration, trial: Trial, value: float) -> Declaration:
     """Return a study of one arm, with one of the values, on the seeds for tuning."""
-    of_arm = {**study.of_arm.get(trial.arm, {}), trial.option: value}
+    declared = study.of_arm.get(trial.arm, {})
+    of_arm = {name.replace("-", "_"): v for name, v in {**declared, trial.option: value}.items()}
     return dataclasses.replace(
         study, arms=(trial.arm,), seeds=study.tuning_seeds, tuning_seeds=(), rates=(), compared=(),
         tuning_values={}, of_arm={trial.arm: of_arm},

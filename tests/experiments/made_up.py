@@ -35,7 +35,7 @@ def study(
     defaults["compared"] = tuple(p for p in defaults["compared"] if {*p} <= {*arms})
     return Study(
         "made-up", "Who loses?", "mnist", "quick", arms, tuple(range(seeds)),
-        ("--num-tasks", str(tasks)), **defaults | more,
+        {"num_tasks": tasks}, **defaults | more,
     )  # fmt: skip
 
 

@@ -31,7 +31,11 @@ def rows(tasks: int, first: float = 0.5, **more: Any) -> list[dict[str, Any]]:
 
 
 def equal(one: Numbers, other: Numbers) -> bool:
-    same = [one.study == other.study, one.tasks == other.tasks, [*one.columns] == [*other.columns]]
+    same = [
+        one.study.json() == other.study.json(),
+        one.tasks == other.tasks,
+        [*one.columns] == [*other.columns],
+    ]
     for arm in one.study.arms:
         same += [np.array_equal(one.rows[arm], other.rows[arm])]
         same += [np.array_equal(one.complete[arm], other.complete[arm])]
@@ -60,17 +64,6 @@ def test_numbers_stand_at_their_seed_and_task_and_what_is_no_number_is_left_out(
     )
     assert found.columns["qnn"] == {}
     assert found.missing() == [("qnn", 0, 0), ("qnn", 1, 0)]
-
-
-def test_arms_of_different_lengths_have_columns_of_the_greatest() -> None:
-    words = {"mlp": ("--num-tasks", "5")}
-    study = made_up.study(("qnn", "mlp"), seeds=1, tasks=3, of_arms=words)
-    record(study, "qnn", 0, rows(3))
-    record(study, "mlp", 0, rows(5))
-    found = read_numbers(study, RESULTS)
-    assert found.tasks == 5 and found.missing() == []
-    assert np.isnan(found.columns["qnn"]["test_accuracy"][0, 3:]).all()
-    assert not np.isnan(found.columns["mlp"]["test_accuracy"]).any()
 
 
 def test_what_was_measured_after_training_is_among_the_columns() -> None:
@@ -156,15 +149,15 @@ def test_records_hold_arrays_that_numpy_reads_and_say_whose_they_are() -> None:
     assert content["study"]["drop_margin"] == found.study.drop_margin
 
 
-def test_studies_with_words_of_their_arms_and_rates_come_back_equal() -> None:
+def test_studies_with_options_of_their_arms_and_rates_come_back_equal() -> None:
     found = made_up.read_numbers(
-        {"mlp": 0.1, "qnn": 0.0}, seeds=3, tasks=40, of_arm={"mlp": {"hidden": 8}},
+        {"mlp": 0.1, "qnn": 0.0}, seeds=3, tasks=40, of_arm={"mlp": {"hidden": (8,)}},
         compared=(("qnn", "mlp"),), tuning_seeds=(77,), rates=(0.01, 0.1), metrics=("logit",),
         tuning_values={"mlp": {"optimizer.epsilon": (1e-8, 1e-7)}},
     )  # fmt: skip
     save_records(found, Path("records"))
     loaded = load_records(Path("records"))
-    assert loaded.study == found.study
+    assert loaded.study.json() == found.study.json()
     assert loaded.study.digest() == found.study.digest()
 
 

@@ -75,9 +75,8 @@ def test_a_cell_is_the_command_that_a_user_would_type(
     [
         ("arms", "mlp", "arms 'mlp': must be a tuple of words"),
         ("seeds", 5, "seeds 5: must be a tuple of numbers"),
-        ("options", "--num-tasks 3", "options '--num-tasks 3': must be a tuple of words"),
-        ("options", ("--num-tasks", 3), "must be a tuple of words"),
-        ("of_arms", {"mlp": "--mlp.hidden 3"}, r"of_arms\['mlp'\] '--mlp.hidden 3': must be a"),
+        ("settings", "--num-tasks 3", "settings '--num-tasks 3': must be a dictionary"),
+        ("of_arm", {"mlp": "--mlp.hidden 3"}, r"of_arm\['mlp'\] '--mlp.hidden 3': must be a"),
         ("compared", ("mlp", "linear+l2-init"), "must be a tuple of pairs of arms"),
         ("rates", ("x",), "rates .*: must be a tuple of numbers"),
         ("drop_margin", "x", "drop_margin 'x': must be a number"),
@@ -86,7 +85,7 @@ def test_a_cell_is_the_command_that_a_user_would_type(
 def test_values_of_another_kind_are_named(
     tmp_path: Path, field: str, value: Any, part: str
 ) -> None:
-    with pytest.raises(ValueError, match=part):
+    with pytest.raises(UsageError, match=part):
         tiny_study(tmp_path, **{field: value})
 
 
@@ -126,8 +125,8 @@ def test_a_cells_record_is_found_where_its_command_writes_it(tiny: Study, result
 def test_a_fresh_arms_record_is_found_and_complete_after_its_last_task(
     tmp_path: Path, results: Path
 ) -> None:
-    options = (*tiny_study(tmp_path).options[:-1], "4")  # tasks 0, 1 and 2 of four
-    (cell,) = cells(tiny_study(tmp_path, arms=("fresh:mlp",), seeds=(0,), options=options))
+    settings = tiny_study(tmp_path).settings | {"num_tasks": 4}  # tasks 0, 1 and 2 of four
+    (cell,) = cells(tiny_study(tmp_path, arms=("fresh:mlp",), seeds=(0,), settings=settings))
     assert tasks_left(cell, results) == 3
     train_here(cell, results)
     assert [row["task"] for row in rows_of(cell, results)] == [0, 1, 2]
@@ -180,7 +179,7 @@ def test_studies_that_differ_in_what_is_asked_only_share_their_cells(
     )
     there = [(c.arm, c.seed) for c in cells(other) if is_complete(c, results)]
     assert there == [("linear+l2-init", 1)]
-    longer = tiny_study(tmp_path, options=(*tiny.options[:-1], "4"))
+    longer = tiny_study(tmp_path, settings=tiny.settings | {"num_tasks": 4})
     assert [tasks_left(cell, results) for cell in cells(longer)] == [1] * 4
 
 
@@ -193,8 +192,9 @@ CHANGES = {
     "preset": "matched",
     "arms": ("mlp",),
     "seeds": (0, 2),
-    "options": ("--num-tasks", "4"),
-    "of_arms": {"mlp": ("--mlp.hidden", "5")},
+    "settings": {"num_tasks": 4},
+    "of_arm": {"mlp": {"hidden": (5,)}},
+    "modules": ("json",),
     "metrics": ("fisher",),
     "drop_margin": 0.02,
     "slope_margin": 0.002,
@@ -223,18 +223,21 @@ def test_the_digest_is_the_same_in_another_process(tiny: Study, tmp_path: Path) 
 
 
 WRONG = {
-    "an unknown experiment": ({"experiment": "ant"}, "'ant': must be one of cifar, mnist, qdata"),
-    "an unknown preset": ({"preset": "slow"}, "--preset slow: must be one of released"),
-    "an unknown network": ({"arms": ("rnn",)}, "--arms rnn: no network"),
-    "an unknown remedy": ({"arms": ("mlp+hope",)}, "--arms mlp+hope: no remedy"),
-    "an unknown metric": ({"metrics": ("luck",)}, "--metrics luck: there are"),
-    "an unknown option": ({"options": ("--num-task", "3")}, "did you mean --num-tasks"),
-    "an option of an arm that is not there": (
-        {"options": ("--qnn.depth", "3")}, "the arm qnn is not among"),
-    "an option that is a cell's": ({"options": ("--seed=3",)}, "--seed=3: a study's options"),
-    "help": ({"of_arms": {"mlp": ("--help",)}}, "--help: a study's options"),
-    "words of an arm that is not there": (
-        {"of_arms": {"qnn": ("--qnn.depth", "3")}}, "qnn is not among its arms"),
+    "an unknown experiment": ({"experiment": "xor"}, "'xor': must be one of ant, cifar"),
+    "an experiment without tasks": (
+        {"experiment": "ant", "preset": "quick", "arms": ("mlp",), "settings": {}},
+        "studies are of experiments with tasks",
+    ),
+    "an unknown preset": ({"preset": "slow"}, "preset slow: mnist has released"),
+    "an unknown network": ({"arms": ("rnn",)}, "arm rnn: no network"),
+    "an unknown remedy": ({"arms": ("mlp+hope",)}, "arm mlp+hope: no remedy"),
+    "an unknown setting": ({"settings": {"num_task": 3}}, "did you mean num_tasks"),
+    "a setting of another kind": ({"settings": {"num_tasks": "x"}}, "num_tasks='x': must be int"),
+    "a setting that is a cell's": ({"settings": {"seed": 3}}, "settings: seed is not for a study"),
+    "an unknown option": ({"of_arm": {"mlp": {"hiden": (3,)}}}, "did you mean hidden"),
+    "options of an arm that is not there": (
+        {"of_arm": {"qnn": {"depth": 3}}}, "qnn is not among its arms"),
+    "a module that is not there": ({"modules": ("nosuch",)}, "module nosuch: ModuleNotFoundError"),
     "no arms": ({"arms": ()}, "arms: at least one"),
     "no seeds": ({"seeds": ()}, "seeds: at least one"),
     "an arm twice": ({"arms": ("mlp", "mlp")}, "arms: mlp is there twice"),
@@ -248,7 +251,7 @@ WRONG = {
     ),
     "a value that its remedy refuses": (
         {"tuning_values": {"linear+l2-init": {"l2-init.strength": (-1.0,)}}},
-        "--linear+l2-init.l2-init.strength -1.0: at least 0",
+        "linear+l2-init: l2-init.strength -1.0: at least 0",
     ),
     "an option without values": (
         {"tuning_values": {"mlp": {"hidden": ()}}}, "tuning_values: mlp hidden has no values"
@@ -264,7 +267,7 @@ def test_what_cannot_be_trained_or_claimed_is_refused_in_a_line(what: str, tiny:
     changes, said = WRONG[what]
     if "arms" in changes:
         changes = {"compared": ()} | changes
-    with pytest.raises(ValueError, match=re.escape(said)) as refused:
+    with pytest.raises(UsageError, match=re.escape(said)) as refused:
         dataclasses.replace(tiny, **changes)
     assert "\n" not in str(refused.value)
 
@@ -272,7 +275,7 @@ def test_what_cannot_be_trained_or_claimed_is_refused_in_a_line(what: str, tiny:
 def test_more_seeds_follow_the_largest_and_are_not_those_for_tuning(tmp_path: Path) -> None:
     tiny = tiny_study(tmp_path, seeds=(3, 1), tuning_seeds=(4, 6))
     assert [tiny.with_seeds(n).seeds for n in (1, 2, 5)] == [(3,), (3, 1), (3, 1, 5, 7, 8)]
-    with pytest.raises(ValueError, match="0 seeds: at least 1"):
+    with pytest.raises(UsageError, match="0 seeds: at least 1"):
         tiny.with_seeds(0)
 
 
@@ -306,23 +309,23 @@ def test_the_studies_of_why_have_all_arms_of_their_preset() -> None:
 def test_tuning_varies_the_option_that_a_remedy_names_and_else_the_rate(tmp_path: Path) -> None:
     tiny = tiny_study(
         tmp_path, arms=("mlp+crelu", "mlp+upgd", "mlp+redo"), compared=(), tuning_seeds=(8, 9),
-        rates=(0.1,), of_arms={"mlp+crelu": ("--mlp+crelu.optimizer.learning-rate", "0.5")},
+        rates=(0.1,), of_arm={"mlp+crelu": {"optimizer.learning_rate": 0.5}},
         tuning_values={"mlp+redo": {"redo.every": (7,), "redo.threshold": (0.2,)}},
     )  # fmt: skip
     upgd = REMEDIES["upgd"].tries
     assert len(upgd) > 3
     found = [
-        (cell.seed, *cell.study.of_arms[cell.arm][-2:])
+        (cell.seed, cell.arm, *cell.study.of_arm[cell.arm].items())
         for some in tuning_cells(tiny).values()
         for cell in some
     ]
     assert found == [
-        (seed, f"--{option}", repr(value))
-        for option, values in (
-            ("mlp+crelu.optimizer.learning-rate", (0.1,)),
-            ("mlp+upgd.upgd.learning-rate", upgd),  # which ignores the optimizer's
-            ("mlp+redo.redo.every", (7,)),  # what the study says, not what the remedy does
-            ("mlp+redo.redo.threshold", (0.2,)),
+        (seed, arm, (option, value))
+        for arm, option, values in (
+            ("mlp+crelu", "optimizer.learning_rate", (0.1,)),
+            ("mlp+upgd", "upgd.learning_rate", upgd),  # which ignores the optimizer's
+            ("mlp+redo", "redo.every", (7,)),  # what the study says, not what the remedy does
+            ("mlp+redo", "redo.threshold", (0.2,)),
         )
         for value in values
         for seed in (8, 9)
