@@ -15,15 +15,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from plasticity.statistics.summaries import early_and_late, tenths
+
 if TYPE_CHECKING:
-    from plasticity.studies.numbers import Gathered
+    from plasticity.studies.numbers import Numbers
 
 RECORDS = Path(__file__).parent / "records"
 PREFIXES = {"mlp": "classical", "qnn": "quantum"}
 
 
 def tenth(run: str, arm: str, which: str) -> str:
-    """Return the mean accuracy of the first or last tenth of a run's tasks, in percent.
+    """Return the accuracy of the first or last tenth of a run's tasks, in percent.
+
+    It is what the command prints: without the first task of all.
 
     Args:
         run: Folder in ``docs/records``.
@@ -34,9 +38,9 @@ def tenth(run: str, arm: str, which: str) -> str:
     (file,) = (RECORDS / run).glob(f"{PREFIXES[arm]}_*.np[yz]")
     content = np.load(file)
     accuracies = content if isinstance(content, np.ndarray) else content["accuracies"]
-    count = max(1, len(accuracies) // 10)
-    part = {"first": accuracies[:count], "last": accuracies[-count:]}[which]
-    return f"{100 * part.mean():.1f} %"
+    early, late = early_and_late(accuracies[None])
+    (part,) = {"first": early, "last": late}[which]
+    return f"{100 * part:.1f} %"
 
 
 STEPS = {
@@ -76,7 +80,7 @@ def speed_table() -> str:
 # --- the pilot
 
 
-def pilot(study: str) -> Gathered:
+def pilot(study: str) -> Numbers:
     """Return the numbers of a study's pilot, such as ``"mnist-why"``."""
     from plasticity.studies.numbers import load_records
 
@@ -114,11 +118,11 @@ def rank_correlations() -> str:
 def _correlation(study: str, account: str, below: float) -> str:
     from scipy.stats import spearmanr
 
-    from plasticity.studies.findings import ends, judged
+    from plasticity.studies.findings import findings_of
 
     found = pilot(study)
     pairs = []
-    for one in judged(found, "test_accuracy")[0]:
+    for one in findings_of(found, "test_accuracy")[0]:
         if one.level.estimate >= below:
             continue
         if account.startswith("growth"):
@@ -126,7 +130,7 @@ def _correlation(study: str, account: str, below: float) -> str:
             change = None if change is None else change.estimate
         else:
             values = found.of(one.arm, account)
-            first, last = ([0.0], [0.0]) if values is None else ends(values)
+            first, last = ([0.0], [0.0]) if values is None else tenths(values)
             change = np.log(last / first).mean() if min(first) > 0 and min(last) > 0 else None
         if change is not None:
             pairs.append((change, one.drop.estimate))
@@ -152,7 +156,7 @@ def held_and_free() -> str:
     """Return the pilot's table: pairs, their drops, and their learning rates."""
     import importlib
 
-    from plasticity.studies.findings import comparisons, judged
+    from plasticity.studies.findings import comparisons, findings_of
 
     lines = [
         "| problem | pair | drops (points) | difference | learning rates |",
@@ -160,7 +164,7 @@ def held_and_free() -> str:
     ]
     for study, arm, reference in HELD_AND_FREE:
         found = pilot(study)
-        arms = judged(found, "test_accuracy")[0]
+        arms = findings_of(found, "test_accuracy")[0]
         drops = {one.arm: one.drop.estimate for one in arms}
         (pair,) = (c for c in comparisons(found, arms) if (c.arm, c.reference) == (arm, reference))
         experiment = importlib.import_module(f"experiments.{found.study.experiment}").EXPERIMENT
@@ -179,12 +183,12 @@ def held_and_free() -> str:
 def seeds_for_ten() -> str:
     """Return for how many arms of the pilot ten and twenty seeds are enough, as a table."""
     from plasticity.statistics.inference import seeds_needed
-    from plasticity.studies.findings import judged
+    from plasticity.studies.findings import findings_of
 
     lines = ["| problem | arms | 10 are enough | with Holm | 20 are enough | with Holm |"]
     lines.append("|---|--:|--:|--:|--:|--:|")
     for study, words in PROBLEMS.items():
-        arms = judged(pilot(study), "test_accuracy")[0]
+        arms = findings_of(pilot(study), "test_accuracy")[0]
         # Holm's hardest case: the arm with the smallest p value of all.
         needed = {
             level: [

@@ -21,10 +21,10 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 from recorded import PREFIXES, RECORDS, pilot  # noqa: E402
 
 from plasticity.figures.overview import overview, table  # noqa: E402
-from plasticity.protocol.experiment import LABELS, Experiment  # noqa: E402
+from plasticity.protocol.experiment import LABELS, Definition  # noqa: E402
 
 if TYPE_CHECKING:
-    from plasticity.studies.numbers import Gathered
+    from plasticity.studies.numbers import Numbers
 
 Rows = list[dict[str, float]]
 COLUMNS = {
@@ -34,7 +34,7 @@ COLUMNS = {
 }
 
 
-def rows_of(found: Gathered, arm: str) -> list[Rows]:
+def rows_of(found: Numbers, arm: str) -> list[Rows]:
     """Return an arm's rows, a list of them for each seed, as its runs had recorded them."""
     columns = {name: of for name in found.columns[arm] if (of := found.of(arm, name)) is not None}
     runs = []
@@ -47,12 +47,12 @@ def rows_of(found: Gathered, arm: str) -> list[Rows]:
     return runs
 
 
-def series_of(found: Gathered, arms: Sequence[str]) -> dict[str, list[Rows]]:
+def series_of(found: Numbers, arms: Sequence[str]) -> dict[str, list[Rows]]:
     """Return the rows of arms by what the arms are called in a figure."""
     return {LABELS.get(arm, arm): rows_of(found, arm) for arm in arms}
 
 
-def of_pilot(study: str, *, remedies: bool) -> tuple[Experiment[Any], dict[str, list[Rows]]]:
+def of_pilot(study: str, *, remedies: bool) -> tuple[Definition[Any], dict[str, list[Rows]]]:
     """Return the experiment of a pilot, and its networks, or the MLP with each remedy."""
     from plasticity.protocol.names import find_experiment as experiment_of
 
@@ -117,18 +117,18 @@ def draw_devices() -> None:
         figure({LABELS["qnn"]: rows}, title, [1]).savefig(HERE / f"device-{name}.png")
 
 
-def draw_study(found: Gathered, prefix: str) -> None:
+def draw_study(found: Numbers, prefix: str) -> None:
     """Draw the first two figures of a study's report."""
     from plasticity.figures.labels import looks_of_names
     from plasticity.figures.level_against_drop import level_against_drop
     from plasticity.figures.over_seeds import over_tasks
     from plasticity.protocol.names import find_experiment as experiment_of
-    from plasticity.studies.findings import judged
+    from plasticity.studies.findings import findings_of
     from plasticity.studies.report_text import title_of_study
 
     experiment, title = experiment_of(found.study.experiment), title_of_study(found.study)
     score, words = experiment.score
-    arms, _ = judged(found, score)
+    arms, _ = findings_of(found, score)
     looks = looks_of_names(experiment.registry, found.study.arms)
     references = [reference for _, reference in found.study.compared]
     over_tasks(

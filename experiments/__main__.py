@@ -43,9 +43,11 @@ def main(arguments: list[str]) -> int:
     """
     commands = summaries()
     if arguments and ":" in arguments[0]:
+        from experiments.cli import calling
         from experiments.cli.parse import main as run_experiment
         from experiments.cli.parse import status_of
 
+        calling.prefix, calling.own = f"{PROGRAM} ", arguments[0]
         found: list[Any] = []
         status = status_of(lambda: found.append(_own_experiment(arguments[0])))
         return status or run_experiment(found[0], arguments[1:])

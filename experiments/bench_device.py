@@ -51,7 +51,7 @@ class Options:
     images: int = 10_000
     """Samples, of as many features as there are amplitudes, at most 784."""
     depolarizing: float = field(default=1e-3, metadata={"least": 0})
-    """Probability with which a gate's qubits are depolarised."""
+    """Probability with which a gate's qubits are depolarized."""
     readout_error: float = field(default=0.01, metadata={"least": 0})
     """Probability to read a bit wrongly."""
     rounds: int = 5

@@ -61,8 +61,10 @@ class Contestant:
         self.seconds: dict[str, list[float]] = {}
         self.model = model
         self._spent: dict[str, float] = {}
+        # Not ``step``: what wraps these environments calls the two halves of it.
         env: Any = model.get_env()
-        env.step = self._timed(env.step, "environments")
+        env.step_async = self._begins_step(env.step_async)
+        env.step_wait = self._ends_step(env.step_wait)
         owner: Any = model
         owner.collect_rollouts = self._timed(owner.collect_rollouts, "rollout")
         owner.train = self._timed(owner.train, "update")
@@ -83,6 +85,21 @@ class Contestant:
     def share(self, name: str) -> float:
         """Return what part of the time, less the first update's, went into something."""
         return sum(self.seconds[name][1:]) / sum(self.seconds["all"][1:])
+
+    def _begins_step(self, step_async: Callable[[Any], None]) -> Callable[[Any], None]:
+        def begins(actions: Any) -> None:
+            self._step_began = time.perf_counter()
+            step_async(actions)
+
+        return begins
+
+    def _ends_step(self, step_wait: Callable[[], Any]) -> Callable[[], Any]:
+        def ends() -> Any:
+            result = step_wait()
+            self._spent["environments"] += time.perf_counter() - self._step_began
+            return result
+
+        return ends
 
     def _timed(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
         def timed(*arguments: Any, **options: Any) -> Any:

@@ -54,7 +54,7 @@ class Device:
     """Arms to evaluate, by their names or those of their folders."""
     shots: Annotated[tuple[int, ...], MAY_BE_EMPTY] = (100, 1_000, 10_000, 100_000, 1_000_000)
     """Measurements of each sample, without noise and at the levels to quote: two-qubit gates
-    depolarised with probability 0.001, bits read wrongly with probability 0.01."""
+    depolarized with probability 0.001, bits read wrongly with probability 0.01."""
     depolarizing: Annotated[tuple[float, ...], MAY_BE_EMPTY] = (
         0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2,
     )  # fmt: skip

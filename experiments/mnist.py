@@ -83,7 +83,7 @@ RELEASED = Preset(
     },
     "the numbers of the authors' program",
 )
-# What differs between the arms for no reason is made equal: optimiser never reset, one epoch (the
+# What differs between the arms for no reason is made equal: optimizer never reset, one epoch (the
 # classical arm's), torch's epsilon, unit norm, the pixels alone permuted. The rates stay per arm.
 MATCHED = RELEASED.replace(
     {},

@@ -31,7 +31,7 @@ from plasticity.errors import Failure, UsageError
 from plasticity.protocol.names import EXPERIMENTS, find_experiment
 from plasticity.protocol.options import expanded
 from plasticity.results.names import FRESH
-from plasticity.studies.cells import bits_of, cells, check_metrics, is_complete
+from plasticity.studies.cells import Place, bits_of, cells, check_metrics, is_complete
 from plasticity.studies.study import Study
 
 STUDIES = Path(__file__).parent / "studies"
@@ -59,6 +59,15 @@ class Command:
     workers."""
     results: Path = Path("results")
     """Folder of the run folders, and of studies/ with the reports."""
+    dataset: Annotated[
+        str | None,
+        tyro.conf.arg(metavar="NAME|FILE.npz", help_behavior_hint="(default: the study's)"),
+    ] = None
+    """The study's data set, if its file lies elsewhere."""
+    data_root: Annotated[
+        Path | None, tyro.conf.arg(help_behavior_hint="(default: that of the experiment)")
+    ] = None
+    """Folder that data sets are downloaded or computed into, once."""
     list: tyro.conf.FlagCreatePairsOff[bool] = False
     """Train nothing: print the commands of the cells that are not complete, a line each."""
     report: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -164,12 +173,13 @@ def carry_out(command: Command) -> None:
         study = study.with_seeds(command.seeds)
     check_metrics(study)
     results = expanded(command.results, "--results").absolute()
+    place = Place(command.dataset, command.data_root)
     if command.tune:
         from plasticity.studies.tuning import tuning_cells
 
-        todo = [cell for some in tuning_cells(study).values() for cell in some]
+        todo = [cell for some in tuning_cells(study, place).values() for cell in some]
     else:
-        todo = cells(study)
+        todo = cells(study, place)
     if command.list:
         for cell in todo:
             if not is_complete(cell, results):
@@ -186,14 +196,14 @@ def carry_out(command: Command) -> None:
         complain(textwrap.indent(why, "  "))
     if command.records is None and (said := bits_of(todo, results)):
         complain(said)
-    write(command, study, results)
+    write(command, study, results, place)
     if failed:
         names = ", ".join(f"{cell.arm} seed {cell.seed}" for cell, _ in failed[:5])
         more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
         raise Failure(f"{len(failed)} of {len(todo)} cells failed: {names}{more}")
 
 
-def write(command: Command, study: Study, results: Path) -> None:
+def write(command: Command, study: Study, results: Path, place: Place) -> None:
     """Write the report of a study, or of its tuning.
 
     Raises:
@@ -203,12 +213,12 @@ def write(command: Command, study: Study, results: Path) -> None:
     if command.tune:
         from plasticity.studies.tuning import write_tuning
 
-        print(f"tuning: {write_tuning(study, results, folder)}")
+        print(f"tuning: {write_tuning(study, results, folder, place)}")
         return
     from plasticity.studies import report
 
     if command.records is None:
-        path = report.write_report(study, results, folder)
+        path = report.write_report(study, results, folder, place)
     else:
         from plasticity.studies.numbers import load_records
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from plasticity._version import __version__
+from plasticity._version import __version__ as __version__
 
 __all__ = [
     "QNN",
@@ -34,7 +34,6 @@ __all__ = [
     "Study",
     "Task",
     "TaskStream",
-    "__version__",
     "generator_for",
     "gradient_norm",
     "load_images",

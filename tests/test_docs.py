@@ -109,7 +109,7 @@ def test_the_protocol_of_a_page_has_the_numbers_of_the_preset(name: str) -> None
     of_arms = {label: dict(zip(("mlp", "qnn"), cells, strict=True)) for label, *cells in rows}
     ((_, training),) = [row for row in of_arms.items() if row[0].startswith("epochs, batch size")]
     for name_of_arm, arm in released.arms.items():
-        optimizer = of_arms["optimiser"][name_of_arm]
+        optimizer = of_arms["optimizer"][name_of_arm]
         epsilon = f"{arm.optimizer.epsilon:g}".replace("e-0", "e-")
         assert f"Adam, rate {arm.optimizer.learning_rate:g}, epsilon {epsilon}" in optimizer
         assert training[name_of_arm] == f"{arm.epochs}, {released.config.batch_size}"
@@ -261,7 +261,7 @@ def test_tables_of_the_pilot_are_those_of_its_records(name: str) -> None:
     text = (DOCS / "studies/pilot.md").read_text()
     for part in (
         report_text.verdicts(arms, silent), report_text.pairs(comparisons(found, arms)),
-        report_text.power(arms), report_text.sceptic(arms),
+        report_text.power(arms), report_text.skeptic(arms),
     ):  # fmt: skip
         table = "\n".join(line for line in part.splitlines() if line.startswith("|"))
         assert len(table.splitlines()) > 8

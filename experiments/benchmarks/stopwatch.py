@@ -40,7 +40,7 @@ from experiments.benchmarks.implementations import (
     tensorcircuit_on_torch,
 )
 from experiments.benchmarks.options import Options
-from plasticity.figures.style import COLOURS
+from plasticity.figures.style import COLORS
 from plasticity.learning.learner import Learner
 from plasticity.networks.mlp import mlp
 from plasticity.quantum.circuits import Brickwork
@@ -341,12 +341,12 @@ def draw(curves: Sequence[Mapping[str, Any]]) -> Figure:
     panels = dict(zip(("qubits", "depth"), figure.subplots(1, 2, sharey=True), strict=True))
     for curve in curves:
         axes, sizes, timings = panels[curve["axis"]], curve["sizes"], curve["timings"]
-        colour, marker = (COLOURS[0], "o") if "rows" in curve["label"] else (COLOURS[1], "s")
+        color, marker = (COLORS[0], "o") if "rows" in curve["label"] else (COLORS[1], "s")
         low, high = np.transpose([timing["quartiles_ms"] for timing in timings])
         medians = [timing["median_ms"] for timing in timings]
-        axes.fill_between(sizes, low, high, color=colour, alpha=0.25, linewidth=0)
-        axes.plot(sizes, medians, marker, ls="-", color=colour, ms=5, label=curve["label"])
-        axes.plot(sizes, curve["limits_ms"], "--", color=colour, lw=1.2, label="its limit")
+        axes.fill_between(sizes, low, high, color=color, alpha=0.25, linewidth=0)
+        axes.plot(sizes, medians, marker, ls="-", color=color, ms=5, label=curve["label"])
+        axes.plot(sizes, curve["limits_ms"], "--", color=color, lw=1.2, label="its limit")
         axes.set_xticks(sizes)
     # A circuit's state doubles with each qubit: evenly spaced qubits are a logarithmic axis.
     panels["depth"].set_xscale("log", base=2)

@@ -6,6 +6,8 @@ import re
 
 prefix = "python -m experiments."
 """What was typed before a command's name. `experiments.__main__` sets it."""
+own = ""
+"""The place of an experiment of the user's own, ``module:EXPERIMENT``, as it was typed."""
 
 
 def called(text: str) -> str:

@@ -97,9 +97,16 @@ def reason_of_system(error: Exception) -> str:
         return f"{os.fsdecode(error.filename)}: {what}" if error.filename else what
     line = (str(error).splitlines() or [""])[0]
     # torch raises RuntimeError for want of memory, Python for want of threads.
-    of_torch = re.search(r"can't allocate memory|out of memory|can't start new thread", line)
+    if "can't start new thread" in line:
+        return f"the system lets us start no more threads or processes ({line:.120})"
+    of_torch = re.search(r"can't allocate memory|out of memory", line)
     if isinstance(error, MemoryError) or of_torch:
-        return f"this machine has too little memory, or lets us have too little ({line:.120})"
+        wanted = re.search(r"allocate (\d\S* \w+)", line)
+        missing = f" ({wanted[1]} at once)" if wanted else ""
+        return (
+            f"there is not enough memory{missing}: take smaller networks, fewer qubits or smaller "
+            "batches"
+        )
     return ""
 
 
@@ -193,7 +200,7 @@ def command_of(experiment: Definition[Any]) -> str:
     """Return how the command of an experiment is called, after what all commands begin with."""
     if experiment.name in EXPERIMENTS:
         return experiment.name
-    return f"MODULE:{experiment.name.upper()}"
+    return calling.own or experiment.name
 
 
 def of_an_arm(text: str, arms: Mapping[str, ArmConfig]) -> str:

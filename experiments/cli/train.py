@@ -85,6 +85,8 @@ def run(experiment: Definition[Any], choice: Choice, options: Options) -> Path:
         print_summary(experiment, records)
     if unmeasured:
         words = [*f"{calling.prefix}measure".split(" "), str(folder.path), "--metrics", *unmeasured]
+        words += ["--experiment", calling.own] if calling.own else []
+        words += ["--import", *options.modules] if options.modules else []
         print(
             "--metrics measures tasks while they are learned; of those that are recorded: "
             f"{in_shell(words)}"

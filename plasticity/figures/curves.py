@@ -57,7 +57,7 @@ def learning_curves(
         panels: The columns; a curve leaves out rows without them.
         title: Above all panels.
         unit: The column of the rows that is the abscissa, in the singular.
-        looks: The number of each arm's colour and line; by default they are counted.
+        looks: The number of each arm's color and line; by default they are counted.
     """
     from matplotlib.figure import Figure
 
@@ -83,8 +83,8 @@ def learning_curves(
         limits = axes.get_ylim()
         for look, interval in zip(looks or itertools.count(), intervals, strict=False):
             if interval is not None:
-                colour = style(look)["colour"]
-                axes.fill_between(*interval, color=colour, alpha=0.2, linewidth=0)
+                color = style(look)["color"]
+                axes.fill_between(*interval, color=color, alpha=0.2, linewidth=0)
         axes.set_ylim(limits)  # which the intervals do not decide
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
@@ -169,7 +169,7 @@ def draw_arm(
     window: int,
     label: str,
     points: bool,
-    colour: str,
+    color: str,
     line: Any,
     width: float = 1.8,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
@@ -194,7 +194,7 @@ def draw_arm(
     smoothing = 1 if panel.samples or len(x) < len(runs[0]) // 2 else window
     if len(runs) == 1:
         plot_curve(
-            axes, x, y[0], label=label, colour=colour, window=smoothing, line=line, points=points,
+            axes, x, y[0], label=label, color=color, window=smoothing, line=line, points=points,
             width=width,
         )  # fmt: skip
         if not panel.samples:
@@ -207,12 +207,12 @@ def draw_arm(
     seeds = np.stack([running_mean(of_run, smoothing) for of_run in y])
     mean, low, high = mean_and_interval(seeds, logarithmic=panel.logarithmic)
     plot_curve(
-        axes, x, mean, label=label, colour=colour, window=1, line=line, points=False, width=width
+        axes, x, mean, label=label, color=color, window=1, line=line, points=False, width=width
     )
     for of_seed in seeds:
         axes.update_datalim([*zip(x, of_seed, strict=True)])
     if len(runs) < FEWEST_FOR_AN_INTERVAL:
-        axes.plot(x, seeds.T, color=colour, linewidth=0.7, alpha=0.6, linestyle=line)
+        axes.plot(x, seeds.T, color=color, linewidth=0.7, alpha=0.6, linestyle=line)
         return None
     return x, *bounded(panel, low, high)
 
@@ -279,7 +279,7 @@ def decades(axis: Any, low: float, high: float, *, narrow: bool = False) -> None
     if narrow and high > 20 * low:
         locator = LogLocator(numticks=4)
     axis.set_major_locator(locator)
-    # 1e+06 is too wide beside its neighbours.
+    # 1e+06 is too wide beside its neighbors.
     power = FuncFormatter(lambda x, _: f"$10^{{{round(np.log10(x))}}}$" if x > 0 else "")
     axis.set_major_formatter(power if high > 1e5 and narrow else "{x:g}")
     axis.set_minor_formatter(NullFormatter())

@@ -49,7 +49,7 @@ def labels_of(
 def looks_of(
     experiment: Definition[Any], arms: Mapping[Path, Mapping[str, Any]]
 ) -> dict[Path, int]:
-    """Return the numbers of the arms' colours and lines, in the order of their curves.
+    """Return the numbers of the arms' colors and lines, in the order of their curves.
 
     They are those of the arms' names (``looks_of_names``). Of namesakes, the first one has it.
     """
@@ -59,7 +59,7 @@ def looks_of(
 
 
 def looks_of_names(registry: Registry, names: Sequence[str]) -> list[int]:
-    """Return the numbers of the arms' colours and lines, so that an arm has one in every figure.
+    """Return the numbers of the arms' colors and lines, so that an arm has one in every figure.
 
     A registered network has its place in the registry, and the first network with a single remedy
     the places after these. So neither the preset, nor the study, nor the other arms change them.

@@ -38,7 +38,7 @@ class Placed(Protocol):
 
 
 def level_against_drop(arms: Sequence[Placed], title: str, margin: float) -> Figure:
-    """Draw what is lost against what is left, a labelled point an arm, with 95 % intervals.
+    """Draw what is lost against what is left, a labeled point an arm, with 95 % intervals.
 
     Upper left is best: it learns well, and goes on doing so.
 
@@ -56,12 +56,12 @@ def level_against_drop(arms: Sequence[Placed], title: str, margin: float) -> Fig
     axes = figure.add_axes((0.08, 0.9 / height, 0.9, 1 - 1.5 / height))
     bars: list[tuple[float, float, float, float]] = []
     for one in arms:
-        colour, marker = LOOKS[one.drop.verdict]
+        color, marker = LOOKS[one.drop.verdict]
         x, y = 100 * one.drop.estimate, 100 * one.level.estimate
         across, up = _interval(one.drop, (-100, 100)), _interval(one.level, (0, 100))
-        axes.plot(across, (y, y), color=colour, linewidth=1, alpha=0.6)
-        axes.plot((x, x), up, color=colour, linewidth=1, alpha=0.6)
-        axes.plot(x, y, marker, color=colour, markersize=6, markeredgecolor="white",
+        axes.plot(across, (y, y), color=color, linewidth=1, alpha=0.6)
+        axes.plot((x, x), up, color=color, linewidth=1, alpha=0.6)
+        axes.plot(x, y, marker, color=color, markersize=6, markeredgecolor="white",
                   markeredgewidth=0.5, zorder=3)  # fmt: skip
         bars += [(across[0], y, across[1], y), (x, up[0], x, up[1])]
     axes.axvline(0, color="black", linewidth=0.8)
@@ -73,9 +73,9 @@ def level_against_drop(arms: Sequence[Placed], title: str, margin: float) -> Fig
     axes.margins(0.08)
     axes.grid(alpha=0.25, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
-    for words, (colour, marker) in LOOKS.items():
+    for words, (color, marker) in LOOKS.items():
         count = sum(one.drop.verdict == words for one in arms)
-        axes.plot([], [], marker, color=colour, label=f"{words} ({count})")
+        axes.plot([], [], marker, color=color, label=f"{words} ({count})")
     axes.plot([], [], ":", color="black", linewidth=0.8, label="margin")
     figure.legend(*axes.get_legend_handles_labels(), loc="lower center", ncols=5, frameon=False,
                   fontsize=8.5)  # fmt: skip
@@ -128,10 +128,10 @@ def _place_labels(axes: Axes, names: Sequence[str], points: np.ndarray, bars: np
         box = text.get_window_extent(renderer)
         text.remove()
         half = np.array([box.width, box.height]) / 2 + GAP * scale
-        # The name's nearest edge, not its centre, is at this distance.
+        # The name's nearest edge, not its center, is at this distance.
         ends = dot + distances[:, None] * directions
-        centres = ends + half * np.clip(1.6 * directions, -1, 1)
-        boxes = np.hstack([centres - half, centres + half])
+        centers = ends + half * np.clip(1.6 * directions, -1, 1)
+        boxes = np.hstack([centers - half, centers + half])
         inside = (boxes[:, :2] > frame.min).all(1) & (boxes[:, 2:] < frame.max).all(1)
         free = inside & ~_meet(boxes, taken).any(1) & ~_meet(boxes, lines).any(1)
         if not free.any():
@@ -154,7 +154,7 @@ def _place_labels(axes: Axes, names: Sequence[str], points: np.ndarray, bars: np
                 "shrinkB": 3,
             }
         axes.annotate(
-            name, tuple(back(dot)), tuple(back(centres[best])), "data", "data", fontsize=FONT,
+            name, tuple(back(dot)), tuple(back(centers[best])), "data", "data", fontsize=FONT,
             ha="center", va="center", arrowprops=leader,
         )  # fmt: skip
 

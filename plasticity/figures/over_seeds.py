@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from plasticity.figures.curves import FEWEST_FOR_AN_INTERVAL, decades
-from plasticity.figures.style import COLOURS, style
+from plasticity.figures.style import COLORS, style
 from plasticity.figures.titles import lines_of
 
 if TYPE_CHECKING:
@@ -29,14 +29,14 @@ SPAN = 20
 """Running means are over this part of the tasks."""
 POINTS = 250
 """Of a curve: more cannot be seen, and make large files."""
-GREY = "#999999"
+GRAY = "#999999"
 LOOKS = {
-    "keeps": (COLOURS[1], "o"),
-    "loses less than the margin": (COLOURS[4], "D"),
+    "keeps": (COLORS[1], "o"),
+    "loses less than the margin": (COLORS[4], "D"),
     "undecided": ("#666666", "s"),
-    "loses": (COLOURS[0], "v"),
+    "loses": (COLORS[0], "v"),
 }
-"""Colour and marker of a verdict."""
+"""Color and marker of a verdict."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def curve(values: np.ndarray, *, window: int = 1, logarithmic: bool = False) -> 
 
     Args:
         values: ``(seeds, tasks)``, NaN where undefined.
-        window: Neighbouring tasks, centred, over whose defined ones each seed's running mean is.
+        window: Neighboring tasks, centered, over whose defined ones each seed's running mean is.
         logarithmic: Take all means of logarithms; what is not positive has none.
     """
     from scipy.special import stdtrit
@@ -95,7 +95,7 @@ def within(of: Curve, bounds: tuple[float, float]) -> Curve:
 
 
 def _running_means(values: np.ndarray, window: int) -> np.ndarray:
-    """Return each row's centred means over the defined ones of ``window`` neighbours.
+    """Return each row's centered means over the defined ones of ``window`` neighbors.
 
     What is undefined stays so.
     """
@@ -147,7 +147,7 @@ def over_tasks(
         title: Above all.
         verdicts: In words, by arm; those that have one.
         reference: The arm that stands in gray behind each other.
-        looks: The number of each arm's colour and line, where several share axes.
+        looks: The number of each arm's color and line, where several share axes.
         logarithmic: None: if the values ask for it.
         bounds: The least and the greatest value that there can be; intervals end there.
     """
@@ -219,13 +219,13 @@ def _limits(curves: Sequence[Curve], logarithmic: bool) -> tuple[float, float]:
     return (float(np.exp(low)), float(np.exp(high))) if logarithmic else (float(low), float(high))
 
 
-def _draw(axes: Axes, of: Curve, colour: str, width: float, label: str = "", **more: Any) -> None:
+def _draw(axes: Axes, of: Curve, color: str, width: float, label: str = "", **more: Any) -> None:
     sparse = len(of.tasks) < 40
     axes.plot(
-        of.tasks, of.mean, color=colour, linewidth=width, label=label,
+        of.tasks, of.mean, color=color, linewidth=width, label=label,
         marker="." if sparse else "", markersize=4, **more,
     )  # fmt: skip
-    axes.fill_between(of.tasks, of.low, of.high, color=colour, alpha=0.22, linewidth=0)
+    axes.fill_between(of.tasks, of.low, of.high, color=color, alpha=0.22, linewidth=0)
 
 
 def _together(
@@ -244,7 +244,7 @@ def _together(
     for arm, of in curves.items():
         look = style(looks[arm])
         words = f"{arm}: {verdicts[arm]}" if arm in verdicts else arm
-        _draw(axes, of, look["colour"], 1.8, words, linestyle=look["line"])
+        _draw(axes, of, look["color"], 1.8, words, linestyle=look["line"])
     figure.legend(loc="lower center", ncols=2, frameon=False, fontsize=8.5)
     write_title(figure, title, caption)
     return figure, [axes]
@@ -271,15 +271,15 @@ def _each(
         box = (corner[0] / width, corner[1] / height, wide / width, high / height)
         axes = figure.add_axes(box)
         if arm != reference and reference in curves:
-            _draw(axes, curves[reference], GREY, 1.0)
-        colour = LOOKS[verdicts[arm]][0] if arm in verdicts else "black"
-        _draw(axes, of, colour, 1.6)
+            _draw(axes, curves[reference], GRAY, 1.0)
+        color = LOOKS[verdicts[arm]][0] if arm in verdicts else "black"
+        _draw(axes, of, color, 1.6)
         words = verdicts.get(arm, "")
         # Some 0.6 of its height is a letter's width.
         size = min(8.0, 72 * wide / 0.58 / max(len(arm), 1))
         axes.annotate(arm, (0, 1), (0, 12), "axes fraction", "offset points", fontsize=size)
         axes.annotate(
-            words, (0, 1), (0, 3), "axes fraction", "offset points", fontsize=7, color=colour
+            words, (0, 1), (0, 3), "axes fraction", "offset points", fontsize=7, color=color
         )
         axes.tick_params(
             labelsize=7, labelleft=column == 0, labelbottom=k + ACROSS >= len(curves), length=2

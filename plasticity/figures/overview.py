@@ -146,7 +146,7 @@ def _each_arm(
             own = other == label
             interval = draw_arm(
                 axes, panel, series[other], unit=unit, window=window, label=other, line="-",
-                points=own and len(series[other]) == 1, colour=LAST if own else OTHERS,
+                points=own and len(series[other]) == 1, color=LAST if own else OTHERS,
                 width=1.8 if own else 0.6,
             )  # fmt: skip
             if own and interval is not None:
@@ -183,11 +183,12 @@ def _changes(
                 continue
             axes.plot([found.first, found.last], [place, place], color=OTHERS, linewidth=1.5)
             ends = (found.first, FIRST, "o"), (found.last, LAST, "D")
-            for (value, colour, marker), half in zip(ends, found.halves, strict=True):
+            for (value, color, marker), half in zip(ends, found.halves, strict=True):
                 low, high = bounded(panel, value - half, value + half)
+                ends_at = [[max(0, value - low)], [max(0, high - value)]] if half else None
                 axes.errorbar(
-                    value, place, xerr=[[value - low], [high - value]] if half else None,
-                    fmt=marker, color=colour, markersize=4.5, elinewidth=1,
+                    value, place, xerr=ends_at,
+                    fmt=marker, color=color, markersize=4.5, elinewidth=1,
                 )  # fmt: skip
         if panel.logarithmic:
             axes.set_xscale("log")
@@ -198,8 +199,8 @@ def _changes(
         axes.spines[["top", "right"]].set_visible(False)
     grid[0].set_yticks(places, order, fontsize=7.5)
     grid[0].set_ylim(len(order) - 0.4, -0.6)
-    for marker, colour, label in (("o", FIRST, "first tenth"), ("D", LAST, "last tenth")):
-        grid[0].plot([], [], marker, color=colour, markersize=4.5, label=label)
+    for marker, color, label in (("o", FIRST, "first tenth"), ("D", LAST, "last tenth")):
+        grid[0].plot([], [], marker, color=color, markersize=4.5, label=label)
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=2,
                   frameon=False, fontsize=8)  # fmt: skip
 

@@ -7,23 +7,23 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe and Ito's palette: told apart by all common kinds of colour vision."""
+COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito's palette: told apart by all common kinds of color vision."""
 
 LINES = ("-", "--", ":", "-.", (0, (6, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 3)))
 
 
 def style(number: int) -> dict[str, Any]:
-    """Return colour and line of the curve of a number: 42 that differ, those of one line first.
+    """Return color and line of the curve of a number: 42 that differ, those of one line first.
 
-    Each line begins with another colour, so that arms with one colour are farther apart.
+    Each line begins with another color, so that arms with one color are farther apart.
     """
-    row = number // len(COLOURS) % len(LINES)
-    return {"colour": COLOURS[(number + row % 4) % len(COLOURS)], "line": LINES[row]}
+    row = number // len(COLORS) % len(LINES)
+    return {"color": COLORS[(number + row % 4) % len(COLORS)], "line": LINES[row]}
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Return the means of ``window`` neighbouring values, centred; at the ends of those there are.
+    """Return the means of ``window`` neighboring values, centered; at the ends of those there are.
 
     An even window takes its extra value from the left.
 
@@ -46,7 +46,7 @@ def plot_curve(
     values: np.ndarray,
     *,
     label: str,
-    colour: str,
+    color: str,
     window: int,
     line: Any = "-",
     points: bool = True,
@@ -59,7 +59,7 @@ def plot_curve(
         tasks: ``(tasks,)`` indices.
         values: ``(tasks,)``.
         label: In the legend.
-        colour: Of points and line.
+        color: Of points and line.
         window: Tasks of the running mean.
         line: Matplotlib's line style.
         points: Whether to draw the raw points.
@@ -67,8 +67,8 @@ def plot_curve(
     """
     if points:
         axes.plot(
-            tasks, values, ".", color=colour, markersize=4, alpha=0.45, markeredgewidth=0,
+            tasks, values, ".", color=color, markersize=4, alpha=0.45, markeredgewidth=0,
             rasterized=True,
         )  # fmt: skip
     smooth = running_mean(values, window)
-    axes.plot(tasks, smooth, color=colour, linewidth=width, linestyle=line, label=label)
+    axes.plot(tasks, smooth, color=color, linewidth=width, linestyle=line, label=label)

@@ -1,4 +1,4 @@
-"""A learner is a network, an optimiser, a loss and remedies."""
+"""A learner is a network, an optimizer, a loss and remedies."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ class Learner:
     A module of the network that has a method ``after_update()`` is called after each update: so
     parameters that must stay on a manifold are put back onto it. One that has a method
     ``before_task(index)`` is called before each task, and before the remedies: so a module can
-    write the same function in other parameters. Neither touches the optimiser, whose moments stay.
+    write the same function in other parameters. Neither touches the optimizer, whose moments stay.
 
     Parameters that are frozen (see ``is_trained``) stay as they are, whatever the remedies. The
-    optimiser is given them, too: without a gradient it leaves them alone, as torch's do, and what
+    optimizer is given them, too: without a gradient it leaves them alone, as torch's do, and what
     is frozen or let go later, at the start of a task, say, is so from then on.
 
     Args:
         network: From ``(batch, features)`` to ``(batch, outputs)``.
-        make_optimizer: Builds the optimiser from the network's parameters.
+        make_optimizer: Builds the optimizer from the network's parameters.
         loss: From outputs and labels to a scalar in nats.
         remedies: What is done against the loss of plasticity, in order; copied.
         seed: Decides what the remedies draw.
 
     Attributes:
         network: As the remedies have made it.
-        optimizer: The optimiser at present; a remedy may replace it.
+        optimizer: The optimizer at present; a remedy may replace it.
         steps: Updates so far, over all tasks.
 
     Raises:
@@ -73,7 +73,7 @@ class Learner:
         self._afterwards = [r.after_update for r in self.remedies if _has_own(r, "after_update")]
 
     def new_optimizer(self) -> torch.optim.Optimizer:
-        """Build an optimiser that remembers nothing."""
+        """Build an optimizer that remembers nothing."""
         optimizer = self.make_optimizer(list(self.network.parameters()))
         for remedy in self.remedies:
             optimizer = remedy.on_optimizer(optimizer)
@@ -97,7 +97,7 @@ class Learner:
             remedy.before_task(index)
 
     def update(self, x: Tensor, y: Tensor, observers: Sequence[Observer] = ()) -> Tensor:
-        """Take one step of the optimiser and return the batch's loss before it, detached.
+        """Take one step of the optimizer and return the batch's loss before it, detached.
 
         The loss that is returned is without penalties.
 

@@ -14,7 +14,7 @@ class Learns(Protocol):
 
     Attributes:
         network: As the remedies have made it.
-        optimizer: The optimiser at present; a remedy may replace it, or change its state.
+        optimizer: The optimizer at present; a remedy may replace it, or change its state.
         steps: Updates so far, over all tasks.
         remedies: All that it has, in order.
     """
@@ -25,7 +25,7 @@ class Learns(Protocol):
     remedies: tuple[Remedy, ...]
 
     def new_optimizer(self) -> torch.optim.Optimizer:
-        """Build an optimiser that remembers nothing."""
+        """Build an optimizer that remembers nothing."""
 
     def put_back(self) -> None:
         """Put parameters that must stay on a manifold back onto it."""
@@ -58,13 +58,13 @@ class Remedy:
         return type(self).before_task is not Remedy.before_task
 
     def on_build(self, network: nn.Module) -> nn.Module:
-        """Return the network to train instead of this one, before there is an optimiser."""
+        """Return the network to train instead of this one, before there is an optimizer."""
         return network
 
     def on_optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """Return the optimiser to train with instead of this one, which remembers nothing.
+        """Return the optimizer to train with instead of this one, which remembers nothing.
 
-        Called for each new optimiser: for the first one before ``start``, and for each one with
+        Called for each new optimizer: for the first one before ``start``, and for each one with
         which a remedy replaces it later.
         """
         return optimizer

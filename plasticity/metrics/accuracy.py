@@ -106,7 +106,7 @@ class OnlineAccuracy:
     """Count how many samples of a task's first epoch are classified right just before their update.
 
     The mean over the epoch: high where a task is learned fast, whatever is reached in the end. No
-    sample has been seen before in this task, so nothing can be had by memorising. Valid for:
+    sample has been seen before in this task, so nothing can be had by memorizing. Valid for:
     classifiers. Source: Dohare et al. 2024, "Loss of plasticity in deep continual learning" (online
     permuted MNIST).
     """

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from plasticity.learning.learner import Learner
 from plasticity.networks.trained import is_trained
-from plasticity.quantum.circuits import Ansatz, light_cone, pauli_words
-from plasticity.quantum.layer import QNN
+from plasticity.quantum.known import is_ansatz
 from plasticity.tasks.streams import Task
 
 MOST_OUTCOMES = 64
@@ -78,7 +77,7 @@ def circuits(network: nn.Module) -> Iterator[Any]:
     seen = set()
     for module in network.modules():
         angles = getattr(module, "angles", None)
-        if isinstance(angles, nn.Parameter) and isinstance(getattr(module, "ansatz", None), Ansatz):
+        if isinstance(angles, nn.Parameter) and is_ansatz(getattr(module, "ansatz", None)):
             of_all = _all_angles(module)
             if of_all.dim() == 2 and of_all.shape[1] == 15 and id(angles) not in seen:
                 seen.add(id(angles))
@@ -90,6 +89,8 @@ def _all_angles(module: Any) -> Tensor:
 
 
 def _counted(module: Any) -> list[int]:
+    from plasticity.quantum.circuits import light_cone
+
     readout = getattr(module, "readout", None)
     return list(light_cone(module.ansatz, getattr(readout, "qubit", None)))
 
@@ -159,6 +160,8 @@ def _exponentials(levels: Tensor, vectors: Tensor) -> Tensor:
 
 
 def _words(angles: Tensor) -> Tensor:
+    from plasticity.quantum.circuits import pauli_words
+
     return torch.from_numpy(pauli_words()).to(angles.device)
 
 
@@ -173,7 +176,7 @@ def is_plain_circuit(module: nn.Module, x: Tensor) -> bool:
         x: Something to evaluate it on, ``(samples, features)``.
     """
     ansatz, readout = getattr(module, "ansatz", None), getattr(module, "readout", None)
-    if not (isinstance(ansatz, Ansatz) and hasattr(readout, "num_outcomes")):
+    if not (is_ansatz(ansatz) and hasattr(readout, "num_outcomes")):
         return False
     told: Any = module
     outcomes = told.readout.num_outcomes(ansatz.num_qubits)
@@ -181,6 +184,8 @@ def is_plain_circuit(module: nn.Module, x: Tensor) -> bool:
     of_gates = [p.shape[:1] for p in parameters] == [(ansatz.num_gates,)]
     if outcomes is None or outcomes > MOST_OUTCOMES or not of_gates:
         return False
+    from plasticity.quantum.layer import QNN
+
     if type(module) is QNN:
         return True
     if not _tells_gates(module) or parameters[0].is_complex():
@@ -276,6 +281,8 @@ def _gates_and_derivatives(module: Any) -> tuple[Tensor, Tensor]:
     Returns:
         ``(gates, 4, 4)`` and ``(gates, numbers, 4, 4)``, complex.
     """
+    from plasticity.quantum.layer import QNN
+
     (parameter,) = module.parameters()
     if type(module) is QNN:
         return gate_exponentials(parameter.detach())

@@ -61,7 +61,7 @@ def fisher_traces(network: nn.Module, x: Tensor, y: Tensor) -> tuple[float, floa
 class FisherProbe:
     """Both Fisher traces on a probe that never changes and on the current task's.
 
-    Each as the trace, per parameter, and relative to its value at initialisation on the fixed
+    Each as the trace, per parameter, and relative to its value at initialization on the fixed
     probe. The fixed probe is old data: what is forgotten moves it. The current one tells how
     sensitive the network is to what it is learning now.
 

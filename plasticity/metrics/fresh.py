@@ -20,7 +20,7 @@ from plasticity.tasks.streams import Task
 class FreshGap:
     """Tell how much better an untrained network learns the task at hand.
 
-    A copy of the untrained learner, with its remedies and a new optimiser, learns the task from the
+    A copy of the untrained learner, with its remedies and a new optimizer, learns the task from the
     same batches, as often. Then
 
     * ``accuracy``: the fraction of the test samples that it classifies right;

@@ -141,7 +141,7 @@ def _at_once(
         torch.func.jacrev(of_a_sample, argnums=(0, 1), has_aux=True), in_dims=(None, None, 0)
     )
     with torch.no_grad(), warnings.catch_warnings():
-        # Some operations, say, of a parametrisation, are not done for all samples at once.
+        # Some operations, say, of a parametrization, are not done for all samples at once.
         warnings.filterwarnings("ignore", message="There is a performance drop")
         (gradients, deltas), (logits, inputs) = jacobian(parameters, shifts, x)
         rows = [g.reshape(*g.shape[:2], -1) for g in gradients.values()]

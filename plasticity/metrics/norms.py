@@ -13,7 +13,7 @@ from plasticity.learning.learner import Learner
 from plasticity.metrics.accuracy import evaluating
 from plasticity.metrics.kept import Kept, numbers_of
 from plasticity.networks.trained import is_trained, trained_parameters
-from plasticity.quantum.layer import QNN
+from plasticity.quantum.known import is_qnn
 from plasticity.tasks.streams import Task
 
 GRADIENT_BATCH = 128
@@ -39,7 +39,7 @@ def weight_norm(learner: Learner, task: Task) -> float:
 
 def _weights(module: nn.Module) -> Iterator[tuple[Tensor, list[Tensor]]]:
     """Yield a module's own weight tensors, and the parts of each that have norms of their own."""
-    if isinstance(module, QNN):
+    if is_qnn(module):
         angles = module.angles
         yield angles, [angles.detach()[list(g)] for g in module.ansatz.gate_groups]
         return
@@ -96,7 +96,7 @@ def _mean_norm(learner: Learner, gradients: list[Tensor]) -> float:
     groups = {
         id(module.angles): module.ansatz.gate_groups
         for module in learner.network.modules()
-        if isinstance(module, QNN)
+        if is_qnn(module)
     }
     norms = []
     for parameter, gradient in zip(trained_parameters(learner.network), gradients, strict=True):

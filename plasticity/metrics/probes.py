@@ -60,7 +60,7 @@ class Trainability:
     """Tell how well the network could learn something that has nothing to do with its tasks.
 
     A copy of the network makes 100 updates on 128 samples of task 0 with labels drawn at random,
-    all of them at each update, with a new optimiser of the arm's kind and rate and without
+    all of them at each update, with a new optimizer of the arm's kind and rate and without
     remedies (what a network itself does after an update, it does). Then
 
     * ``loss``: the copy's loss on them, nats;

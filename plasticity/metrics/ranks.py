@@ -67,7 +67,7 @@ class FeatureRank(OfSeed):
     """Measure how many directions the features have that the last layer is given.
 
     With s the singular values of H, the features of 512 of the task's training samples, not
-    centred, in three ways that the literature also mixes up by name:
+    centered, in three ways that the literature also mixes up by name:
 
     * ``effective``: exp(-sum p log p), p = s / sum s (Roy and Vetterli 2007);
     * ``srank``: the least k for which the k largest make up 99 % of sum s (Kumar et al. 2021);

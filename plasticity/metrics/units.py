@@ -142,7 +142,7 @@ class Dormancy(OfSeed):
     have no such column); the gradients', all hidden units, of ReLU, tanh and sine, and the features
     that a QNN gives to a layer after it; a saturated tanh and a dead ReLU have no gradient. A
     network without hidden units has no column (see ``hidden`` for what is seen). Where units are
-    normalised together before the activation, the gradients of dead ones are small, not zero.
+    normalized together before the activation, the gradients of dead ones are small, not zero.
     Source: Sokar et al. 2023, "The dormant neuron phenomenon in deep reinforcement learning"; by
     gradients: Ji et al. 2024, "ACE: off-policy actor-critic with causality-aware entropy
     regularization", Liu et al. 2025, "Measure gradients, not activations! Enhancing neuronal

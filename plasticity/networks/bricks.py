@@ -40,7 +40,7 @@ class FreeBrickwork(Network):
 
     The norm of the final state needs all its amplitudes, so each sample's state is carried through
     the gates; the QNN with log-odds needs as many rows of its matrix as there are classes. At
-    permuted MNIST's size an update takes five times the QNN's, without renormalisation no longer
+    permuted MNIST's size an update takes five times the QNN's, without renormalization no longer
     than the QNN's.
     """
 
@@ -67,7 +67,7 @@ class FreeBrickwork(Network):
         readout = readout_for(shape, self.readout)
         if not self.renormalised:
             if readout.qubit is not None:
-                raise DoesNotFit(f"readout {self.readout} needs a state that is renormalised")
+                raise DoesNotFit(f"readout {self.readout} needs a state that is renormalized")
             readout = LogProbabilities(shape.outputs)
         return FreeCircuit(
             ansatz_for(shape, self.ansatz, self.depth),
@@ -113,7 +113,7 @@ class QnnWrapped(Qnn):
     gap of more than 2 pi, exp(-i H) passes the same gate again and its derivative is damped. Ours.
 
     The principal logarithm has a part along the identity, a phase of the gate that no probability
-    shows: it is dropped, so the gate stays the same up to a power of i. The optimiser's moments
+    shows: it is dropped, so the gate stays the same up to a power of i. The optimizer's moments
     stay, though they belong to the old angles.
     """
 
@@ -134,16 +134,16 @@ class QnnTrivialised(Qnn):
 
     It removes the damping of the exponential's derivative, which is the identity at zero, and with
     it the memory of how far angles have grown. Compare with ``qnn``. Source: dynamic
-    trivialisation, Lezcano-Casado 2019, "Trivializations for gradient-based optimization on
+    trivialization, Lezcano-Casado 2019, "Trivializations for gradient-based optimization on
     manifolds", where the base changes every K steps; here it changes at each task.
 
-    The optimiser's moments stay over the change. Before each task theta is zero, and so is its
+    The optimizer's moments stay over the change. Before each task theta is zero, and so is its
     norm. G_g is brought back onto the unitary matrices by a Newton-Schulz step at each change,
     since products of rounded matrices drift away from them.
     """
 
     def build(self, shape: Shape, generator: torch.Generator) -> nn.Module:
         """Build it (see ``Network.build``)."""
-        from plasticity.networks.modules.bricks import TrivialisedQNN
+        from plasticity.networks.modules.bricks import TrivializedQNN
 
-        return TrivialisedQNN(*self.circuit(shape, generator))
+        return TrivializedQNN(*self.circuit(shape, generator))

@@ -174,7 +174,7 @@ class SphereMlp(Network):
 
     Isolates parameters that cannot grow, in a network with hidden ReLU units. Source: the
     projection of Lyle et al. 2024, "Normalization and effective learning rates in reinforcement
-    learning", where it comes with normalisation layers (``layer_norm``) and holds the first norm,
+    learning", where it comes with normalization layers (``layer_norm``) and holds the first norm,
     c = 1. Here c = 3 is the default, as a first look kept everything with it.
 
     Biases: with held, the default, a bias is one more weight, from an input that is always 1, and
@@ -228,7 +228,7 @@ class SineMlp(Network):
 
     Isolates a periodic nonlinearity, whose range is bounded while its weights are free. Source:
     the deep Fourier features of Lewandowski, Schuurmans and Machado 2025, "Plastic Learning with
-    Deep Fourier Features". Our deviations: Glorot weights, and none of their regularisation.
+    Deep Fourier Features". Our deviations: Glorot weights, and none of their regularization.
     """
 
     hidden: tuple[int, ...]

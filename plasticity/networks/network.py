@@ -38,7 +38,7 @@ class Network:
     needed, not at the top of the module, and ``--help`` answers at once.
 
     Attributes:
-        like: The preset's arm whose optimiser, epochs and inputs an arm of this network has where
+        like: The preset's arm whose optimizer, epochs and inputs an arm of this network has where
             the preset has no arm of its name.
     """
 

@@ -31,7 +31,7 @@ def qubits_for(shape: Shape) -> int:
 
 @dataclass(frozen=True)
 class Qnn(Network):
-    """Classify with a parametrised quantum circuit on amplitude-encoded inputs.
+    """Classify with a parametrized quantum circuit on amplitude-encoded inputs.
 
     It has as many qubits as inputs and outputs need. Source: the released program's quantum arms.
     """

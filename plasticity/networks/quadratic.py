@@ -75,14 +75,14 @@ class Quadratic(Network):
 class Stiefel(Network):
     """Classify by squared overlaps with complex vectors that are kept orthonormal.
 
-    The map of ``Quadratic``, and its first draws, orthonormalised. After each update the d x k
+    The map of ``Quadratic``, and its first draws, orthonormalized. After each update the d x k
     matrix W of the vectors is put back: W <- Q of W = Q R, with the phases of R's diagonal moved
-    into Q (a retraction; see ``orthonormalised``). So the p_k are probabilities: they sum up to at
+    into Q (a retraction; see ``orthonormalized``). So the p_k are probabilities: they sum up to at
     most 1.
 
     Isolates compact parameters without a circuit: the parameters themselves are on the manifold
     and cannot grow. Source: Absil, Mahony and Sepulchre 2008, "Optimization Algorithms on Matrix
-    Manifolds", for the retraction. Our deviation from their algorithms: the optimiser takes its
+    Manifolds", for the retraction. Our deviation from their algorithms: the optimizer takes its
     step with the gradient as it is, not projected onto the tangent space, and its moments are not
     transported.
     """
@@ -114,9 +114,9 @@ class StiefelFree(Network):
 
     def build(self, shape: Shape, generator: torch.Generator) -> nn.Module:
         """Build it (see ``Network.build``)."""
-        from plasticity.networks.modules.quadratic import FactorisedOverlaps
+        from plasticity.networks.modules.quadratic import FactorizedOverlaps
 
-        return FactorisedOverlaps(_vectors(shape, generator), _scores(self.readout, shape))
+        return FactorizedOverlaps(_vectors(shape, generator), _scores(self.readout, shape))
 
 
 def _vectors(shape: Shape, generator: torch.Generator) -> Tensor:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 CHANGE = "#000000"
 ABSCISSAS = {
     "shots": "shots per sample",
-    "depolarizing": "depolarising probability per gate",
+    "depolarizing": "depolarizing probability per gate",
     "readout_error": "readout error per bit",
     "amplitude_damping": "amplitude damping per gate and qubit",
 }
@@ -35,7 +35,7 @@ def figure(arms: Mapping[str, Rows], title: str, looks: Sequence[int] = ()) -> F
     Args:
         arms: The rows of each arm's device.jsonl, by its label.
         title: Above all.
-        looks: The number of each arm's colour, as in the figure of its run; left out: counted.
+        looks: The number of each arm's color, as in the figure of its run; left out: counted.
     """
     from matplotlib.figure import Figure
 
@@ -56,7 +56,7 @@ def figure(arms: Mapping[str, Rows], title: str, looks: Sequence[int] = ()) -> F
     parts: Any = drawn.subfigures(len(found), 1, height_ratios=heights, squeeze=False)[:, 0]
     numbers = [*looks] or [*range(len(found))]
     for part, (label, arm), count, look in zip(parts, found.items(), lines, numbers, strict=True):
-        colour = style(look)["colour"]
+        color = style(look)["color"]
         few, many = arm.samples[0], arm.samples[-1]
         samples = f"{few:,}" if few == many else f"{few:,} to {many:,}"
         part.suptitle(f"{label}: n = {samples} test samples a task, one seed", fontsize=9)
@@ -64,7 +64,7 @@ def figure(arms: Mapping[str, Rows], title: str, looks: Sequence[int] = ()) -> F
         for letter, axes in zip("abcdefgh", grid.flatten(), strict=False):
             axes.set_title(letter, fontsize=9, fontweight="bold", loc="left", pad=3)
         for column, name in enumerate(panels):
-            draw_accuracy(grid[0, column], arm, name, colour)
+            draw_accuracy(grid[0, column], arm, name, color)
             if arm.ends is not None:
                 draw_change(grid[1, column], arm, name)
             grid[-1, column].set_xlabel(ABSCISSAS[name], fontsize=8.5)
@@ -72,7 +72,7 @@ def figure(arms: Mapping[str, Rows], title: str, looks: Sequence[int] = ()) -> F
         if arm.ends is not None:
             grid[1, 0].set_ylabel("accuracy, late $-$ early", fontsize=8.5)
         part.legend(
-            handles=legend(arm, colour),
+            handles=legend(arm, color),
             loc="outside lower center",
             ncols=2,
             frameon=False,
@@ -88,12 +88,12 @@ def figure(arms: Mapping[str, Rows], title: str, looks: Sequence[int] = ()) -> F
 
 
 def legend(arm: OfArm, of_arm: str) -> list[Any]:
-    """Return what stands in the legend: which networks a colour is of, which noise a line."""
+    """Return what stands in the legend: which networks a color is of, which noise a line."""
     from matplotlib.lines import Line2D
 
     shown = [
-        Line2D([], [], color=colour, marker=marker, markersize=4, linewidth=1.3, label=label)
-        for label, _, colour, marker in groups_of(arm, of_arm)
+        Line2D([], [], color=color, marker=marker, markersize=4, linewidth=1.3, label=label)
+        for label, _, color, marker in groups_of(arm, of_arm)
     ]
     shown.append(Line2D([], [], color=CHANGE, linewidth=0.8, linestyle=":", label="exact value"))
     for noise in noises(arm)[1:]:
@@ -104,25 +104,25 @@ def legend(arm: OfArm, of_arm: str) -> list[Any]:
     return shown
 
 
-def groups_of(arm: OfArm, colour: str) -> list[tuple[str, Sequence[int], str, str]]:
-    """Return the tasks whose mean is a curve: what they are called, their colour and marker.
+def groups_of(arm: OfArm, color: str) -> list[tuple[str, Sequence[int], str, str]]:
+    """Return the tasks whose mean is a curve: what they are called, their color and marker.
 
-    Late networks have the arm's colour, early ones a lighter one.
+    Late networks have the arm's color, early ones a lighter one.
     """
     if arm.ends is None:
-        return [(in_words(arm.tasks), arm.tasks, colour, "o")]
+        return [(in_words(arm.tasks), arm.tasks, color, "o")]
     early, late = in_words(arm.ends.early), in_words(arm.ends.late)
     return [
-        (f"early ({early})", arm.ends.early, lighter(colour), "o"),
-        (f"late ({late})", arm.ends.late, colour, "D"),
+        (f"early ({early})", arm.ends.early, lighter(color), "o"),
+        (f"late ({late})", arm.ends.late, color, "D"),
     ]
 
 
-def lighter(colour: str) -> str:
-    """Return a colour half as far from white."""
+def lighter(color: str) -> str:
+    """Return a color half as far from white."""
     from matplotlib.colors import to_hex, to_rgb
 
-    red, green, blue = ((1 + part) / 2 for part in to_rgb(colour))
+    red, green, blue = ((1 + part) / 2 for part in to_rgb(color))
     return str(to_hex((red, green, blue)))
 
 
@@ -149,13 +149,13 @@ def sweep(arm: OfArm, column: str, noise: Noise = NONE) -> dict[float, tuple[Noi
 
 def draw_accuracy(axes: Axes, arm: OfArm, column: str, of_arm: str) -> None:
     """Draw accuracy early and late, and their exact values as lines from side to side."""
-    for _, tasks, colour, marker in groups_of(arm, of_arm):
+    for _, tasks, color, marker in groups_of(arm, of_arm):
         exact = arm.accuracy(EXACT, tasks).value
-        axes.axhline(exact, color=colour, linewidth=0.8, linestyle=":", zorder=1)
+        axes.axhline(exact, color=color, linewidth=0.8, linestyle=":", zorder=1)
         for noise in noises(arm):
             points = sweep(arm, column, noise)
             values = [arm.accuracy(condition, tasks) for condition in points.values()]
-            _line(axes, column, [*points], values, colour, marker, noise, ACCURACIES)
+            _line(axes, column, [*points], values, color, marker, noise, ACCURACIES)
     _finish(axes, arm, column)
 
 
@@ -184,7 +184,7 @@ def _line(
     column: str,
     abscissas: Sequence[float],
     values: Sequence[Estimate],
-    colour: str,
+    color: str,
     marker: str,
     noise: Noise,
     bounds: tuple[float, float],
@@ -196,7 +196,7 @@ def _line(
     if len(values) < 2:
         return
     where = _places(column, abscissas)
-    look: dict[str, Any] = {"color": colour, "linewidth": 1.3, "markersize": 4, "elinewidth": 0.9}
+    look: dict[str, Any] = {"color": color, "linewidth": 1.3, "markersize": 4, "elinewidth": 0.9}
     if noise != NONE:
         look |= {"linestyle": "--", "markerfacecolor": "white"}
         where = [1.2 * place for place in where]  # so that bars do not hide one another

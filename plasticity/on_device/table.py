@@ -10,7 +10,7 @@ from typing import Any
 from plasticity.figures.curves import Rows
 
 NOISES = {
-    "depolarizing": "depolarising",
+    "depolarizing": "depolarizing",
     "readout_error": "readout error",
     "amplitude_damping": "amplitude damping",
 }

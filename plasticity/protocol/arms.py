@@ -32,7 +32,7 @@ class Adam:
     """Of the denominator (Keras: 1e-7, torch: 1e-8)."""
 
     def build(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        """Build the optimiser."""
+        """Build the optimizer."""
         import torch
 
         return torch.optim.Adam(parameters, lr=self.learning_rate, eps=self.epsilon, fused=True)
@@ -49,7 +49,7 @@ class ArmConfig:
 
     Attributes:
         network: Its network's options.
-        optimizer: Its optimiser's options.
+        optimizer: Its optimizer's options.
         epochs: Passes over a task's training samples, or over a rollout's steps.
         inputs: How it sees the samples; a dataclass of the experiment's.
         remedies: By name, in the order in which they act.

@@ -6,6 +6,7 @@ import importlib
 import re
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from plasticity.errors import Failure, UsageError
@@ -44,7 +45,7 @@ def find_experiment(name: str) -> Definition[Any]:
     return found
 
 
-def experiment_of(config: dict[str, Any], path: object) -> Definition[Any]:
+def experiment_of(config: dict[str, Any], path: str | Path) -> Definition[Any]:
     """Return the experiment that the config of a run names.
 
     One that does not come with the program is found where its module is imported already: nothing
@@ -65,7 +66,8 @@ def experiment_of(config: dict[str, Any], path: object) -> Definition[Any]:
         if isinstance(found, Definition) and found.name == name:
             return found
     raise Failure(
-        f"{path}: its experiment is {name!r:.40}, which does not come with this program.\n"
+        f"{Path(path, 'config.json')}: its experiment is {name!r:.40}, "
+        "which does not come with this program.\n"
         "Name where it is: module:EXPERIMENT (on the command line with --experiment)."
     )
 

@@ -12,11 +12,13 @@ import itertools
 import operator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tensorcircuit as tc
 import torch
+
+if TYPE_CHECKING:  # it takes seconds to import, and few ask for a circuit of it
+    import tensorcircuit as tc
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Ansatz:
             weights: Angles, ``(num_gates, 15)``, radians; or the gates, ``(num_gates, 4, 4)``.
             amplitudes: ``(2**num_qubits,)``, the unit-norm initial state.
         """
+        import tensorcircuit as tc
+
         circuit = tc.Circuit(self.num_qubits, inputs=in_backend(amplitudes))
         self.extend(circuit, weights)
         return circuit
@@ -102,6 +106,8 @@ def whole_number(name: str, value: Any, way_out: str = "a whole number") -> int:
 
 def in_backend(values: torch.Tensor) -> Any:
     """Return numbers as a tensor of the TensorCircuit backend and dtype that are set."""
+    import tensorcircuit as tc
+
     if tc.backend.name == "pytorch":
         return values.to(getattr(torch, tc.dtypestr))
     numbers = values.detach().resolve_conj().cpu().numpy()

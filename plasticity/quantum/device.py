@@ -47,7 +47,7 @@ MOST_SHOTS = 2**53
 class NoiseModel:
     """Say how gates and measurements err.
 
-    After each two-qubit gate, in this order: both of its qubits are depolarised, then each of them
+    After each two-qubit gate, in this order: both of its qubits are depolarized, then each of them
     is damped. All measured bits are flipped independently.
 
     Args:
@@ -55,7 +55,7 @@ class NoiseModel:
             maximally mixed state: rho -> (1 - l) rho + l tr_ab(rho) x I/4. It is Qiskit Aer's
             ``depolarizing_error(l, 2)``; in TensorCircuit,
             ``isotropicdepolarizingchannel(15 l / 16, 2)``. If a device makes a gate of three CX,
-            each depolarised with probability m, then l = 1 - (1 - m)**3.
+            each depolarized with probability m, then l = 1 - (1 - m)**3.
         amplitude_damping: Probability g with which each qubit of a gate falls from 1 to 0: Kraus
             operators [[1, 0], [0, sqrt(1 - g)]] and [[0, sqrt(g)], [0, 0]]. Over a time t it is
             1 - exp(-t / T1).

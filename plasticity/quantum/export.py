@@ -63,7 +63,7 @@ def to_qiskit(
     Args:
         qnn: A trained network.
         x: One sample, ``(features,)``, real or complex. Its amplitude encoding, padded and
-            normalised as in the layer, then comes first. Without it, the circuit has the network's
+            normalized as in the layer, then comes first. Without it, the circuit has the network's
             gates alone, to be applied to a state.
         basis_gates: Names of Qiskit's gates.
         measure: Whether qubit q is measured into classical bit n-1-q at the end. So a count's key,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import tensorcircuit as tc
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +23,9 @@ from plasticity.quantum.engine.reading import batch_first
 from plasticity.quantum.engine.transforms import are_transforms_active, is_forward_mode
 from plasticity.quantum.layer import _Evaluate
 from plasticity.quantum.readouts import Readout, check_circuit
+
+if TYPE_CHECKING:
+    import tensorcircuit as tc
 
 PIECE_GATES = 60
 """Gates that states go through before it is looked whether they are still within range."""
@@ -62,7 +64,7 @@ class FreeCircuit(nn.Module):
             order of application.
 
     Raises:
-        ValueError: The readout does not fit the ansatz, or is of Z and the state not renormalised;
+        ValueError: The readout does not fit the ansatz, or is of Z and the state not renormalized;
             on calling, as ``QNN``.
     """
 
@@ -139,7 +141,7 @@ class FreeCircuit(nn.Module):
         return final
 
     def circuit(self, x: Tensor) -> tc.Circuit:
-        """Build the circuit for one sample, as ``QNN.circuit``; its state is not renormalised."""
+        """Build the circuit for one sample, as ``QNN.circuit``; its state is not renormalized."""
         state = initial_state(x, self.ansatz.num_qubits, self.entries.dtype)
         return self.ansatz.circuit(self.gates(), state)
 
@@ -167,14 +169,14 @@ def _of_norm_two(gates: Tensor) -> Tensor:
 
 
 def _paired(squares: Tensor) -> Tensor:
-    """Add the squares of real and imaginary parts, which are neighbours on the last axis."""
+    """Add the squares of real and imaginary parts, which are neighbors on the last axis."""
     return squares.unflatten(-1, (-1, 2)).sum(-1)
 
 
 def haar_unitaries(shape: tuple[int, int, int], generator: torch.Generator | None = None) -> Tensor:
     """Draw unitary matrices of the Haar measure, complex128.
 
-    The factor Q of the QR factorisation of a matrix of independent complex normal numbers, with
+    The factor Q of the QR factorization of a matrix of independent complex normal numbers, with
     the phases of R's diagonal (Mezzadri 2007, "How to generate random matrices from the classical
     compact groups").
 

@@ -159,7 +159,7 @@ def empty_pool() -> None:
 
 
 class QNN(TorchLayer):
-    """Classify with a parametrised quantum circuit on amplitude-encoded inputs.
+    """Classify with a parametrized quantum circuit on amplitude-encoded inputs.
 
     Each sample is padded with zeros to 2**num_qubits, scaled to unit norm, sent through the
     ansatz's gates and read out. Exact: no sampling noise, no approximation beyond rounding.

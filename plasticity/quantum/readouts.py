@@ -50,7 +50,7 @@ class LogProbabilities:
     """Read log p_k of the basis states k = 0..num_classes-1, for p of any scale.
 
     A softmax sees ratios of the p_k alone, so they need not be probabilities: this is the readout
-    of circuits whose gates are not unitary and whose states are not renormalised. The smallest
+    of circuits whose gates are not unitary and whose states are not renormalized. The smallest
     normal number of the dtype is added to p_k, so that the logit of 0 is finite.
     """
 

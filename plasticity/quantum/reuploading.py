@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import tensorcircuit as tc
 import torch
 from torch import Tensor, nn
 
@@ -22,13 +21,16 @@ from plasticity.quantum.engine.reading import batch_first
 from plasticity.quantum.layer import QNN
 from plasticity.quantum.readouts import Readout
 
+if TYPE_CHECKING:
+    import tensorcircuit as tc
+
 
 class ReuploadingQNN(QNN):
     """Classify with a quantum circuit that the inputs enter again and again.
 
     As ``QNN``, but after some of its gates all qubits are rotated by the sample: qubit q by
     exp(-i phi_q Z), phi_q = sum_i w_qi x_i / (|x| sqrt(features)), with weights w of its own each
-    time. So a step of an optimiser that changes each w by as much as each angle of a gate changes
+    time. So a step of an optimizer that changes each w by as much as each angle of a gate changes
     phi by no more than that. Gates follow and precede, so rotations about Z are as general as those
     about any axis, and a bias would be absorbed. With w = 0 it is the QNN. The outcomes'
     probabilities are no longer linear in x x*.
@@ -144,6 +146,8 @@ class ReuploadingQNN(QNN):
         num_qubits = self.ansatz.num_qubits
         state = initial_state(x, num_qubits, self.angles.dtype)
         _, rotations = self._rotations(x.unsqueeze(0))
+        import tensorcircuit as tc
+
         circuit = tc.Circuit(num_qubits, inputs=in_backend(state))
         for k, (part, (start, end)) in enumerate(
             zip((*self._parts, self._last), self._spans, strict=True)

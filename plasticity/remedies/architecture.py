@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class LayerNorm(Remedy):
-    """Normalise each hidden layer's numbers before its ReLU.
+    """Normalize each hidden layer's numbers before its ReLU.
 
     z <- (z - mean) / sqrt(variance + 1e-5), over the units of a layer, for each sample by itself.
 
@@ -36,8 +36,8 @@ class LayerNorm(Remedy):
 
         for layer in hidden_layers(network, "layer-norm"):
             width = layer.incoming.out_features
-            if layer.normalised or width < 2:
-                why = "has it already" if layer.normalised else f"has {width} unit"
+            if layer.normalized or width < 2:
+                why = "has it already" if layer.normalized else f"has {width} unit"
                 raise DoesNotFit(f"layer-norm: a hidden layer {why}")
             _replace(
                 network, layer.units,
@@ -78,8 +78,8 @@ class CRelu(Remedy):
         require_free(network, "crelu")
         for layer in layers:
             width = layer.incoming.out_features
-            if layer.normalised or width % 2:
-                why = "a LayerNorm" if layer.normalised else f"{width} units, an odd number"
+            if layer.normalized or width % 2:
+                why = "a LayerNorm" if layer.normalized else f"{width} units, an odd number"
                 raise DoesNotFit(f"crelu: a hidden layer has {why}")
         for layer in layers:
             _halve(layer.incoming)
@@ -113,11 +113,11 @@ def _replace(network: nn.Module, old: nn.Module, *new: nn.Module) -> None:
 
 @dataclass
 class InputStandardisation(Remedy):
-    """Standardise each input feature by its running mean and standard deviation.
+    """Standardize each input feature by its running mean and standard deviation.
 
     x <- (x - mean) / sqrt(variance + 1e-5), for each feature by itself. The running numbers follow
     each batch of training before it is used, by r = max(1 - decay, 1 / (t + 1)) at update t (see
-    ``Standardise``). Metrics use them as they are, and change nothing.
+    ``Standardize``). Metrics use them as they are, and change nothing.
 
     Source: common practice (LeCun et al. 1998, "Efficient BackProp"), here with running numbers, as
     for the observations of agents; the decay of 0.99 is ours. It is not the online normalization
@@ -141,14 +141,14 @@ class InputStandardisation(Remedy):
         """Put it before the network."""
         from torch import nn
 
-        from plasticity.remedies.modules import Standardise
+        from plasticity.remedies.modules import Standardize
 
-        self._standardise = Standardise(self.decay, epsilon=1e-5)
-        return nn.Sequential(self._standardise, network)
+        self._standardize = Standardize(self.decay, epsilon=1e-5)
+        return nn.Sequential(self._standardize, network)
 
     def columns(self) -> dict[str, float]:
         """Return the means over the features."""
-        mean, variance = self._standardise.mean, self._standardise.variance
+        mean, variance = self._standardize.mean, self._standardize.variance
         return {
             "input_standardisation_mean": float(mean.abs().mean()),
             "input_standardisation_deviation": float(variance.sqrt().mean()),

@@ -25,7 +25,7 @@ class Hidden(NamedTuple):
 
     Attributes:
         incoming: The linear layer whose rows the units read with.
-        normalised: Whether a LayerNorm stands between it and the units.
+        normalized: Whether a LayerNorm stands between it and the units.
         units: The ReLU, or what the units are instead.
         outgoing: The linear layer whose columns the units are read with.
         others: Further ones, where the network forks after the units.
@@ -33,7 +33,7 @@ class Hidden(NamedTuple):
     """
 
     incoming: nn.Linear
-    normalised: bool
+    normalized: bool
     units: nn.Module
     outgoing: nn.Linear
     others: tuple[nn.Linear, ...] = ()
@@ -79,10 +79,10 @@ def hidden_layers(network: nn.Module, remedy: str) -> list[Hidden]:
     layers = []
     for place, following in pairwise(places):
         *before, units = parts[place + 1 : following] or [nn.Identity()]
-        normalised = [type(part) for part in before] == [nn.LayerNorm]
-        if not isinstance(units, nn.ReLU) or (before and not normalised):
+        normalized = [type(part) for part in before] == [nn.LayerNorm]
+        if not isinstance(units, nn.ReLU) or (before and not normalized):
             raise DoesNotFit(f"{remedy} needs ReLU units between linear layers; {_name(network)}")
-        layers.append(Hidden(parts[place], normalised, units, parts[following]))  # type: ignore[arg-type]
+        layers.append(Hidden(parts[place], normalized, units, parts[following]))  # type: ignore[arg-type]
     return layers
 
 

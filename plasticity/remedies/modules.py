@@ -37,7 +37,7 @@ class ConcatenatedReLU(nn.Module):
         return torch.cat([z.relu(), z.neg().relu()], -1)
 
 
-class Standardise(nn.Module):
+class Standardize(nn.Module):
     """Subtract running means and divide by running standard deviations; in training, follow them.
 
     At update t, counted from 1, and with r = max(1 - decay, 1 / (t + 1)), m the batch's means and v
@@ -70,21 +70,21 @@ class Standardise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(batch, features)``, real or complex, to the same."""
-        centred = x - self.mean
+        centered = x - self.mean
         if self.training and len(x):
-            centred -= self._follow(centred)
-        return centred * (self.variance + self.epsilon).rsqrt()
+            centered -= self._follow(centered)
+        return centered * (self.variance + self.epsilon).rsqrt()
 
     @torch.no_grad()
-    def _follow(self, centred: Tensor) -> Tensor:
+    def _follow(self, centered: Tensor) -> Tensor:
         """Follow inputs less the running mean, and return how far that moved."""
         self.updates += 1
         rate = (1 / (self.updates + 1)).clamp(min=1 - self.decay)
         # By products, which are faster than torch.var_mean over the first axis.
-        weights = centred.new_full((len(centred),), 1 / len(centred))
-        parts = (centred.real, centred.imag) if centred.is_complex() else (centred,)
+        weights = centered.new_full((len(centered),), 1 / len(centered))
+        parts = (centered.real, centered.imag) if centered.is_complex() else (centered,)
         squares = sum(weights.real @ part.square() for part in parts)
-        mean = weights @ centred
+        mean = weights @ centered
         squared = mean.abs().square()
         variance = (squares - squared).clamp(min=0)
         self.variance = (1 - rate) * (self.variance + rate * squared) + rate * variance
@@ -108,7 +108,7 @@ class Upgd(torch.optim.Optimizer):
     """Utility-based perturbed gradient descent (see the remedy ``UtilityGated``).
 
     Args:
-        parameters: To be learned, or groups of them, as of torch's optimisers.
+        parameters: To be learned, or groups of them, as of torch's optimizers.
         learning_rate: Size of a step.
         weight_decay: Part of a weight, times the learning rate, that each step takes off.
         utility_decay: Of the running means of the utilities.
@@ -131,7 +131,7 @@ class Upgd(torch.optim.Optimizer):
         self._noise = noise
 
     def __getstate__(self) -> dict[str, Any]:
-        # So that a copy of a learner has its own noise; torch's optimisers copy no more than this.
+        # So that a copy of a learner has its own noise; torch's optimizers copy no more than this.
         return super().__getstate__() | {"_noise": self._noise}
 
     @torch.no_grad()

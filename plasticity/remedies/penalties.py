@@ -81,7 +81,7 @@ class _Penalty(Remedy):
 
 @dataclass
 class L2(_Penalty):
-    """Penalise large parameters: weight decay by the loss's gradient.
+    """Penalize large parameters: weight decay by the loss's gradient.
 
     lambda / 2 sum theta^2, over all parameters, biases and a QNN's angles among them, so that its
     gradient is lambda theta: the ``weight_decay`` of torch's Adam. Where Adam divides the gradient
@@ -104,7 +104,7 @@ class L2(_Penalty):
 
 @dataclass
 class L2Init(_Penalty):
-    """Penalise the distance to the first parameters.
+    """Penalize the distance to the first parameters.
 
     lambda sum (theta - theta_0)^2, over all parameters, biases and a QNN's angles among them.
 
@@ -149,7 +149,7 @@ class L2Init(_Penalty):
 
 @dataclass
 class Spectral(_Penalty):
-    """Penalise largest singular values that are not 1, and large biases.
+    """Penalize largest singular values that are not 1, and large biases.
 
     lambda sum over layers of (sigma_1(W)^k - 1)^2 + norm(b)^(2k), over all linear layers, the last
     among them. sigma_1 is estimated by power iteration, one iteration an update, from vectors that
@@ -229,7 +229,7 @@ class Spectral(_Penalty):
 
 @dataclass
 class Parseval(_Penalty):
-    """Penalise hidden layers whose rows are not orthogonal and of the same length.
+    """Penalize hidden layers whose rows are not orthogonal and of the same length.
 
     lambda sum over layers of norm(W W^T - s I)_F^2, over all linear layers but the last, whose
     outputs have a scale of their own; biases are left alone. Where a layer has more units than

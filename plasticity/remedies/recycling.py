@@ -23,7 +23,7 @@ def recycle(
 
     Their incoming weights are drawn as the layer says, Glorot uniform, and their biases are zero,
     as those with which the networks here begin; their outgoing weights are zero, so that they say
-    nothing at first. What the optimiser remembers of these numbers, of the shape of the parameter,
+    nothing at first. What the optimizer remembers of these numbers, of the shape of the parameter,
     is set to zero: Adam's moments, say. Adam counts steps for whole tensors: so its bias correction
     goes on, and takes the new zeros for the means of a long time. The first steps of a new unit are
     then sized by (1 - beta1) / sqrt(1 - beta2), which is 3 at the usual betas.
@@ -60,7 +60,7 @@ class ContinualBackprop(Remedy):
     replaced: at each update ``replacement_rate`` times their number, of each layer by itself, where
     parts of a unit add up over the updates. Those of least u / (1 - eta^age) are. Their incoming
     weights are drawn anew, their outgoing weights are 0, what they gave on average goes into the
-    biases of the next layer, and the optimiser's moments of their weights are 0 (see ``recycle``).
+    biases of the next layer, and the optimizer's moments of their weights are 0 (see ``recycle``).
 
     Source: Dohare et al. 2024, "Loss of plasticity in deep continual learning", Algorithm 1, and
     the released program for the mean activation, h <- eta h + (1 - eta) mean h, and its correction

@@ -11,7 +11,7 @@ from plasticity.learning.remedy import Learns, Remedy
 
 @dataclass
 class ResetOptimizer(Remedy):
-    """Forget the optimiser's moments and step count when a task begins.
+    """Forget the optimizer's moments and step count when a task begins.
 
     Source: the released program resets Adam at every task in its quantum arm only; itself a known
     remedy for loss of plasticity (Asadi et al. 2023, "Resetting the optimizer in deep RL: an
@@ -27,18 +27,18 @@ class ResetOptimizer(Remedy):
             raise ValueError(f"every {self.every}: at least 1")
 
     def start(self, learner: Learns, seed: int) -> None:
-        """Remember whose optimiser it is."""
+        """Remember whose optimizer it is."""
         self._learner = learner
 
     def before_task(self, index: int) -> None:
-        """Replace the optimiser by a new one."""
+        """Replace the optimizer by a new one."""
         if index % self.every == 0:
             self._learner.optimizer = self._learner.new_optimizer()
 
 
 @dataclass
 class StartAfresh(Remedy):
-    """Begin every task with the untrained network and a new optimiser.
+    """Begin every task with the untrained network and a new optimizer.
 
     The weights are those with which task 0 began, and what other remedies remember is as it was
     then. It is told where tasks begin. What such a learner loses from task to task, it does not

@@ -1,4 +1,4 @@
-"""Remedies that change the optimiser's step, or what comes on top of it."""
+"""Remedies that change the optimizer's step, or what comes on top of it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class EqualBetas(Remedy):
         return optimizer
 
     def start(self, learner: Learns, seed: int) -> None:
-        """Refuse a learner that has another optimiser after all."""
+        """Refuse a learner that has another optimizer after all."""
         _require_adam(learner.optimizer, "equal-betas")
 
 
@@ -61,7 +61,7 @@ class AdamW(Remedy):
     theta <- theta - rate (Adam's step + lambda theta), with the arm's learning rate, for all
     parameters, biases and a QNN's angles among them. ``L2`` adds lambda theta to the gradient
     instead, which Adam then divides by its size. Groups of parameters keep their own numbers; an
-    optimiser that has a weight decay already is refused.
+    optimizer that has a weight decay already is refused.
 
     Source: Loshchilov and Hutter 2019, "Decoupled weight decay regularization". The default is
     ours: 79 updates take off 8 % of a weight at a learning rate of 1e-2. Torch's
@@ -91,7 +91,7 @@ class AdamW(Remedy):
         return torch.optim.AdamW(groups, weight_decay=self.decay, **numbers)
 
     def start(self, learner: Learns, seed: int) -> None:
-        """Refuse a learner that has another optimiser after all."""
+        """Refuse a learner that has another optimizer after all."""
         _require_adam(learner.optimizer, "adamw")
 
 
@@ -99,18 +99,18 @@ def _require_adam(optimizer: torch.optim.Optimizer, remedy: str) -> None:
     import torch
 
     if not isinstance(optimizer, torch.optim.Adam):
-        raise DoesNotFit(f"{remedy} changes Adam; the optimiser is {type(optimizer).__name__}")
+        raise DoesNotFit(f"{remedy} changes Adam; the optimizer is {type(optimizer).__name__}")
 
 
 def _decay_of(optimizer: torch.optim.Optimizer) -> float:
-    """Return the greatest weight decay of an optimiser's groups; 0 where there is none."""
+    """Return the greatest weight decay of an optimizer's groups; 0 where there is none."""
     return max(group.get("weight_decay", 0.0) for group in optimizer.param_groups)
 
 
 def _refuse_decay(decay: float, remedy: str) -> None:
     if decay:
         raise DoesNotFit(
-            f"{remedy} has a weight decay of its own; the optimiser's is {decay}: set it to 0"
+            f"{remedy} has a weight decay of its own; the optimizer's is {decay}: set it to 0"
         )
 
 
@@ -219,7 +219,7 @@ class UtilityGated(Remedy):
     So weights of no use take whole, noisy steps (the gate of utility 0 is 1/2), and the most useful
     one half of that. It replaces Adam: the arm's learning rate and epsilon count for nothing, those
     of groups of parameters too, and the greatest u is that of all groups. ``equal-betas`` and
-    ``adamw`` are refused beside it, and so is an optimiser that has a weight decay already.
+    ``adamw`` are refused beside it, and so is an optimizer that has a weight decay already.
 
     Source: Elsayed and Mahmood 2024, "Addressing loss of plasticity and catastrophic forgetting in
     continual learning". The optimizer in the README of its released program has the factor 2. The
@@ -251,7 +251,7 @@ class UtilityGated(Remedy):
         require(self, 0, 1 - 1e-9, "utility_decay")
 
     def on_optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """Return another optimiser for its parameters, in the same groups."""
+        """Return another optimizer for its parameters, in the same groups."""
         from plasticity.remedies.modules import Upgd
 
         self._given = 0.0 if isinstance(optimizer, Upgd) else _decay_of(optimizer)

@@ -167,7 +167,7 @@ class MlpFeatures(BaseFeaturesExtractor):
 
 
 class NormalisedTanh(torch.nn.Module):
-    """Give tanh of numbers that are normalised over the units: (z - mean) / sqrt(var + 1e-5).
+    """Give tanh of numbers that are normalized over the units: (z - mean) / sqrt(var + 1e-5).
 
     It has no parameters. ``activation_fn`` of a policy can be this class: then ``PPO.load`` makes
     it again.

@@ -29,7 +29,7 @@ except ModuleNotFoundError as error:
 class PolicyLearner:
     """Let remedies act on a policy while PPO trains it.
 
-    An update is a step of the optimiser, for one minibatch. stable-baselines3 computes its
+    An update is a step of the optimizer, for one minibatch. stable-baselines3 computes its
     gradients and clips their norm. Then the gradients of the penalties are added, right before the
     step. So ``L2`` adds lambda theta to the clipped gradient, as Adam's ``weight_decay`` does, with
     which Dohare et al. 2024 train. Neither the clipping nor the column ``gradient_norm`` sees it.
@@ -37,7 +37,7 @@ class PolicyLearner:
     to 0. What acts after an update acts right after the step. There are no tasks.
 
     Args:
-        policy: Untrained; its optimiser is not replaced afterwards.
+        policy: Untrained; its optimizer is not replaced afterwards.
         remedies: In the order in which they act; copied.
         seed: Decides what they draw.
 
@@ -63,8 +63,8 @@ class PolicyLearner:
         self.optimizer.register_step_post_hook(self._act)
 
     def new_optimizer(self) -> torch.optim.Optimizer:
-        """Refuse: the optimiser is stable-baselines3's."""
-        raise DoesNotFit("PPO's optimiser is not replaced")
+        """Refuse: the optimizer is stable-baselines3's."""
+        raise DoesNotFit("PPO's optimizer is not replaced")
 
     def put_back(self) -> None:
         """Do nothing: no parameter of a policy must stay on a manifold."""
@@ -91,7 +91,7 @@ class PolicyLearner:
         return {name: value for r in self.remedies for name, value in r.columns().items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what decides how the remedies go on, beside the policy and its optimiser."""
+        """Return what decides how the remedies go on, beside the policy and its optimizer."""
         states = [copy.deepcopy(remedy.state_dict()) for remedy in self.remedies]
         return {"steps": self.steps, "remedies": states}
 
@@ -146,8 +146,8 @@ def _layers(chain: list[nn.Module], readers: tuple[nn.Module, ...]) -> list[Hidd
     for place in range(0, len(chain), 2):
         incoming, units = chain[place : place + 2]
         outgoing, *others = chain[place + 2 : place + 3] or readers
-        normalised = isinstance(units, NormalisedTanh)
-        found.append(Hidden(incoming, normalised, units, outgoing, (*others,), orthogonal_rows))  # type: ignore[arg-type]
+        normalized = isinstance(units, NormalisedTanh)
+        found.append(Hidden(incoming, normalized, units, outgoing, (*others,), orthogonal_rows))  # type: ignore[arg-type]
     return found
 
 

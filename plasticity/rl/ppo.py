@@ -15,7 +15,6 @@ from torch import Tensor
 
 from plasticity.errors import Diverged
 from plasticity.networks.trained import is_trained, trained_parameters
-from plasticity.rl.checked import Checked, EnvironmentFault
 
 try:
     from stable_baselines3 import PPO
@@ -25,6 +24,8 @@ except ModuleNotFoundError as error:
     raise ImportError(
         f"plasticity.rl.ppo needs stable-baselines3 ({error}): pip install 'quantum-plasticity[rl]'"
     ) from None
+
+from plasticity.rl.checked import Checked, EnvironmentFault
 
 Row = dict[str, Any]
 """Column names to values: numbers, and lists of numbers where a row has several episodes."""

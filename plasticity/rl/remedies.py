@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class LayerNorm(Remedy):
-    """Normalise each hidden layer's numbers before its tanh.
+    """Normalize each hidden layer's numbers before its tanh.
 
     z <- (z - mean) / sqrt(variance + 1e-5), over the units of a layer, for each sample by itself.
 
@@ -44,7 +44,7 @@ class LayerNorm(Remedy):
         return changed
 
     def start(self, learner: Learns, seed: int) -> None:
-        """Refuse a policy without hidden layers that it can normalise."""
+        """Refuse a policy without hidden layers that it can normalize."""
         from plasticity.rl.learner import hidden_layers
 
         for layer in hidden_layers(learner.network, "layer-norm"):
@@ -64,7 +64,7 @@ class ContinualBackprop(recycling.ContinualBackprop):
     update ``replacement_rate`` times their number, where parts of a unit add up. Those of least
     u / (1 - eta^age) are. Their incoming weights are drawn anew (see ``orthogonal_rows``), their
     biases and outgoing weights are 0, what they gave on average goes into the biases of the next
-    layers, and the optimiser's moments of their weights are 0. An update is a minibatch; rollouts
+    layers, and the optimizer's moments of their weights are 0. An update is a minibatch; rollouts
     and evaluations do not count.
 
     Source: Dohare et al. 2024, "Loss of plasticity in deep continual learning", with its numbers

@@ -210,7 +210,7 @@ def policy_options(arm: ArmConfig) -> dict[str, Any]:
 
 
 def seed_for(seed: int, purpose: str, *indices: int) -> int:
-    """Draw a seed for those who count on from it: runs of neighbouring seeds share none."""
+    """Draw a seed for those who count on from it: runs of neighboring seeds share none."""
     return int(torch.randint(2**31, (), generator=generator_for(seed, purpose, *indices)))
 
 

@@ -41,7 +41,7 @@ from plasticity.runs.progress import progress_bar
 
 EXPERIMENT_ARMS = Registry(POLICIES, REMEDIES)
 MAX_POLICY_BYTES = 2**31
-"""Of a saved policy's file: that of 24 qubits on Ant, with its optimiser's state, has less."""
+"""Of a saved policy's file: that of 24 qubits on Ant, with its optimizer's state, has less."""
 
 
 def watch(

@@ -49,7 +49,7 @@ class EnvironmentFailed(WorkerError):
 
 
 class Workers(VecEnv):
-    """Step environments in processes, neighbours in the same one, as many in each as can be.
+    """Step environments in processes, neighbors in the same one, as many in each as can be.
 
     Stable-Baselines3's ``SubprocVecEnv`` has a process for each environment, whose messages cost
     more than steps of Ant where there are fewer cores than environments. Here a process steps its

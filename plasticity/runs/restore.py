@@ -13,7 +13,7 @@ from plasticity.errors import Failure, UsageError
 from plasticity.protocol.experiment import Definition
 from plasticity.protocol.options import TaskOptions, TaskSetting
 from plasticity.protocol.serialization import from_json
-from plasticity.results.names import arm_name
+from plasticity.results.names import arm_name, config_json, record_name
 from plasticity.runs.places import other_bits
 
 if TYPE_CHECKING:
@@ -92,7 +92,8 @@ def open_records(
         Failure: No arm has finished a task.
     """
     there = folder.arms()
-    records = {path: opened.enter_context(folder.arm(arm_name(path), there[path])) for path in arms}
+    names = {path: record_name(arm_name(path)) for path in arms}
+    records = {p: opened.enter_context(folder.arm(names[p], there[p])) for p in arms}
     if not any(record.rows for record in records.values()):
         raise Failure(f"{folder.path}: no task is finished yet, so there is no network")
     for path in [path for path, record in records.items() if not record.rows]:
@@ -189,9 +190,9 @@ def load_data(
     else:
         name, way_out = "what is computed here", "another version computed it"
     data = experiment.load(config, TaskOptions(arms=(), data_root=data_root))
-    if experiment.identify(config, data)["dataset"] != experiment.named_now(folder.config).get(
-        "dataset"
-    ):
+    recorded = experiment.named_now(folder.config)
+    here = json.loads(config_json(experiment.identify(config, data)))
+    if any(recorded.get(key) != value for key, value in here.items()):
         raise Failure(f"{name}: not the data of {folder.path.name}; {way_out}")
     if remark := other_bits(record.path, folder.config, config, data):
         print(f"{arm_name(record.path)}: {remark}")

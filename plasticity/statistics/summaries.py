@@ -1,4 +1,4 @@
-"""One number per run: what the values of its tasks, or its returns, are summarised by.
+"""One number per run: what the values of its tasks, or its returns, are summarized by.
 
 A number per seed goes into the t tests of ``plasticity.statistics.inference``.
 """
@@ -114,7 +114,7 @@ SUMMARIES: dict[str, Callable[[ArrayLike], Array]] = {
     "slope": slope,
     "level": late,
 }
-"""What a run is summarised by, from values (seeds, tasks) to (seeds,)."""
+"""What a run is summarized by, from values (seeds, tasks) to (seeds,)."""
 
 # --- returns
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from plasticity.errors import RecordError
-from plasticity.protocol.choices import Choice, choose
+from plasticity.protocol.choices import Choice, choose, with_settings
 from plasticity.protocol.experiment import Definition
 from plasticity.protocol.names import EXPERIMENTS, find_experiment
 from plasticity.protocol.options import TaskOptions
@@ -30,12 +30,33 @@ from plasticity.studies.declaration import Declaration
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where the data of a study lies; it decides no number.
+
+    Attributes:
+        dataset: Name or file of the data set, in place of the study's; None: the study's.
+        data_root: Folder of data sets that are downloaded or computed; None: the default.
+    """
+
+    dataset: str | None = None
+    data_root: Path | None = None
+
+
+@dataclass(frozen=True)
 class Cell:
-    """One arm of a study with one seed."""
+    """One arm of a study with one seed.
+
+    Attributes:
+        study: Whose cell it is.
+        arm: Its name.
+        seed: One of the study's.
+        place: Where its data lies.
+    """
 
     study: Declaration
     arm: str
     seed: int
+    place: Place = Place()
 
     @property
     def experiment(self) -> Definition[Any]:
@@ -46,7 +67,10 @@ class Cell:
     def choice(self) -> Choice:
         """Return what the cell trains."""
         choice = _choice_of_arm(self.study, self.arm)
-        config = dataclasses.replace(choice.config, seed=self.seed)
+        changed: dict[str, Any] = {"seed": self.seed}
+        if self.place.dataset is not None:
+            changed["dataset"] = self.place.dataset
+        config = with_settings(choice.config, changed)
         return dataclasses.replace(choice, config=config)
 
     def command(self, results: Path) -> list[str]:
@@ -65,6 +89,8 @@ class Cell:
             *(w for option, value in study.settings.items() for w in words(option, value)),
             *(w for option, value in of_arm.items() for w in words(f"{self.arm}.{option}", value)),
             *(["--metrics", *study.metrics] if study.metrics else []),
+            *(["--dataset", self.place.dataset] if self.place.dataset is not None else []),
+            *(["--data-root", str(self.place.data_root)] if self.place.data_root else []),
             "--seed", str(self.seed), "--results", str(results),
         ]  # fmt: skip
 
@@ -85,9 +111,10 @@ def words(option: str, value: Any) -> list[str]:
     return [f"--{option}", *(v if isinstance(v, str) else repr(v) for v in values)]
 
 
-def cells(study: Declaration) -> list[Cell]:
+def cells(study: Declaration, place: Place | None = None) -> list[Cell]:
     """Return the cells of a study, all arms of a seed before the next seed."""
-    return [Cell(study, arm, seed) for seed in study.seeds for arm in study.arms]
+    place = place or Place()
+    return [Cell(study, arm, seed, place) for seed in study.seeds for arm in study.arms]
 
 
 def rows_of(cell: Cell, results: Path) -> list[Row]:
@@ -163,7 +190,8 @@ def data_of(cell: Cell) -> Any:
         DataError: It cannot be had.
     """
     shared = {"seed": 0, cell.experiment.progress.length: 1}
-    return _load(cell.study.experiment, dataclasses.replace(cell.choice.config, **shared))
+    config = dataclasses.replace(cell.choice.config, **shared)
+    return _load(cell.study.experiment, config, cell.place.data_root)
 
 
 def check_metrics(study: Declaration) -> None:
@@ -191,6 +219,9 @@ def _choice_of_arm(study: Declaration, arm: str) -> Choice:
 
 
 @functools.cache
-def _load(experiment: str, config: Any) -> Any:
+def _load(experiment: str, config: Any, data_root: Path | None) -> Any:
     """Load the data of a study, once."""
-    return find_experiment(experiment).load(config, TaskOptions(arms=()))
+    options = TaskOptions(arms=())
+    if data_root is not None:
+        options = dataclasses.replace(options, data_root=data_root)
+    return find_experiment(experiment).load(config, options)

@@ -13,7 +13,7 @@ import numpy as np
 from plasticity.errors import Failure
 from plasticity.results.arm import recorded
 from plasticity.results.names import record_name
-from plasticity.studies.cells import Cell, cells, folder_of, is_complete, num_tasks
+from plasticity.studies.cells import Cell, Place, cells, folder_of, is_complete, num_tasks
 from plasticity.studies.declaration import Declaration
 
 INDEX = "study.json"
@@ -70,7 +70,7 @@ class Numbers:
         return [n for n in every if any(self.of(arm, n) is not None for arm in self.study.arms)]
 
 
-def read_numbers(study: Declaration, results: Path) -> Numbers:
+def read_numbers(study: Declaration, results: Path, place: Place | None = None) -> Numbers:
     """Read what the cells of a study have recorded so far; nothing is locked or written.
 
     What was measured after training is among it. Columns of lists, words and truth values are left
@@ -79,8 +79,9 @@ def read_numbers(study: Declaration, results: Path) -> Numbers:
     Args:
         study: Whose cells are read.
         results: The folder of run folders.
+        place: Where the data lies.
     """
-    of_cells = {(cell.arm, cell.seed): cell for cell in cells(study)}
+    of_cells = {(cell.arm, cell.seed): cell for cell in cells(study, place)}
     length = num_tasks(study)
     undefined = np.full(length, np.nan, np.float32)
     columns, rows, complete = {}, {}, {}

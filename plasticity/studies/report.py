@@ -19,6 +19,7 @@ from plasticity.protocol.experiment import Panel
 from plasticity.protocol.names import find_experiment
 from plasticity.statistics.estimates import Estimate
 from plasticity.studies import report_text
+from plasticity.studies.cells import Place
 from plasticity.studies.declaration import Declaration
 from plasticity.studies.findings import (
     Change,
@@ -37,13 +38,16 @@ FORMATS = (".png", ".pdf")
 SUMMARY = "summary.csv"
 
 
-def write_report(study: Declaration, results: Path, folder: Path) -> Path:
+def write_report(
+    study: Declaration, results: Path, folder: Path, place: Place | None = None
+) -> Path:
     """Write the report of what a study's cells have recorded so far, and its numbers in records/.
 
     Args:
         study: What was declared.
         results: The folder of run folders.
         folder: Gets the files; it is made where there is none.
+        place: Where the data lies.
 
     Returns:
         The path of ``report.md``.
@@ -52,7 +56,7 @@ def write_report(study: Declaration, results: Path, folder: Path) -> Path:
         Failure: The report that is there has more; it is kept.
         RecordError: A record is damaged, or the disk is full or fails.
     """
-    found = read_numbers(study, results)
+    found = read_numbers(study, results, place)
     save_records(found, folder / "records")
     return report_on(found, folder)
 
@@ -94,7 +98,7 @@ def report_on(found: Numbers, folder: Path) -> Path:
     parts += [
         report_text.pairs(comparisons(found, arms)),
         report_text.power(arms),
-        report_text.sceptic(arms),
+        report_text.skeptic(arms),
         report_text.missing(found),
     ]
     metrics = {name: changes(found, order, name) for name in found.names() if name != score}

@@ -163,7 +163,7 @@ def needed(one: Finding) -> int | str:
     return max(MIN_SEEDS, seeds_needed(one.drop.sd, one.drop.margin))
 
 
-def sceptic(arms: Sequence[Finding]) -> str:
+def skeptic(arms: Sequence[Finding]) -> str:
     """Return how the parameters of each arm grew, beside what it was found to lose."""
     rows = [
         (
@@ -188,7 +188,7 @@ def sceptic(arms: Sequence[Finding]) -> str:
         "since parameters may have stopped to grow before the first tenth is over."
     )
     titles = ("arm", "growth of the norm", "in all", "parameters", "verdict", "reading")
-    return "\n".join(["## A sceptic's table", "", text, "", table(titles, rows)])
+    return "\n".join(["## A skeptic's table", "", text, "", table(titles, rows)])
 
 
 def missing(found: Numbers) -> str:

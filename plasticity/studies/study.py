@@ -10,6 +10,7 @@ from plasticity.errors import Failure
 from plasticity.studies.declaration import Declaration
 
 if TYPE_CHECKING:
+    from plasticity.studies.cells import Place
     from plasticity.studies.results import Results
 
 
@@ -23,6 +24,8 @@ class Study(Declaration):
         *,
         workers: int | None = None,
         cluster: str | None = None,
+        dataset: str | Path | None = None,
+        data_root: str | Path | None = None,
         progress: bool = True,
     ) -> None:
         """Train the cells that are not complete, on this machine or on a cluster.
@@ -31,6 +34,8 @@ class Study(Declaration):
             results: Folder of the run folders.
             workers: Cells at a time on this machine; by default its physical cores.
             cluster: Address of a Dask scheduler, to train on its workers instead.
+            dataset: Name or file of the data set, in place of the study's.
+            data_root: Folder of data sets that are downloaded or computed.
             progress: Show a progress bar on standard error.
 
         Raises:
@@ -40,7 +45,7 @@ class Study(Declaration):
         from plasticity.studies.workers import train
 
         check_metrics(self)
-        todo = cells(self)
+        todo = cells(self, _place(dataset, data_root))
         folder = Path(results).expanduser().absolute()
         failed = train(todo, folder, workers=workers, address=cluster, progress=progress)
         if failed:
@@ -50,13 +55,30 @@ class Study(Declaration):
                 f"{len(failed)} of {len(todo)} cells failed; {cell.arm} seed {cell.seed}: {reason}"
             )
 
-    def load(self, results: str | Path = "results") -> Results:
+    def load(
+        self,
+        results: str | Path = "results",
+        *,
+        dataset: str | Path | None = None,
+        data_root: str | Path | None = None,
+    ) -> Results:
         """Read what is recorded of the study so far; nothing is locked or written.
 
         Args:
             results: Folder of the run folders.
+            dataset: Name or file of the data set, in place of the study's.
+            data_root: Folder of data sets that are downloaded or computed.
         """
         from plasticity.studies.numbers import read_numbers
         from plasticity.studies.results import Results
 
-        return Results.of_numbers(read_numbers(self, Path(results).expanduser().absolute()))
+        folder = Path(results).expanduser().absolute()
+        return Results.of_numbers(read_numbers(self, folder, _place(dataset, data_root)))
+
+
+def _place(dataset: str | Path | None, data_root: str | Path | None) -> Place:
+    from plasticity.studies.cells import Place
+
+    return Place(
+        None if dataset is None else str(dataset), None if data_root is None else Path(data_root)
+    )

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from plasticity.errors import Failure, UsageError
 from plasticity.protocol.names import find_experiment
-from plasticity.studies.cells import Cell, cells, rows_of
+from plasticity.studies.cells import Cell, Place, cells, rows_of
 from plasticity.studies.declaration import Declaration
 
 RATE = "optimizer.learning-rate"
@@ -67,14 +67,16 @@ def _of_remedies(study: Declaration, arm: str) -> dict[str, tuple[float, ...]]:
     return named or {RATE: study.rates}
 
 
-def tuning_cells(study: Declaration) -> dict[tuple[Trial, float], list[Cell]]:
+def tuning_cells(
+    study: Declaration, place: Place | None = None
+) -> dict[tuple[Trial, float], list[Cell]]:
     """Return the cells that tune a study, by trial and value.
 
     Raises:
         UsageError: The study has nothing to try, or no seeds for it.
     """
     return {
-        (trial, value): cells(with_value(study, trial, value))
+        (trial, value): cells(with_value(study, trial, value), place)
         for trial in trials(study)
         for value in trial.values
     }
@@ -90,19 +92,22 @@ def with_value(study: Declaration, trial: Trial, value: float) -> Declaration:
     )  # fmt: skip
 
 
-def late_scores(study: Declaration, results: Path) -> dict[Trial, dict[float, list[float]]]:
+def late_scores(
+    study: Declaration, results: Path, place: Place | None = None
+) -> dict[Trial, dict[float, list[float]]]:
     """Return the mean score of the last tenth of the tasks: by trial and value, one for each seed.
 
     Args:
         study: With seeds for tuning.
         results: Folder of the run folders.
+        place: Where the data lies.
 
     Returns:
         Seeds without a record are left out.
     """
     score, _ = find_experiment(study.experiment).score
     found: dict[Trial, dict[float, list[float]]] = {}
-    for (trial, value), some in tuning_cells(study).items():
+    for (trial, value), some in tuning_cells(study, place).items():
         of_value = found.setdefault(trial, {}).setdefault(value, [])
         for cell in some:
             rows = rows_of(cell, results)
@@ -155,7 +160,9 @@ def _line(trial: Trial, scores: Mapping[float, list[float]], seeds: int) -> str:
     return f"| {trial.arm} | {' | '.join(entries)} | {said} |"
 
 
-def write_tuning(study: Declaration, results: Path, folder: Path) -> Path:
+def write_tuning(
+    study: Declaration, results: Path, folder: Path, place: Place | None = None
+) -> Path:
     """Write and print what tuning a study has given; return the file.
 
     Raises:
@@ -164,7 +171,7 @@ def write_tuning(study: Declaration, results: Path, folder: Path) -> Path:
     from plasticity.results.disk import disk_errors, make_folder
     from plasticity.results.files import save_file
 
-    scores = late_scores(study, results)
+    scores = late_scores(study, results, place)
     text = tuning_table(study, scores)
     print(text)
     path = folder / "tuning.md"

@@ -34,7 +34,7 @@ from plasticity.results.disk import check_regular, lock_of, memory_bytes
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 MAX_PIXELS = 2**20
-# Of an .npz file. Gray images compress 3 to 10 times, drawings of two colours as float64 up to some
+# Of an .npz file. Gray images compress 3 to 10 times, drawings of two colors as float64 up to some
 # 250 times, and zeros 1,000 times, which is all that zip can do.
 MAX_COMPRESSION = 500
 SMALL_BYTES = 2**26  # what unpacks to no more is read, however well it was compressed
@@ -263,7 +263,7 @@ def to_gray(rgb: np.ndarray) -> np.ndarray:
 
     For uint8 that is floor(255.5 * gray) of the gray value in [0, 1], all in float32, as in
     `tf.image.rgb_to_grayscale` (through `tf.image.convert_image_dtype`). Grays stay what they are.
-    Where TensorFlow fuses multiply and add, 31 of the 2**24 colours can differ from ours by one.
+    Where TensorFlow fuses multiply and add, 31 of the 2**24 colors can differ from ours by one.
 
     Args:
         rgb: (N, H, W, 3), uint8 or floating point.

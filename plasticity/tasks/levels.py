@@ -245,7 +245,7 @@ class _Cache:
         )
 
     def check_room(self) -> int:
-        """Return how many deltas to diagonalise at once.
+        """Return how many deltas to diagonalize at once.
 
         Raises:
             DataError: Memory does not suffice for one, or the disk not for the files.

@@ -46,7 +46,7 @@ def hamiltonian(num_sites: int, delta: float) -> np.ndarray:
 
 
 def eigensystem(num_sites: int, delta: float) -> tuple[np.ndarray, np.ndarray]:
-    """Diagonalise H(delta) in full.
+    """Diagonalize H(delta) in full.
 
     Where levels coincide, their basis is the solver's choice, and so is every state's sign.
 
@@ -84,7 +84,7 @@ def sector_orbits(num_sites: int) -> np.ndarray:
 
 
 def sector_basis(num_sites: int) -> np.ndarray:
-    """Return the sector's orthonormal basis, (dimension, 2**L) float64: a row an orbit, normalised.
+    """Return the sector's orthonormal basis, (dimension, 2**L) float64: a row an orbit, normalized.
 
     Raises:
         ValueError: The number of sites is out of range.
@@ -139,9 +139,9 @@ def _bonds(num_sites: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield, for each bond, the basis states with unequal spins there, and with these swapped."""
     states = np.arange(2**num_sites)
     for site in range(num_sites):
-        neighbours = 1 << site | 1 << (site + 1) % num_sites
-        unequal = states[np.bitwise_count(states & neighbours) == 1]
-        yield unequal, unequal ^ neighbours
+        neighbors = 1 << site | 1 << (site + 1) % num_sites
+        unequal = states[np.bitwise_count(states & neighbors) == 1]
+        yield unequal, unequal ^ neighbors
 
 
 def _sum_zz(num_sites: int) -> np.ndarray:
@@ -160,7 +160,7 @@ def _eigh(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _analytic_eigh(matrix: np.ndarray, slope: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Diagonalise, and where levels coincide take the basis that diagonalises the slope as well.
+    """Diagonalize, and where levels coincide take the basis that diagonalizes the slope as well.
 
     That is the basis that eigenvectors of matrix + x slope tend to for x to 0 (Rellich): where the
     degeneracy is a crossing, theirs has no jump. Levels that also share the slope stay arbitrary.

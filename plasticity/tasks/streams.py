@@ -17,7 +17,7 @@ from plasticity.tasks.levels import SpinLevels
 
 
 class Samples(Protocol):
-    """Labelled samples that can be had a batch at a time."""
+    """Labeled samples that can be had a batch at a time."""
 
     def __len__(self) -> int:
         """Count the samples."""

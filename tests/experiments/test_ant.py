@@ -141,7 +141,7 @@ def test_presets_differ_from_the_released_one_where_they_say() -> None:
     assert {arm.epochs for arm in QUICK.arms.values()} == {10}
 
 
-def test_seeds_of_neighbouring_runs_share_no_environment() -> None:
+def test_seeds_of_neighboring_runs_share_no_environment() -> None:
     seeds = [policies.seed_for(seed, "ppo") for seed in range(20)]
     apart = np.abs(np.subtract.outer(seeds, seeds)) + 1_000_000 * np.eye(20)
     assert apart.min() >= 16

@@ -217,7 +217,7 @@ def test_l2_is_added_after_clipping_and_the_clipped_gradient_is_as_without_it() 
         assert torch.allclose(new, old + 0.5 * weight, atol=1e-7)
 
 
-def test_equal_betas_are_the_optimisers_and_stay_when_a_policy_is_loaded() -> None:
+def test_equal_betas_are_the_optimizers_and_stay_when_a_policy_is_loaded() -> None:
     one = model(MLP)
     PolicyLearner(one.policy, [EqualBetas(0.97)], 0)
     one.learn(32)
@@ -404,7 +404,7 @@ def test_layer_norm_starts_with_the_numbers_of_a_policy_without_it() -> None:
         changed = LayerNorm().policy_options(kind)
         assert same(weights(model(changed)), weights(model(kind)))
         layers = hidden_layers(model(changed).policy, "it")
-        assert all(layer.normalised and type(layer.units) is NormalisedTanh for layer in layers)
+        assert all(layer.normalized and type(layer.units) is NormalisedTanh for layer in layers)
 
 
 @pytest.mark.parametrize("remedy", [LayerNorm(), ContinualBackprop(0.1, 1, 0.9), ReDo(0.1, 1)])

@@ -18,12 +18,12 @@ from torch import nn
 
 from experiments import ant, cifar, mnist, qdata
 from experiments.cli import parse as cli
+from experiments.cli.words import in_shell
 from plasticity.errors import DoesNotFit, InUse, UsageError
 from plasticity.learning.learner import Learner
 from plasticity.metrics import METRICS
 from plasticity.networks import NETWORKS
 from plasticity.networks.network import Network, Shape
-from plasticity.protocol.experiment import in_shell
 from plasticity.protocol.options import Options, TaskOptions
 from plasticity.protocol.supervised import MECHANISMS
 from plasticity.remedies import REMEDIES
@@ -40,8 +40,12 @@ ENDS = {
     "permission": (PermissionError(13, "Permission denied", "a/b"), 1, "a/b: Permission denied"),
     "no room": (OSError(28, "No space left on device"), 1, "No space left on device"),
     "folder gone": (FileNotFoundError(2, "No such file"), 1, "the folder that we are in"),
-    "memory": (MemoryError(), 1, "too little memory"),
-    "torch": (RuntimeError("DefaultCPUAllocator: can't allocate memory\nframes"), 1, "can't alloc"),
+    "memory": (MemoryError(), 1, "not enough memory"),
+    "torch": (
+        RuntimeError("DefaultCPUAllocator: can't allocate memory\nframes"),
+        1,
+        "not enough memory",
+    ),
     "threads": (RuntimeError("can't start new thread"), 1, "can't start new thread"),
     "use": (UsageError("--x 3: too few"), 2, "--x 3: too few (see --help)"),
     "in use": (InUse("wait for it"), 75, "wait for it"),
@@ -201,7 +205,7 @@ IN_ONE_LINE = {
 }
 
 
-def test_preset_without_its_option_is_recognised(refused: Callable[..., str]) -> None:
+def test_preset_without_its_option_is_recognized(refused: Callable[..., str]) -> None:
     assert "error: quick: did you mean --preset quick?" in refused("quick", status=2)
 
 
@@ -377,7 +381,8 @@ def test_help_explains_every_option_of_the_chosen_arms(
     text, by_option = help_texts(capsys, *(["--arms", *arms] if arms else []))
     fields = [*fields_of(EXPERIMENT.presets["released"].config)]
     fields += [field.name for field in dataclasses.fields(TaskOptions)]
-    options = {"--preset"} | {"--" + field.replace("_", "-") for field in fields}
+    typed = {"modules": "import"}
+    options = {"--preset"} | {"--" + typed.get(f, f).replace("_", "-") for f in fields}
     for arm in arms or ("mlp", "qnn"):
         options |= {f"--{arm}.{option}" for option in OF_ARMS[arm]}
     assert set(by_option) == options
@@ -457,7 +462,7 @@ def test_option_that_an_experiment_does_not_have_is_told_without_its_value(
 
 def test_options_of_all_experiments_have_these_names() -> None:
     assert [field.name for field in dataclasses.fields(Options)] == [
-        "arms", "results", "overwrite", "tensorboard"
+        "arms", "results", "overwrite", "tensorboard", "modules"
     ]  # fmt: skip
     assert {"metrics", "measure_every"} < {field.name for field in dataclasses.fields(TaskOptions)}
 

@@ -17,7 +17,7 @@ from experiments.cli import parse as cli
 from experiments.mnist import EXPERIMENT, RELEASED
 from plasticity.figures.curves import half_interval, learning_curves, panels_of
 from plasticity.figures.labels import labels_of
-from plasticity.figures.style import COLOURS, LINES
+from plasticity.figures.style import COLORS, LINES
 from plasticity.metrics import METRICS
 from plasticity.protocol.experiment import Panel
 from plasticity.results.record import RunFolder, open_run, read_run
@@ -322,10 +322,10 @@ def test_arm_that_holds_anything_has_a_label(remedies: Any) -> None:
     assert len({*labels_of(EXPERIMENT, arms).values()}) == 2
 
 
-# --- colours
+# --- colors
 
 
-def colours_of(folder: RunFolder, drawn: list[Figure]) -> dict[str, str]:
+def colors_of(folder: RunFolder, drawn: list[Figure]) -> dict[str, str]:
     draw_run(EXPERIMENT, folder)
     return {
         line.get_label(): line.get_color()
@@ -334,25 +334,25 @@ def colours_of(folder: RunFolder, drawn: list[Figure]) -> dict[str, str]:
     }
 
 
-def test_preset_arms_keep_their_colours_whatever_is_added(drawn: list[Figure]) -> None:
+def test_preset_arms_keep_their_colors_whatever_is_added(drawn: list[Figure]) -> None:
     arms = {name: json.loads(json.dumps(arm.json())) for name, arm in RELEASED.arms.items()}
     mlp, qnn = "classical (MLP)", "quantum (QNN)"
-    assert colours_of(record({"qnn": arms["qnn"]}), drawn) == {qnn: COLOURS[1]}
-    assert colours_of(record(arms), drawn) == {mlp: COLOURS[0], qnn: COLOURS[1]}
+    assert colors_of(record({"qnn": arms["qnn"]}), drawn) == {qnn: COLORS[1]}
+    assert colors_of(record(arms), drawn) == {mlp: COLORS[0], qnn: COLORS[1]}
     more = {"mlp" + "'" * k: {**arms["mlp"], "epochs": 2 + k} for k in range(3)}
     record({"zebra": {"a": 0}})
-    found = colours_of(record(more), drawn)
-    assert found.pop(qnn) == COLOURS[1]
-    assert found.pop(f"{mlp}, --mlp.epochs 1") == COLOURS[0]
-    assert found.pop("zebra") == COLOURS[5]
-    assert sorted(found.values()) == sorted(COLOURS[2:5])
+    found = colors_of(record(more), drawn)
+    assert found.pop(qnn) == COLORS[1]
+    assert found.pop(f"{mlp}, --mlp.epochs 1") == COLORS[0]
+    assert found.pop("zebra") == COLORS[5]
+    assert sorted(found.values()) == sorted(COLORS[2:5])
 
 
-def test_arms_that_the_preset_does_not_have_take_the_next_colours_in_order_of_their_names(
+def test_arms_that_the_preset_does_not_have_take_the_next_colors_in_order_of_their_names(
     drawn: list[Figure],
 ) -> None:
-    found = colours_of(record({"zebra": {"a": 0}, "alien": {"a": 0}, "mlp": {"a": 0}}), drawn)
-    assert found == {"classical (MLP)": COLOURS[0], "alien": COLOURS[2], "zebra": COLOURS[3]}
+    found = colors_of(record({"zebra": {"a": 0}, "alien": {"a": 0}, "mlp": {"a": 0}}), drawn)
+    assert found == {"classical (MLP)": COLORS[0], "alien": COLORS[2], "zebra": COLORS[3]}
 
 
 def test_namesakes_of_a_command_are_both_in_its_figure(
@@ -374,7 +374,7 @@ def test_eight_arms_have_curves_of_their_own_without_points(drawn: list[Figure])
         looks = [(line.get_color(), line.get_linestyle()) for line in axes.lines]
         assert len({*looks}) == len(looks) == 8
         # The first two are the preset's arms': theirs are free for nobody else.
-        assert {look[0] for look in looks} == {*COLOURS[1:]}
+        assert {look[0] for look in looks} == {*COLORS[1:]}
         assert {look[1] for look in looks} == {*LINES[:2]}
     assert "points" not in title_of(figure)
     assert matplotlib.image.imread(path).std() > 0

@@ -95,7 +95,7 @@ def start(folder: Path, *words: str) -> int:
 
 
 def rows_on_device(folder: Path, arm: str) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """Return an arm's rows by task, shots, depolarisation and readout error."""
+    """Return an arm's rows by task, shots, depolarization and readout error."""
     rows = read_rows(arm_folder(folder, arm), "device.jsonl")
     keys = ("task", "shots", "depolarizing", "readout_error")
     found = {tuple(row[key] for key in keys): row for row in rows}
@@ -212,7 +212,7 @@ def rows_under(learner: Learner, task: Task, *asked: Condition) -> list[dict[str
 
 
 @pytest.mark.parametrize(("readout", "classes"), [(LogOdds(4), 4), (PauliZ(1), 2)])
-def test_full_depolarisation_leaves_chance(readout: Any, classes: int) -> None:
+def test_full_depolarization_leaves_chance(readout: Any, classes: int) -> None:
     learner, task = made_up(readout, classes, 4000)
     noise = NoiseModel(depolarizing=1.0)
     exact, *noisy = rows_under(learner, task, EXACT, Condition(noise, 20), Condition(noise, 1))

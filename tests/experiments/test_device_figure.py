@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plasticity.figures.style import COLOURS
+from plasticity.figures.style import COLORS
 from plasticity.on_device.figure import figure, lighter
 from plasticity.on_device.table import Ends, OfArm, ends_of, table
 
@@ -151,14 +151,14 @@ def test_panels_show_each_condition_once_and_zero_and_infinity_beside_the_axis()
     axes = [axes for part in drawn.subfigs for axes in part.axes]
     assert len(axes) == 6
     labels = [a.get_xlabel() for a in axes[3:]]
-    assert labels == ["shots per sample", "depolarising probability per gate",
+    assert labels == ["shots per sample", "depolarizing probability per gate",
                       "readout error per bit"]  # fmt: skip
     ticks = [[t.get_text() for t in a.get_xticklabels()] for a in axes[3:]]
     assert ticks == [["$10^{2}$", "$10^{4}$", "$\\infty$"], ["0", "$10^{-3}$", "$10^{-2}$"],
                      ["0", "$10^{-3}$", "$10^{-1}$"]]  # fmt: skip
     arm = OfArm(rows)
     early = [arm.accuracy(key(NONE | {"depolarizing": p}), (1, 2)).value for p in (0, 1e-3, 1e-2)]
-    lines = [line for line in axes[1].get_lines() if line.get_color() == lighter(COLOURS[0])]
+    lines = [line for line in axes[1].get_lines() if line.get_color() == lighter(COLORS[0])]
     points = sorted((x, y) for line in lines if line.get_marker() == "o"
                     for x, y in zip(*line.get_data(), strict=True))  # fmt: skip
     assert [y for _, y in points] == early
@@ -169,7 +169,7 @@ def test_panels_show_each_condition_once_and_zero_and_infinity_beside_the_axis()
     (legend,) = [legend for part in drawn.subfigs for legend in part.legends]
     said = [text.get_text() for text in legend.get_texts()]
     assert said[:2] == ["early (tasks 1, 2)", "late (tasks 16, 19)"]
-    assert said[-1] == "dashed, hollow: at depolarising 0.001, readout error 0.01"
+    assert said[-1] == "dashed, hollow: at depolarizing 0.001, readout error 0.01"
 
 
 def test_arms_stand_below_one_another() -> None:

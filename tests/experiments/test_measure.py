@@ -72,7 +72,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Runs of six tasks that recorded every metric at every task, of arms with and without remedy.
 
-    The released quantum arm of mnist has its optimiser reset.
+    The released quantum arm of mnist has its optimizer reset.
     """
     folders = {}
     with pytest.MonkeyPatch.context() as patch:
@@ -229,7 +229,7 @@ def test_what_is_measured_is_drawn_and_nothing_else_is_touched(
     after = snapshot(run)
     new = {arm_folder(run, arm) / "measured.jsonl" for arm in ("mlp", "qnn")}
     assert {*after} - {*before} == new
-    drawn_again = {run / "figure.png", run / "table.md"}
+    drawn_again = {run / name for name in ("figure.png", "table.md", "drawn.json")}
     assert {p for p in before if after[p] != before[p]} == drawn_again
     assert after[run / "figure.png"][0] != before[run / "figure.png"][0]
     labels = ["largest weight overall", "largest weight of first", "moved"]

@@ -13,7 +13,6 @@ import torch
 from matplotlib.figure import Figure
 
 from experiments import ant, measure, mnist
-from plasticity.figures import curves
 from plasticity.learning.metric import Metric
 from plasticity.metrics import METRICS
 from plasticity.metrics.norms import weight_norm
@@ -21,6 +20,7 @@ from plasticity.networks import NETWORKS
 from plasticity.remedies import REMEDIES
 from plasticity.results import provenance
 from plasticity.results.record import open_run, read_run
+from plasticity.runs import drawing
 from tests.experiments.measuring import KEPT, measured, refusal, start, train, write_data
 from tests.experiments.runs import arm_folder, arm_folders
 
@@ -28,7 +28,7 @@ from tests.experiments.runs import arm_folder, arm_folders
 @pytest.fixture(autouse=True)
 def here(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in an empty folder; figures are blank, since drawing takes a second."""
-    monkeypatch.setattr(curves, "learning_curves", lambda *_, **__: Figure((1, 1)))
+    monkeypatch.setattr(drawing, "learning_curves", lambda *_, **__: Figure((1, 1)))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(provenance, "git_commit", lambda: None)
-        patch.setattr(curves, "learning_curves", lambda *_, **__: Figure((1, 1)))
+        patch.setattr(drawing, "learning_curves", lambda *_, **__: Figure((1, 1)))
         return train("mnist", ("mlp", "qnn"), data, tmp_path_factory.mktemp("mnist"))
 
 

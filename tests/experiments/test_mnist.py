@@ -359,7 +359,7 @@ def test_released_updates_as_often_as_the_protocol(monkeypatch: pytest.MonkeyPat
     assert num_updates == {"mlp": 469, "qnn": 2_345}
 
 
-def test_released_has_the_optimisers_and_inputs_of_the_protocol() -> None:
+def test_released_has_the_optimizers_and_inputs_of_the_protocol() -> None:
     images = images_of_mnist_shape(20, 784)
     mlp, qnn = (ready(RELEASED, name, images) for name in ("mlp", "qnn"))
     settings = [arm.learner.optimizer.param_groups[0] for arm in (mlp, qnn)]
@@ -399,7 +399,7 @@ def test_matched_treats_the_arms_alike() -> None:
         settings.append({key: v for key, v in group.items() if key not in ("params", "lr")})
     assert settings[0] == settings[1]
     assert (mlp.epochs, mlp.batch_size, mlp.metrics) == (qnn.epochs, qnn.batch_size, qnn.metrics)
-    # One policy for the optimiser, which can be changed for both.
+    # One policy for the optimizer, which can be changed for both.
     assert all(not arm.remedies for arm in MATCHED.arms.values())
     words = ["--preset", "matched", "--arms", "mlp+reset-optimizer", "qnn+reset-optimizer"]
     choice, _ = cli.parse(EXPERIMENT, words)

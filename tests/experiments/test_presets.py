@@ -17,9 +17,10 @@ from experiments.cli import parse as cli
 from plasticity.learning.remedy import Remedy
 from plasticity.networks.network import Network
 from plasticity.protocol.arms import ArmConfig
-from plasticity.protocol.experiment import Experiment, Preset
+from plasticity.protocol.experiment import Preset
 from plasticity.results.names import config_hash
 from plasticity.results.record import open_run
+from plasticity.runs.experiment import Experiment
 from plasticity.runs.places import recorded_identity
 
 # Stands for the data: its content has this digest, or it is the environment of this name.

@@ -33,8 +33,7 @@ from plasticity.protocol.supervised import Supervised
 from plasticity.quantum.layer import QNN
 from plasticity.remedies import REMEDIES
 from plasticity.results import provenance
-from plasticity.studies.cells import cells, folder_of, is_complete
-from plasticity.studies.declaration import bits_of
+from plasticity.studies.cells import Place, bits_of, cells, folder_of, is_complete
 from plasticity.studies.study import Study
 from plasticity.tasks import levels as levels_module
 from plasticity.tasks.levels import SpinLevels, load_levels
@@ -226,13 +225,10 @@ def test_uninterrupted_and_resumed_runs_are_equal_whatever_they_are_named_after(
 def test_cells_are_found_in_the_folder_where_they_have_most_rows(
     data_root: Path, rounded_otherwise: Path, tmp_path: Path
 ) -> None:
-    options = ("--num-sites=6", "--num-tasks=3", "--batch-size=107", "--data-root")
-    study, same = (
-        Study("s", "?", "qdata", "quick", ("mlp",), (0,), (*options, str(root)))
-        for root in (rounded_otherwise, data_root)
-    )
-    (cell,) = cells(study)
-    (on_the_other,) = cells(same)
+    settings = {"num_sites": 6, "num_tasks": 3, "batch_size": 107}
+    study = Study("s", "?", "qdata", "quick", ("mlp",), (0,), settings)
+    (cell,) = cells(study, Place(data_root=rounded_otherwise))
+    (on_the_other,) = cells(study, Place(data_root=data_root))
     results = tmp_path / "results"
     before = dataclasses.replace(EXPERIMENT, identify=content_of, renamed=None)
     for machine, tasks in ((on_the_other, 2), (cell, 3)):  # each in a folder of its own bits
@@ -254,13 +250,14 @@ def test_cells_are_found_in_the_folder_where_they_have_most_rows(
 def test_study_says_that_its_cells_were_trained_on_states_of_different_bits(
     data_root: Path, rounded_otherwise: Path, tmp_path: Path
 ) -> None:
-    options = ("--num-sites=6", "--num-tasks=1", "--batch-size=107", f"--data-root={data_root}")
-    study = Study("s", "?", "qdata", "quick", ("mlp", "linear"), (0,), options)
+    settings = {"num_sites": 6, "num_tasks": 1, "batch_size": 107}
+    study = Study("s", "?", "qdata", "quick", ("mlp", "linear"), (0,), settings)
+    place = Place(data_root=data_root)
     results = tmp_path / "results"
-    for cell, root in zip(cells(study), (data_root, rounded_otherwise), strict=True):
-        assert bits_of(cells(study), results) == ""
+    for cell, root in zip(cells(study, place), (data_root, rounded_otherwise), strict=True):
+        assert bits_of(cells(study, place), results) == ""
         assert start(*cell.command(results)[3:], f"--data-root={root}") == 0
-    said = bits_of(cells(study), results)
+    said = bits_of(cells(study, place), results)
     assert "2 processors or libraries" in said and "\n" not in said
     for root in (data_root, rounded_otherwise):
         assert f"1 of sha256:{levels_of(6, 'all', root).digest[:8]}" in said

@@ -275,8 +275,8 @@ def test_report_says_what_was_asked_and_declared_and_who_loses(
     assert all(f"]({name})" in text for name in drawn)
 
 
-def test_sceptic_sees_who_is_held_and_loses_and_who_grows_and_keeps(report: Path) -> None:
-    lines = {line["arm"].strip("`"): line for line in made_up.cells_of(report, "A sceptic's table")}
+def test_skeptic_sees_who_is_held_and_loses_and_who_grows_and_keeps(report: Path) -> None:
+    lines = {line["arm"].strip("`"): line for line in made_up.cells_of(report, "A skeptic's table")}
     readings = {arm: line["reading"] for arm, line in lines.items()}
     assert readings["mlp"] == "grows and loses"
     assert readings["stiefel"] == "held and keeps"

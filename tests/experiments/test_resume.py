@@ -116,6 +116,7 @@ def test_run_that_is_made_longer_equals_one_that_was_as_long_from_the_start(
         "checkpoint.pt",
         "figure.png",
         "table.md",
+        "drawn.json",
         "arm.json",
         "config.json",
     } < files
@@ -125,7 +126,7 @@ def test_run_that_is_made_longer_equals_one_that_was_as_long_from_the_start(
     # And all that was to change, has.
     changed = {path.name for path, data in contents(whole).items() if before.get(path) != data}
     exports = {path.name for path in before if path.suffix in (".npz", ".npy")}
-    drawn = {"figure.png", "table.md"}
+    drawn = {"figure.png", "table.md", "drawn.json"}
     assert changed == {"rows.jsonl", "checkpoint.pt", "task-00000008.pt"} | drawn | exports
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from plasticity.figures.level_against_drop import level_against_drop
-from plasticity.figures.over_seeds import GREY, LOOKS, curve, is_wide, over_tasks
+from plasticity.figures.over_seeds import GRAY, LOOKS, curve, is_wide, over_tasks
 from plasticity.figures.style import style
 from plasticity.studies.findings import findings_of
 from plasticity.studies.report import report_on
@@ -112,7 +112,7 @@ def test_arm_looks_the_same_in_the_figure_of_a_column_that_other_arms_lack() -> 
     figure = drawn(3, looks=looks)
     (axes,) = figure.axes
     expected = [style(looks[f"arm{k}"]) for k in range(3)]
-    assert [line.get_color() for line in axes.lines] == [look["colour"] for look in expected]
+    assert [line.get_color() for line in axes.lines] == [look["color"] for look in expected]
     assert [line.get_linestyle() for line in axes.lines] == [look["line"] for look in expected]
 
 
@@ -126,7 +126,7 @@ def test_more_arms_have_axes_of_their_own_over_the_gray_reference(arms: int) -> 
         behind = axes.lines[:-1]
         word = axes.texts[1].get_text()
         assert to_hex(own.get_color()) == to_hex(LOOKS[word][0] if word else "black")
-        assert [to_hex(line.get_color()) for line in behind] == ([GREY] if k != 2 else [])
+        assert [to_hex(line.get_color()) for line in behind] == ([GRAY] if k != 2 else [])
         assert axes.get_ylim() == figure.axes[0].get_ylim()
     assert "gray: arm2" in figure.texts[1].get_text()
 
@@ -165,7 +165,7 @@ def test_forty_labels_of_level_against_drop_cover_neither_one_another_nor_a_poin
     drops = {f"mlp{'+l2' * (k % 2)}-arm{k}": 0.0 for k in range(40)}
     arms = []
     # Names that no experiment has: only the numbers are findings_of.
-    found = made_up.gathered({"mlp": 0.0, "qnn": 0.004}, tasks=40)
+    found = made_up.read_numbers({"mlp": 0.0, "qnn": 0.004}, tasks=40)
     (mlp, qnn) = findings_of(found, "test_accuracy")[0]
     for k, name in enumerate(drops):
         one = (mlp, qnn)[k % 2]
@@ -195,7 +195,9 @@ def test_forty_labels_of_level_against_drop_cover_neither_one_another_nor_a_poin
 
 
 def test_points_lie_at_drop_and_level_with_their_intervals() -> None:
-    arms, _ = findings_of(made_up.gathered({"mlp": 0.05, "qnn": 0.0}, tasks=40), "test_accuracy")
+    arms, _ = findings_of(
+        made_up.read_numbers({"mlp": 0.05, "qnn": 0.0}, tasks=40), "test_accuracy"
+    )
     figure = level_against_drop(arms, "title", 0.01)
     (axes,) = figure.axes
     drawn = [line for line in axes.lines if len(line.get_xdata()) == 1]
@@ -211,7 +213,7 @@ def test_points_lie_at_drop_and_level_with_their_intervals() -> None:
 
 @pytest.mark.usefixtures("empty_folder")
 def test_equal_records_give_equal_bytes_of_all_figures() -> None:
-    found = made_up.gathered({"mlp": 0.05, "qnn": 0.0}, seeds=3, tasks=40)
+    found = made_up.read_numbers({"mlp": 0.05, "qnn": 0.0}, seeds=3, tasks=40)
     report_on(found, Path("one"))
     report_on(found, Path("other"))
     for path in Path("one").iterdir():

@@ -296,22 +296,22 @@ def test_a_module_that_must_stay_somewhere_is_put_back_after_each_update() -> No
     assert calls == [pytest.approx(1.0, abs=1e-6)] * 3  # before the remedies look
 
 
-class Recentred(nn.Module):
+class Recentered(nn.Module):
     """A sum of a parameter and a buffer, of which the parameter is zero before each task."""
 
     def __init__(self) -> None:
         super().__init__()
         self.shift = nn.Parameter(torch.ones(NUM_CLASSES))
-        self.register_buffer("centre", torch.zeros(NUM_CLASSES))
+        self.register_buffer("center", torch.zeros(NUM_CLASSES))
         self.begun: list[int] = []
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + (self.centre + self.shift)
+        return x + (self.center + self.shift)
 
     @torch.no_grad()
     def before_task(self, index: int) -> None:
         self.begun.append(index)
-        self.centre += self.shift
+        self.center += self.shift
         self.shift.zero_()
 
 
@@ -325,18 +325,18 @@ def test_a_module_may_write_the_same_function_in_other_parameters_before_a_task(
         def before_task(self, index: int) -> None:
             seen.append((index, float(self.learner.network[1].shift.detach().abs().sum())))
 
-    network = nn.Sequential(tiny_network("mlp"), Recentred())
+    network = nn.Sequential(tiny_network("mlp"), Recentered())
     learner = Learner(network, make_adam, cross_entropy, [Look()])
-    recentred, (x, y) = network[1], batch(0)
+    recentered, (x, y) = network[1], batch(0)
     for index in (4, 7):
         learner.update(x, y)
         outputs = learner.network(x)
         moments = copy.deepcopy(learner.optimizer.state_dict())
-        assert recentred.shift.detach().abs().min() > 0
+        assert recentered.shift.detach().abs().min() > 0
         learner.start_task(index)
         assert same(learner.optimizer.state_dict(), moments)
         assert torch.equal(learner.network(x), outputs)
-    assert recentred.begun == [4, 7]
+    assert recentered.begun == [4, 7]
     assert seen == [(4, 0.0), (7, 0.0)]  # modules come before the remedies
 
 

@@ -148,7 +148,7 @@ def test_networks_without_angles_have_no_such_column() -> None:
     assert [*circuits(module)] == []
 
 
-class Trivialised(QNN):
+class Trivialized(QNN):
     """Apply exp(-i H) after a gate that is kept."""
 
     def __init__(self) -> None:
@@ -160,7 +160,7 @@ class Trivialised(QNN):
 
 
 def test_a_module_that_tells_its_gates_is_asked_for_them() -> None:
-    network = Trivialised()
+    network = Trivialized()
     learner, task = learner_of(network), tiny_task()
     metric = GateDrift.of(learner, task, 0)
     with torch.no_grad():

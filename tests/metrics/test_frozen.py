@@ -123,10 +123,10 @@ def test_fisher_traces_and_tangent_kernel_are_of_what_is_trained(of: str, which:
     rows, empirical, true = [], 0.0, 0.0
     for sample, label in zip(x, y, strict=True):
         logits = logits_of(network, sample[None])[0]
-        centred = logits - logits.mean()
+        centered = logits - logits.mean()
         logs, own = logits.log_softmax(0), []
         for c in range(len(logits)):
-            for value in (centred[c], logs[c]):
+            for value in (centered[c], logs[c]):
                 gradients = torch.autograd.grad(
                     value, learned, retain_graph=True, allow_unused=True
                 )

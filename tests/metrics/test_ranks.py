@@ -253,7 +253,7 @@ def test_spectrum_matches_the_definition(shape: tuple[int, int]) -> None:
 
 
 def test_spectrum_is_of_the_matrix_that_acts_and_of_linear_layers_only() -> None:
-    columns = spectrum(learner_of(ZOO["parametrised"]()), tiny_task())
+    columns = spectrum(learner_of(ZOO["parametrized"]()), tiny_task())
     assert columns["largest_0"] == pytest.approx(1, abs=1e-5)
     assert columns["deviation_0"] == pytest.approx(0, abs=1e-5)
     assert {*columns} == {f"{key}_{k}" for key in ("largest", "deviation") for k in (0, 1)}
@@ -261,7 +261,7 @@ def test_spectrum_is_of_the_matrix_that_acts_and_of_linear_layers_only() -> None
     assert spectrum(learner_of(nn.Embedding(3, 4)), tiny_task()) == {}
 
 
-def test_spectral_normalisation_is_not_moved_by_being_looked_at() -> None:
+def test_spectral_normalization_is_not_moved_by_being_looked_at() -> None:
     layer = nn.utils.parametrizations.spectral_norm(nn.Linear(6, 5))
     before = [b.clone() for b in layer.buffers()]
     spectrum(learner_of(layer), tiny_task())

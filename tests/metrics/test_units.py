@@ -78,7 +78,7 @@ def convolutional() -> nn.Module:
 SEEN = {
     "mlp": (ZOO["mlp"], [5], [5], 5),
     "bounded mlp": (ZOO["bounded mlp"], [5], [5], 5),
-    "parametrised": (ZOO["parametrised"], [5], [5], 5),
+    "parametrized": (ZOO["parametrized"], [5], [5], 5),
     "tanh": (ZOO["no bias"], [5], [], 5),
     "functional": (Functional, [5], [], 5),
     "a layer used twice": (ZOO["a layer used twice"], [8, 8], [], 8),
@@ -109,7 +109,7 @@ NOTHING = {
     "linear": lambda: nn.Linear(8, 3),
     "linear and tanh": lambda: nn.Sequential(nn.Linear(8, 3), nn.Tanh()),
     "linear on a fixed projection": lambda: nn.Sequential(Reader(), nn.Linear(6, 3)),
-    "linear on normalised inputs": lambda: nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 3)),
+    "linear on normalized inputs": lambda: nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 3)),
     "qnn": ZOO["qnn log odds"],
     "scaled qnn": ZOO["scaled qnn"],
     "sequences": ZOO["sequences"],

@@ -179,7 +179,7 @@ ZOO = {
     "a shared weight": Tied,
     "sequences": Sequence,
     "scalar and complex": Unusual,
-    "parametrised": orthogonal,
+    "parametrized": orthogonal,
     "mlp": lambda: mlp((8, 5, 3), torch.Generator().manual_seed(0)),
     "bounded mlp": lambda: bounded(mlp((8, 5, 2), torch.Generator().manual_seed(0))),
     "no bias": lambda: nn.Sequential(nn.Linear(8, 5, bias=False), nn.Tanh(), nn.Linear(5, 1)),

@@ -8,7 +8,7 @@ Vector = list[complex]
 
 
 def gram_schmidt(columns: Sequence[Vector]) -> list[Vector]:
-    """Orthonormalise columns one after the other, twice each against rounding."""
+    """Orthonormalize columns one after the other, twice each against rounding."""
     done: list[Vector] = []
     for column in columns:
         rest = list(column)

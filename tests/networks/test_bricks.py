@@ -1,4 +1,4 @@
-"""Circuits of free, real, wrapped and trivialised gates, each against the QNN or dense matrices."""
+"""Circuits of free, real, wrapped and trivialized gates, each against the QNN or dense matrices."""
 
 import copy
 import math
@@ -20,7 +20,7 @@ from plasticity.networks.bricks import (
 from plasticity.networks.modules.bricks import (
     REAL_WORDS,
     OrthogonalQNN,
-    TrivialisedQNN,
+    TrivializedQNN,
     WrappedQNN,
 )
 from plasticity.networks.network import Shape
@@ -81,7 +81,7 @@ def test_free_brickwork_leaves_the_unitary_matrices() -> None:
     assert distance_from_unitary(learner.network.gates()) > 0.1
 
 
-def test_without_renormalisation_it_reads_log_probabilities_and_no_z() -> None:
+def test_without_renormalization_it_reads_log_probabilities_and_no_z() -> None:
     network = FreeBrickwork("brickwork", 2, "log-odds", renormalised=False)
     built = network.build(Shape(16, 3), generator_for(0, "initial weights"))
     assert built.readout == LogProbabilities(3)
@@ -225,19 +225,19 @@ def test_wrapping_leaves_alone_what_is_not_finite() -> None:
     assert torch.equal(net.angles.detach().nan_to_num(7.0), before.nan_to_num(7.0))
 
 
-# ------------------------------------------------------------------------------------ trivialised
-def trivialised(angles: torch.Tensor, readout=None) -> TrivialisedQNN:
-    return TrivialisedQNN(ANSATZ, readout or LogOdds(3), lambda _: angles.clone())
+# ------------------------------------------------------------------------------------ trivialized
+def trivialized(angles: torch.Tensor, readout=None) -> TrivializedQNN:
+    return TrivializedQNN(ANSATZ, readout or LogOdds(3), lambda _: angles.clone())
 
 
-def moved(net: TrivialisedQNN, size: float = 0.3) -> TrivialisedQNN:
+def moved(net: TrivializedQNN, size: float = 0.3) -> TrivializedQNN:
     with torch.no_grad():
         net.angles.copy_(angles_of_size(size).flip(0))
     return net
 
 
 def test_gates_are_exponentials_times_the_base() -> None:
-    net = moved(trivialised(angles_of_size(1.0)))
+    net = moved(trivialized(angles_of_size(1.0)))
     base = torch.view_as_complex(net.base).numpy()
     angles = net.angles.detach()
     for gate, of_gate, factor in zip(net.gates().detach(), angles, base, strict=True):
@@ -246,7 +246,7 @@ def test_gates_are_exponentials_times_the_base() -> None:
 
 @pytest.mark.parametrize("readout", [LogOdds(3), PauliZ(1), Probabilities()], ids=str)
 def test_outputs_are_those_of_its_gates_and_gradients_match_finite_differences(readout) -> None:
-    net, x = moved(trivialised(angles_of_size(1.0), readout)), samples(3)
+    net, x = moved(trivialized(angles_of_size(1.0), readout)), samples(3)
     free = FreeCircuit(ANSATZ, readout, initializer=lambda _: net.gates().detach()).double()
     free.entries.data = torch.view_as_real(net.gates().detach())
     torch.testing.assert_close(net(x), free(x))
@@ -257,13 +257,13 @@ def test_outputs_are_those_of_its_gates_and_gradients_match_finite_differences(r
     assert torch.autograd.gradcheck(outputs, (net.angles.detach().requires_grad_(),))
     with tensorcircuit("pytorch"):
         state = net.circuit(x[0]).state()
-    p = moved(trivialised(angles_of_size(1.0), Probabilities()))(x[:1])[0]
+    p = moved(trivialized(angles_of_size(1.0), Probabilities()))(x[:1])[0]
     torch.testing.assert_close(state.abs().square(), p)
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 def test_a_change_of_base_changes_no_probability(dtype, bound) -> None:
-    net = moved(trivialised(angles_of_size(1.0).to(dtype), Probabilities()))
+    net = moved(trivialized(angles_of_size(1.0).to(dtype), Probabilities()))
     x = samples(dtype=dtype)
     before, gates = net(x).detach(), net.gates().detach()
     net.before_task(3)
@@ -274,7 +274,7 @@ def test_a_change_of_base_changes_no_probability(dtype, bound) -> None:
 
 
 def test_a_base_that_has_drifted_away_is_brought_back_onto_the_unitary_matrices() -> None:
-    net = trivialised(angles_of_size(1.0))
+    net = trivialized(angles_of_size(1.0))
     net.base *= 1 + 1e-5
     assert distance_from_unitary(torch.view_as_complex(net.base)) > 1e-5
     net.before_task(1)
@@ -282,7 +282,7 @@ def test_a_base_that_has_drifted_away_is_brought_back_onto_the_unitary_matrices(
 
 
 def test_at_zero_the_derivative_of_a_gate_is_not_damped() -> None:
-    net = trivialised(angles_of_size(10.0))
+    net = trivialized(angles_of_size(10.0))
     gate = 2
     for k, word in enumerate(pauli_words()):
         direction = torch.zeros_like(net.angles)
@@ -310,7 +310,7 @@ def test_the_first_map_is_the_qnns(initial) -> None:
 
 
 def test_a_learner_changes_the_base_before_each_task_and_keeps_the_moments() -> None:
-    network = trivialised(angles_of_size(3.0).float())
+    network = trivialized(angles_of_size(3.0).float())
     learner = learner_of(network)
     x = samples(dtype=torch.float32)
     for index in range(100):

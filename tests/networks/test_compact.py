@@ -372,12 +372,12 @@ def test_sphere_is_an_mlp_with_or_without_layer_norm(layer_norm: bool) -> None:
     network = in_doubles(dataclasses.replace(SPHERE, layer_norm=layer_norm))
     x = inputs(4)
 
-    def normalised(values: list[float]) -> list[float]:
+    def normalized(values: list[float]) -> list[float]:
         mean = sum(values) / len(values)
         variance = sum((v - mean) ** 2 for v in values) / len(values)
         return relu([(v - mean) / (variance + 1e-5) ** 0.5 for v in values])
 
-    activate = normalised if layer_norm else relu
+    activate = normalized if layer_norm else relu
     assert_outputs_and_gradients(
         network, x, lambda: [layers_applied(row, numbers(network), activate) for row in x.tolist()]
     )

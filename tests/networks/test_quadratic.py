@@ -170,10 +170,10 @@ def test_free_vectors_begin_with_parts_of_variance_one_half_over_the_amplitudes(
 
 
 def test_the_three_begin_with_the_same_draws_and_two_of_them_with_the_same_outputs() -> None:
-    free, retracted, factorised = (built(family("log-odds")).double() for family in FAMILY)
-    assert torch.equal(free.vectors, factorised.vectors)
+    free, retracted, factorized = (built(family("log-odds")).double() for family in FAMILY)
+    assert torch.equal(free.vectors, factorized.vectors)
     x = states(4)
-    torch.testing.assert_close(retracted(x), factorised(x), rtol=1e-5, atol=1e-5)  # built in single
+    torch.testing.assert_close(retracted(x), factorized(x), rtol=1e-5, atol=1e-5)  # built in single
     assert distance(retracted.vectors) < 1e-6 < distance(free.vectors)
 
 

@@ -18,7 +18,7 @@ from plasticity.quantum.layer import QNN
 from plasticity.quantum.readouts import LogOdds, Probabilities
 
 CX_ERROR, FLIPS = 0.02, (0.03, 0.08)
-# Each gate is three CX, and each CX is depolarised.
+# Each gate is three CX, and each CX is depolarized.
 NOISE = NoiseModel(depolarizing=1 - (1 - CX_ERROR) ** 3, readout_error=FLIPS)
 
 

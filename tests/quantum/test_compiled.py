@@ -11,7 +11,7 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.functional import cross_entropy
 
-from plasticity.networks.modules.bricks import OrthogonalQNN, TrivialisedQNN
+from plasticity.networks.modules.bricks import OrthogonalQNN, TrivializedQNN
 from plasticity.quantum.circuits import Brickwork, Ring
 from plasticity.quantum.gates import FreeCircuit
 from plasticity.quantum.layer import QNN
@@ -24,7 +24,7 @@ CIRCUITS = {
     "free": lambda: FreeCircuit(Brickwork(3, 1), LogOdds(3)),
     "reuploading": lambda: ReuploadingQNN(Brickwork(3, 1), LogOdds(3), 8, (1,)),
     "orthogonal": lambda: OrthogonalQNN(Brickwork(3, 1), LogOdds(3), torch.rand),
-    "trivialised": lambda: TrivialisedQNN(Brickwork(3, 1), LogOdds(3), torch.rand),
+    "trivialized": lambda: TrivializedQNN(Brickwork(3, 1), LogOdds(3), torch.rand),
 }
 
 
@@ -110,6 +110,8 @@ def test_compiled_gradients_of_each_sample_are_the_same() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own uses, both
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
 def test_inductor_compiles_what_is_around_the_circuit() -> None:
     plain, compiled = model_with("qnn"), model_with("qnn")
     expected = trained(plain, plain)
@@ -155,7 +157,7 @@ PLAIN = [
     QNN(Ring(3, 2), Probabilities()),
     QNN(Ring(4, 2), PauliZ(1)).double(),
     QNN(Brickwork(4, 1), SignedPauliZ(3)),
-    TrivialisedQNN(Ring(3, 1), LogOdds(8), torch.rand),
+    TrivializedQNN(Ring(3, 1), LogOdds(8), torch.rand),
 ]
 
 

@@ -32,7 +32,7 @@ from tests.oracle import PAULI, amplitudes, tensorcircuit
 
 NOISES = {
     "none": NoiseModel(),
-    "depolarising": NoiseModel(depolarizing=0.05),
+    "depolarizing": NoiseModel(depolarizing=0.05),
     "damping": NoiseModel(amplitude_damping=0.07),
     "readout": NoiseModel(readout_error=(0.02, 0.11)),
     "all": NoiseModel(depolarizing=0.03, amplitude_damping=0.05, readout_error=(0.02, 0.11)),
@@ -157,7 +157,7 @@ def test_probabilities_are_those_of_tensorcircuit(ansatz: str) -> None:
         qnn = layer(ANSAETZE[ansatz], readout)
         x = samples(1, 2**n)
         read = qnn.on_device(noise).probabilities(x).detach().numpy()
-        # The weights of its depolarising channel are rounded to single precision.
+        # The weights of its depolarizing channel are rounded to single precision.
         np.testing.assert_allclose(read, by_tensorcircuit(qnn, noise, x), rtol=0, atol=1e-7)
 
 
@@ -216,7 +216,7 @@ def test_without_noise_outputs_are_those_of_the_layer() -> None:
             torch.testing.assert_close(qnn.on_device()(x), qnn(x), rtol=1e-9, atol=1e-12)
 
 
-def test_full_depolarisation_leaves_uniform_outcomes() -> None:
+def test_full_depolarization_leaves_uniform_outcomes() -> None:
     device = layer(Brickwork(4, 1), Probabilities()).on_device(NoiseModel(depolarizing=1))
     read = device.probabilities(samples(3, 16))
     torch.testing.assert_close(read, torch.full_like(read, 1 / 16))
@@ -237,7 +237,7 @@ def test_one_readout_error_is_that_of_both_bits() -> None:
     assert not torch.allclose(one, qnn.on_device(NoiseModel(readout_error=(0.03, 0)))(x))
 
 
-def test_three_depolarised_cx_are_one_gate_depolarised_as_the_docstring_says() -> None:
+def test_three_depolarized_cx_are_one_gate_depolarized_as_the_docstring_says() -> None:
     once = layer(Brickwork(3, 1), LogOdds(2))
     cube = 1 - (1 - 0.01) ** 3
     by_gate = once.on_device(NoiseModel(depolarizing=cube))

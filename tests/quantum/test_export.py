@@ -8,7 +8,7 @@ import tensorcircuit as tc
 import torch
 from scipy import stats
 
-from plasticity.networks.modules.bricks import OrthogonalQNN, TrivialisedQNN, WrappedQNN
+from plasticity.networks.modules.bricks import OrthogonalQNN, TrivializedQNN, WrappedQNN
 from plasticity.quantum.circuits import Ansatz, Brickwork, Ring, Staircase
 from plasticity.quantum.export import (
     CircuitCounts,
@@ -128,15 +128,15 @@ def test_export_leaves_the_network_and_tensorcircuit_as_they_are() -> None:
 
 
 # ------------------------------------------------------------------- networks with other circuits
-@pytest.mark.parametrize("kind", [OrthogonalQNN, WrappedQNN, TrivialisedQNN])
+@pytest.mark.parametrize("kind", [OrthogonalQNN, WrappedQNN, TrivializedQNN])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_constrained_networks_are_exported_by_their_gates(kind, dtype: torch.dtype) -> None:
     net = kind(Brickwork(4, 2), Probabilities(), drawn).to(dtype)
-    with torch.no_grad():  # those of TrivialisedQNN are zero
+    with torch.no_grad():  # those of TrivializedQNN are zero
         net.angles.add_(torch.rand(net.angles.shape, generator=generator_for(0, "step")))
     expected = dense_matrix(net.ansatz, net.gates().detach().numpy())
-    # The base of a TrivialisedQNN was rounded to float32: it is that far from unitary.
-    near = 1e-6 if kind is TrivialisedQNN else NEAR
+    # The base of a TrivializedQNN was rounded to float32: it is that far from unitary.
+    near = 1e-6 if kind is TrivializedQNN else NEAR
     circuit = qasm3.loads(to_qasm3(net))
     assert apart(unitary_of(circuit), expected) < near
     x = torch.eye(16, dtype=dtype)[3:4]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from plasticity.networks.modules.bricks import TrivialisedQNN
+from plasticity.networks.modules.bricks import TrivializedQNN
 from plasticity.quantum.circuits import Brickwork, Ring, Staircase
 from plasticity.quantum.export import TOLERANCE, count_gates, save_qasm3, to_qasm3, to_qiskit
 from plasticity.quantum.gates import FreeCircuit
@@ -146,7 +146,7 @@ def test_where_nothing_can_be_written_nothing_is_left(tmp_path: Path) -> None:
 
 
 def not_unitary() -> QNN:
-    net = TrivialisedQNN(Brickwork(3, 1), Probabilities(), drawn)
+    net = TrivializedQNN(Brickwork(3, 1), Probabilities(), drawn)
     with torch.no_grad():
         net.base[1].mul_(1.25)
     return net

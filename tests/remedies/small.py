@@ -71,5 +71,5 @@ def through_a_file(state: dict[str, Any]) -> Any:
 
 
 def learned(one: Learner) -> list[Any]:
-    """Return network and optimiser state."""
+    """Return network and optimizer state."""
     return [one.network.state_dict(), one.optimizer.state_dict()["state"]]

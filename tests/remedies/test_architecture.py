@@ -17,7 +17,7 @@ from plasticity.networks.mlp import Mlp
 from plasticity.networks.network import Shape
 from plasticity.remedies import REMEDIES
 from plasticity.remedies.architecture import CRelu, InputStandardisation, LayerNorm
-from plasticity.remedies.modules import Standardise
+from plasticity.remedies.modules import Standardize
 from plasticity.seeding import generator_for
 from tests.remedies.small import batch, learner, network, through_a_file
 from tests.tiny import make_adam, same, tiny_task
@@ -25,7 +25,7 @@ from tests.tiny import make_adam, same, tiny_task
 
 def test_layer_norm_stands_before_each_relu() -> None:
     plain, x = network(), batch(0)[0]
-    normalised = LayerNorm().on_build(copy.deepcopy(plain))
+    normalized = LayerNorm().on_build(copy.deepcopy(plain))
     h = x.double().numpy()
     linears = [m for m in plain.modules() if isinstance(m, nn.Linear)]
     for place, layer in enumerate(linears):
@@ -34,8 +34,8 @@ def test_layer_norm_stands_before_each_relu() -> None:
             for sample in h:
                 sample[:] = (sample - sample.mean()) / np.sqrt(sample.var() + 1e-5)
             h = np.maximum(h, 0)
-    assert normalised(x).detach().numpy() == pytest.approx(h, abs=1e-5)
-    for ours, theirs in zip(normalised.parameters(), plain.parameters(), strict=True):
+    assert normalized(x).detach().numpy() == pytest.approx(h, abs=1e-5)
+    for ours, theirs in zip(normalized.parameters(), plain.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
 
@@ -107,9 +107,9 @@ def test_a_refused_network_is_left_as_it_was() -> None:
     assert same(chain.state_dict(), before)
 
 
-# ---------------------------------------------- standardised inputs
+# ---------------------------------------------- standardized inputs
 def written_out(batches: list[np.ndarray], decay: float) -> list[np.ndarray]:
-    """Return standardised batches, feature by feature."""
+    """Return standardized batches, feature by feature."""
     found = []
     features = batches[0].shape[1]
     mean, variance = [0.0] * features, [1.0] * features
@@ -128,21 +128,21 @@ def written_out(batches: list[np.ndarray], decay: float) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
-def test_inputs_are_standardised_by_running_numbers(dtype: torch.dtype) -> None:
+def test_inputs_are_standardized_by_running_numbers(dtype: torch.dtype) -> None:
     generator = generator_for(0, "inputs")
     scale, shift = torch.tensor([1.0, 50.0, 1e-2, 0.0]), torch.tensor([0.0, -300.0, 1.0, 2.0])
     batches = [
         scale * torch.randn(size, 4, generator=generator, dtype=dtype) + shift
         for size in (8, 5, 8, 1, 8, 8)
     ]
-    module = Standardise(0.7, 1e-5)
+    module = Standardize(0.7, 1e-5)
     expected = written_out([x.numpy() for x in batches], 0.7)
     for x, new in zip(batches, expected, strict=True):
         assert module(x).numpy() == pytest.approx(new, rel=1e-4, abs=1e-4)
 
 
 def test_running_numbers_come_to_those_of_the_inputs() -> None:
-    module = Standardise(0.99, 1e-5)
+    module = Standardize(0.99, 1e-5)
     generator = generator_for(0, "inputs")
     for _ in range(2_000):
         module(3 + 2 * torch.randn(64, 5, generator=generator))
@@ -155,14 +155,14 @@ def test_running_numbers_come_to_those_of_the_inputs() -> None:
 
 def test_untrained_it_changes_nothing_and_a_batch_of_one_is_not_its_own_mean() -> None:
     x = batch(0)[0]
-    module = Standardise(0.99, 1e-5).eval()
+    module = Standardize(0.99, 1e-5).eval()
     torch.testing.assert_close(module(x), x, rtol=1e-4, atol=1e-5)
     assert float(module.updates) == 0
     assert module.train()(x[:1]).all()
 
 
 def test_a_rare_feature_is_bounded_by_its_own_batch() -> None:
-    module = Standardise(0.99, 1e-5)
+    module = Standardize(0.99, 1e-5)
     for _ in range(3_000):
         module(torch.zeros(8, 1))
     x = torch.zeros(8, 1)
@@ -187,10 +187,10 @@ def test_what_it_knows_is_in_the_network_whatever_the_number_of_features() -> No
     }  # fmt: skip
 
 
-def test_columns_of_standardised_inputs_are_means_over_the_features() -> None:
+def test_columns_of_standardized_inputs_are_means_over_the_features() -> None:
     one = learner(InputStandardisation(0.9))
     one.update(*batch(0))
-    (module,) = (m for m in one.network.modules() if isinstance(m, Standardise))
+    (module,) = (m for m in one.network.modules() if isinstance(m, Standardize))
     mean = sum(map(abs, module.mean.tolist())) / 16
     deviation = sum(v**0.5 for v in module.variance.tolist()) / 16
     assert one.columns() == {

@@ -22,7 +22,7 @@ def test_each_hidden_layer_is_between_its_two_linear_layers() -> None:
     inner = nn.Sequential(a, nn.LayerNorm(4), first)
     chain = nn.Sequential(nn.Identity(), inner, b, second, nn.Sequential(c), nn.Tanh())
     seen = hidden_layers(chain, "it")
-    assert [(h.incoming, h.normalised, h.units, h.outgoing) for h in seen] == [
+    assert [(h.incoming, h.normalized, h.units, h.outgoing) for h in seen] == [
         (a, True, first, b), (b, False, second, c),
     ]  # fmt: skip
     assert linear_layers(chain, "it") == [a, b, c]

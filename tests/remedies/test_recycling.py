@@ -53,7 +53,7 @@ def moments(one: Learner, parameter: nn.Parameter) -> list[torch.Tensor]:
 
 
 def fill_moments(one: Learner) -> None:
-    """Give the optimiser moments none of which is 0."""
+    """Give the optimizer moments none of which is 0."""
     for parameter in one.network.parameters():
         for moment in moments(one, parameter):
             moment.fill_(0.25)

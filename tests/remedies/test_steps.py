@@ -1,4 +1,4 @@
-"""Changed steps: torch's own optimisers, and each number by itself."""
+"""Changed steps: torch's own optimizers, and each number by itself."""
 
 import dataclasses
 import math
@@ -53,12 +53,12 @@ def test_adam_is_torchs_with_the_options(arm: str, remedies: list[Remedy], expec
 
 
 @pytest.mark.parametrize("remedy", [EqualBetas(0.9), AdamW(0.1)])
-def test_another_optimiser_than_adam_is_refused(remedy: Remedy) -> None:
+def test_another_optimizer_than_adam_is_refused(remedy: Remedy) -> None:
     name = "adamw" if isinstance(remedy, AdamW) else "equal-betas"
     for remedies in ([remedy, UPGD], [UPGD, remedy]):
-        with pytest.raises(DoesNotFit, match=f"^{name} changes Adam; the optimiser is Upgd$"):
+        with pytest.raises(DoesNotFit, match=f"^{name} changes Adam; the optimizer is Upgd$"):
             learner(*remedies)
-    with pytest.raises(DoesNotFit, match=f"^{name} changes Adam; the optimiser is SGD$"):
+    with pytest.raises(DoesNotFit, match=f"^{name} changes Adam; the optimizer is SGD$"):
         Learner(network(), lambda p: torch.optim.SGD(p, lr=0.1), cross_entropy, [remedy])
 
 
@@ -212,7 +212,7 @@ def test_upgd_with_no_update_has_no_gate() -> None:
     assert math.isnan(learner(UPGD).columns()["upgd_gate"])
 
 
-def test_upgd_forgets_its_utilities_where_the_optimiser_is_reset() -> None:
+def test_upgd_forgets_its_utilities_where_the_optimizer_is_reset() -> None:
     one = learner(UPGD, REMEDIES["reset-optimizer"])
     train(one, range(2))
     assert one.optimizer.state

@@ -1,5 +1,7 @@
 """Pictures: the running mean, and what a curve consists of."""
 
+import itertools
+
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
@@ -7,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
-from plasticity.figures.style import COLOURS, LINES, plot_curve, running_mean, style
+from plasticity.figures.style import COLORS, LINES, plot_curve, running_mean, style
 
 
 def slow_running_mean(values: np.ndarray, window: int) -> list[float]:
@@ -76,7 +78,7 @@ def axes() -> Axes:
 @pytest.mark.parametrize("window", [1, 3])
 def test_curve_is_points_and_a_line_with_the_label(axes: Axes, window: int) -> None:
     tasks, values = np.arange(10, 19), some_values(9)
-    plot_curve(axes, tasks, values, label="MLP", colour=COLOURS[0], window=window)
+    plot_curve(axes, tasks, values, label="MLP", color=COLORS[0], window=window)
     points, line = axes.get_lines()
     assert (points.get_marker(), points.get_linestyle()) == (".", "None")
     np.testing.assert_array_equal(points.get_xdata(), tasks)
@@ -84,16 +86,16 @@ def test_curve_is_points_and_a_line_with_the_label(axes: Axes, window: int) -> N
     assert (line.get_marker(), line.get_linestyle()) == ("None", "-")
     np.testing.assert_array_equal(line.get_xdata(), tasks)
     np.testing.assert_allclose(line.get_ydata(), slow_running_mean(values, window), rtol=1e-12)
-    assert {to_hex(points.get_color()), to_hex(line.get_color())} == {COLOURS[0].lower()}
+    assert {to_hex(points.get_color()), to_hex(line.get_color())} == {COLORS[0].lower()}
     assert axes.get_legend_handles_labels() == ([line], ["MLP"])
     axes.legend()
     axes.figure.canvas.draw()  # any warning is an error
 
 
 def test_two_curves_are_two_entries_of_the_legend(axes: Axes) -> None:
-    for colour, label in zip(COLOURS, ("MLP", "QNN"), strict=False):
+    for color, label in zip(COLORS, ("MLP", "QNN"), strict=False):
         values = some_values(4)
-        plot_curve(axes, np.arange(4), values, label=label, colour=colour, window=2)
+        plot_curve(axes, np.arange(4), values, label=label, color=color, window=2)
     assert axes.get_legend_handles_labels()[1] == ["MLP", "QNN"]
 
 
@@ -132,33 +134,47 @@ def lab(linear: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("vision", VISION)
-def test_colours_are_six_and_told_apart_by_all_kinds_of_vision(vision: str) -> None:
-    assert len(COLOURS) == 6
-    rgb = np.array([to_rgb(colour) for colour in COLOURS])
+def test_colors_are_six_and_told_apart_by_all_kinds_of_vision(vision: str) -> None:
+    assert len(COLORS) == 6
+    rgb = np.array([to_rgb(color) for color in COLORS])
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     seen = lab(np.clip(linear @ np.transpose(VISION[vision]), 0, 1))
-    for k, colour in enumerate(seen):
-        assert np.linalg.norm(colour - np.delete(seen, k, axis=0), axis=1).min() > 15
+    for k, color in enumerate(seen):
+        assert np.linalg.norm(color - np.delete(seen, k, axis=0), axis=1).min() > 15
 
 
 # --- many curves
 
 
-def test_first_24_curves_differ_and_those_of_one_line_come_first() -> None:
-    styles = [style(number) for number in range(24)]
-    looks = [(look["colour"], look["line"]) for look in styles]
-    assert len({*looks}) == 24
-    assert looks[:6] == [(colour, "-") for colour in COLOURS]
+def test_first_42_curves_differ_and_those_of_one_line_come_first() -> None:
+    styles = [style(number) for number in range(42)]
+    looks = [(look["color"], look["line"]) for look in styles]
+    assert len({*looks}) == 42
+    assert looks[:6] == [(color, "-") for color in COLORS]
     assert [line for _, line in looks[6:12]] == ["--"] * 6
-    assert style(24) == style(0)
+    for start in range(0, 42, 6):
+        assert {color for color, _ in looks[start : start + 6]} == {*COLORS}
+    assert style(42) == style(0)
+
+
+def test_lines_that_follow_one_another_begin_with_different_colors() -> None:
+    firsts = [style(number)["color"] for number in range(0, 42, 6)]
+    assert all(one != next_one for one, next_one in itertools.pairwise(firsts))
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_curve_has_the_line_it_is_told_and_no_points_where_none_are_wanted(
-    axes: Axes, line: str
-) -> None:
-    values = some_values(5)
-    plot_curve(axes, np.arange(5), values, label="a", colour="k", window=1, line=line, points=False)
-    (drawn,) = axes.get_lines()
-    assert drawn.get_linestyle() == line
-    np.testing.assert_array_equal(drawn.get_ydata(), values)
+def test_curve_has_the_line_it_is_told_and_no_points_where_none_are_wanted(line: str) -> None:
+    values, pictures = some_values(5), []
+    for with_ours in (True, False):
+        figure = Figure()
+        canvas, axes = FigureCanvasAgg(figure), figure.subplots()
+        if with_ours:
+            look = {"color": "k", "window": 1, "line": line, "width": 2}
+            plot_curve(axes, np.arange(5), values, label="a", points=False, **look)
+            (drawn,) = axes.get_lines()
+            np.testing.assert_array_equal(drawn.get_ydata(), values)
+        else:  # the dashes of a line cannot be asked for
+            axes.plot(np.arange(5), values, color="k", linestyle=line, linewidth=2)
+        canvas.draw()
+        pictures.append(np.array(canvas.buffer_rgba()))
+    np.testing.assert_array_equal(*pictures)

@@ -110,7 +110,7 @@ def test_provenance_names_the_versions_of_all_that_may_decide_numbers(
 
 
 def test_every_package_of_the_provenance_is_one_that_setup_cfg_asks_for() -> None:
-    # A name that is misspelt here would be noted as not installed for good.
+    # A name that is misspelled here would be noted as not installed for good.
     setup = (Path(__file__).parents[2] / "setup.cfg").read_text()
     for name in provenance._PACKAGES:
         assert re.search(rf"(^ +|\[){re.escape(name)}\b", setup, re.MULTILINE), name

@@ -259,7 +259,7 @@ def test_reopening_a_finished_run_changes_nothing(finished: Path) -> None:
 def test_renamed_and_moved_run_folder_is_read_and_goes_on(
     finished: Path, tmp_path: Path, uninterrupted: dict[str, bytes]
 ) -> None:
-    moved = tmp_path / "elsewhere" / "my favourite"
+    moved = tmp_path / "elsewhere" / "my favorite"
     moved.parent.mkdir()
     finished.rename(moved)
     folder = read_run(moved)
@@ -515,10 +515,10 @@ def test_overwrite_removes_the_old_arm_and_nothing_elsewhere(
     (outside / "rows.jsonl").write_text("precious")
     (finished / MLP / "link").symlink_to(outside)
     (finished / MLP / "arm.json").write_text("edited")
-    neighbour = train(finished.parent / "deeper")
-    before = files(neighbour)
+    neighbor = train(finished.parent / "deeper")
+    before = files(neighbor)
     with open_demo(finished.parent).arm("mlp", ARMS["mlp"], overwrite=True):
         assert not (finished / MLP / "link").is_symlink()
     assert (outside / "rows.jsonl").read_text() == "precious"
-    assert files(neighbour) == before
+    assert files(neighbor) == before
     assert numbers(train(finished.parent)) == uninterrupted

@@ -324,7 +324,7 @@ def test_has_attr_asks_all_environments(pair):
         assert [env.has_attr(name) for env in pair] == [expected] * 2
 
 
-def test_neighbours_share_processes_as_evenly_as_can_be(pair):
+def test_neighbors_share_processes_as_evenly_as_can_be(pair):
     pids = pair[1].env_method("pid")
     assert [pids.index(pid) for pid in pids] == [0, 0, 2, 2, 4]
     assert os.getpid() not in pids

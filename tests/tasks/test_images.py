@@ -357,7 +357,7 @@ def test_zeros_that_are_not_many_are_read(tmp_path):
     assert not load_npz(path).x_train.any()
 
 
-def test_drawings_of_two_colours_compress_well_and_are_read(tmp_path, monkeypatch):
+def test_drawings_of_two_colors_compress_well_and_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "SMALL_BYTES", 0)
     digits = data.load_digits()
     large = np.kron((digits.x_train.reshape(-1, 8, 8) > 8), np.ones((1, 14, 14)))
@@ -434,7 +434,7 @@ def test_gray_adds_red_green_blue_in_this_order_in_float32():
     np.testing.assert_array_equal(data.to_gray(rgb[None, None]), [[34, 69, 139]])
 
 
-def test_gray_of_the_primary_colours():
+def test_gray_of_the_primary_colors():
     rgb = 255 * np.eye(3, dtype=np.uint8)[None, None]
     # 255.5 * (0.2989, 0.5870, 0.1140) = 76.4, 149.98, 29.1, rounded down
     np.testing.assert_array_equal(data.to_gray(rgb), [[76, 149, 29]])

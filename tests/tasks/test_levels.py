@@ -83,7 +83,7 @@ def copied(built, tmp_path):
 
 @pytest.fixture
 def solved(monkeypatch):
-    """Note the deltas that are diagonalised."""
+    """Note the deltas that are diagonalized."""
     calls = []
 
     def note(num_sites, delta):

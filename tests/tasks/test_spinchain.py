@@ -93,12 +93,12 @@ def test_sector_basis_is_orthonormal_and_has_the_symmetries(num_sites, dimension
     assert basis.shape == (dimension, 2**num_sites)
     np.testing.assert_allclose(basis @ basis.T, np.eye(dimension), atol=1e-14)
     sites = list(range(num_sites))
-    magnetisation = 2 * (num_sites // 2 - 1) - num_sites  # sum of Z: ups minus downs
+    magnetization = 2 * (num_sites // 2 - 1) - num_sites  # sum of Z: ups minus downs
     for row in basis:
         np.testing.assert_array_equal(moved(num_sites, sites[1:] + sites[:1]) @ row, row)
         np.testing.assert_array_equal(moved(num_sites, sites[::-1]) @ row, row)
         total = sum(np.diag(word(num_sites, {site: "Z"})) for site in sites) @ np.diag(row)
-        np.testing.assert_allclose(total, magnetisation * row, atol=1e-14)
+        np.testing.assert_allclose(total, magnetization * row, atol=1e-14)
 
 
 @pytest.mark.parametrize("num_sites", [4, 6, 7])

@@ -83,7 +83,7 @@ class WrappedQNN(QNN):
         self.angles[winding] = angles.to(self.angles.dtype)
 
 
-class TrivialisedQNN(QNN):
+class TrivializedQNN(QNN):
     """A QNN whose gates are exp(-i sum_k angles_k P_k) times gates that are no parameters.
 
     Args:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.nn.utils import parametrizations, parametrize
 
-from plasticity.networks.modules.orthonormal import orthonormalised
+from plasticity.networks.modules.orthonormal import orthonormalized
 from plasticity.networks.trained import is_trained
 
 
@@ -76,7 +76,7 @@ class OnSpheres(nn.Sequential):
 
     @torch.no_grad()
     def after_update(self) -> None:
-        """Scale each layer to its norm, after a step of the optimiser; not one that is frozen."""
+        """Scale each layer to its norm, after a step of the optimizer; not one that is frozen."""
         for held, norm in zip(self._held(), self.norms, strict=True):
             if not all(map(is_trained, held)):
                 continue
@@ -101,7 +101,7 @@ class OrthogonalHidden(nn.Sequential):
     stay so.
 
     Args:
-        layers: As of ``nn.Sequential``; the matrices of linear ones are orthonormalised at once.
+        layers: As of ``nn.Sequential``; the matrices of linear ones are orthonormalized at once.
         gain: Singular value of those matrices.
     """
 
@@ -112,21 +112,21 @@ class OrthogonalHidden(nn.Sequential):
 
     @torch.no_grad()
     def after_update(self) -> None:
-        """Put the matrices back, after a step of the optimiser; not those that are frozen."""
+        """Put the matrices back, after a step of the optimizer; not those that are frozen."""
         *hidden, _ = (layer for layer in self if isinstance(layer, nn.Linear))
         for layer in hidden:
             if is_trained(layer.weight):
-                layer.weight.copy_(self.gain * thin_orthonormalised(layer.weight))
+                layer.weight.copy_(self.gain * thin_orthonormalized(layer.weight))
 
 
-def thin_orthonormalised(matrix: Tensor) -> Tensor:
+def thin_orthonormalized(matrix: Tensor) -> Tensor:
     """Return a matrix with orthonormal columns, or rows if there are fewer (see there)."""
     rows, columns = matrix.shape
-    return orthonormalised(matrix) if rows >= columns else orthonormalised(matrix.mT).mT
+    return orthonormalized(matrix) if rows >= columns else orthonormalized(matrix.mT).mT
 
 
 class _Gain(nn.Module):
-    """A parametrisation: the gain times what comes before it."""
+    """A parametrization: the gain times what comes before it."""
 
     def __init__(self, gain: float) -> None:
         super().__init__()
@@ -142,6 +142,6 @@ def reflected(layer: nn.Linear, gain: float) -> nn.Module:
     Source: ``torch.nn.utils.parametrizations.orthogonal`` with ``orthogonal_map="householder"``.
     """
     with torch.no_grad():
-        layer.weight.copy_(thin_orthonormalised(layer.weight))
+        layer.weight.copy_(thin_orthonormalized(layer.weight))
     parametrizations.orthogonal(layer, orthogonal_map="householder", use_trivialization=False)
     return parametrize.register_parametrization(layer, "weight", _Gain(gain))

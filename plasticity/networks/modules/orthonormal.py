@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 
-def orthonormalised(matrix: Tensor) -> Tensor:
+def orthonormalized(matrix: Tensor) -> Tensor:
     """Return Q of W = Q R with R's diagonal positive, for a W near the manifold or far from it.
 
     LAPACK leaves the phases of R's diagonal open, so that Q alone could jump between two steps of
-    an optimiser. With those phases moved into Q, the factor is unique, W with orthonormal columns
+    an optimizer. With those phases moved into Q, the factor is unique, W with orthonormal columns
     stays as it is, and the map is a retraction: it agrees with the identity to first order along
     the manifold. Source: Absil, Mahony and Sepulchre 2008, "Optimization Algorithms on Matrix
     Manifolds", section 4.1.1.
@@ -33,4 +33,4 @@ def haar_columns(rows: int, columns: int, generator: torch.Generator) -> Tensor:
 
     Source: Mezzadri 2007, "How to generate random matrices from the classical compact groups".
     """
-    return orthonormalised(torch.randn(rows, columns, generator=generator))
+    return orthonormalized(torch.randn(rows, columns, generator=generator))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from plasticity.networks.modules.orthonormal import orthonormalised
+from plasticity.networks.modules.orthonormal import orthonormalized
 from plasticity.networks.trained import is_trained
 from plasticity.quantum.calls import in_rows
 from plasticity.quantum.readouts import LogOdds
@@ -63,14 +63,14 @@ class RetractedOverlaps(Overlaps):
 
     @torch.no_grad()
     def after_update(self) -> None:
-        """Put the vectors back onto the Stiefel manifold, after a step of the optimiser."""
+        """Put the vectors back onto the Stiefel manifold, after a step of the optimizer."""
         if not is_trained(self.vectors):
             return
         vectors = torch.view_as_complex(self.vectors)
-        vectors.copy_(orthonormalised(vectors))
+        vectors.copy_(orthonormalized(vectors))
 
 
-class FactorisedOverlaps(Overlaps):
+class FactorizedOverlaps(Overlaps):
     """The same, where u_k are column k of Q of W = Q R, and W, the parameter, is free.
 
     Q is used with whatever phases it comes: p_k does not depend on them.

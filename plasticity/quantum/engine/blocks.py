@@ -1,4 +1,4 @@
-"""Blocks: the gates of a few neighbouring qubits, multiplied into one matrix, all blocks at once.
+"""Blocks: the gates of a few neighboring qubits, multiplied into one matrix, all blocks at once.
 
 A block is a product of layers. A layer is a Kronecker product of gates and identities: each entry
 of its matrix is the product of one number of each of its gates, or it is zero. So all layers of all

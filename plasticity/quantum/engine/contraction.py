@@ -7,9 +7,9 @@ what is read from U x can be had by carrying one of three sets of vectors throug
 * *columns* of U: the basis states that the inputs touch;
 * *states*: the inputs themselves.
 
-All three are one *sweep*: gates are fused into blocks on a few neighbouring qubits, and the blocks
+All three are one *sweep*: gates are fused into blocks on a few neighboring qubits, and the blocks
 are multiplied onto an array of shape (2**num_qubits, vectors). With the vectors last, every window
-of neighbouring qubits is a wide matrix product without a transposition.
+of neighboring qubits is a wide matrix product without a transposition.
 """
 
 from __future__ import annotations

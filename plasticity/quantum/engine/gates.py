@@ -190,7 +190,7 @@ class ExponentialCalls:
         exact = gates if gates.dtype == torch.complex128 else matrices()
         self.forward: list[Call] = [
             partial(torch.mm, self.angles, basis, out=reals(halved)),
-            partial(_diagonalise, halved, spectrum),
+            partial(_diagonalize, halved, spectrum),
             partial(torch.polar, ones, levels, out=phases.squeeze(1)),
             partial(torch.conj_physical, vectors, out=conjugate),
             partial(torch.mul, vectors, phases, out=left),
@@ -223,7 +223,7 @@ class ExponentialCalls:
         ]
 
 
-def _diagonalise(matrices: Tensor, spectrum: tuple[Tensor, Tensor]) -> None:
+def _diagonalize(matrices: Tensor, spectrum: tuple[Tensor, Tensor]) -> None:
     """Write eigenvalues and eigenvectors into a spectrum."""
     try:
         torch.linalg.eigh(matrices, out=spectrum)

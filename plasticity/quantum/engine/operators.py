@@ -50,7 +50,7 @@ def pulling_back(gates: Tensor, depolarizing: float, damping: float) -> Tensor:
     """Return what each gate, followed by its noise, makes of operators behind it.
 
     With the words W_i of its two qubits, U* W_j U = sum_i A_ij W_i, A_ij = tr(W_i U* W_j U) / 4.
-    Depolarised with probability l, all words but II are multiplied by 1 - l. A qubit damped with
+    Depolarized with probability l, all words but II are multiplied by 1 - l. A qubit damped with
     probability g has I -> I, X -> sqrt(1 - g) X, Y -> sqrt(1 - g) Y, Z -> g I + (1 - g) Z.
 
     Args:

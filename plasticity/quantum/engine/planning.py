@@ -23,7 +23,7 @@ NOISE = 1.5
 
 @dataclass(frozen=True)
 class Transposition:
-    """Transpose the qubit axes of a ``(2**n, vectors)`` array; neighbours that stay so are one."""
+    """Transpose the qubit axes of a ``(2**n, vectors)`` array; neighbors that stay so are one."""
 
     shape: tuple[int, ...]  # of the runs of qubits, and -1 for the vectors
     axes: tuple[int, ...]
@@ -53,7 +53,7 @@ class Transposition:
 
 @dataclass(frozen=True)
 class Step:
-    """Apply one block to a window of neighbouring axes."""
+    """Apply one block to a window of neighboring axes."""
 
     before: Transposition | None  # to be done first
     left: int  # amplitudes to the left of the window
@@ -108,7 +108,7 @@ def make_plan(
 ) -> Plan:
     """Fuse the gates in the light cone of ``qubit`` into blocks of ``width`` qubits.
 
-    Greedy: of all windows of neighbouring qubits (around the ring, if some gate goes around), take
+    Greedy: of all windows of neighboring qubits (around the ring, if some gate goes around), take
     the one that can absorb most of the gates that are due, until none is left.
 
     Args:

@@ -144,7 +144,7 @@ class Program:
         source = product.select(matrix)
         try:
             part = source.view(product.rows, product.columns)
-            if 1 in part.stride():  # neighbouring rows or columns: a product takes it as it is
+            if 1 in part.stride():  # neighboring rows or columns: a product takes it as it is
                 return part
         except RuntimeError:  # not a matrix with strides
             pass

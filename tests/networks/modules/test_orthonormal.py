@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from plasticity.networks.modules.orthonormal import haar_columns, orthonormalised
+from plasticity.networks.modules.orthonormal import haar_columns, orthonormalized
 from plasticity.seeding import generator_for
 from tests.networks.slow import columns_of, gram_schmidt
 from tests.tiny import random_states, same
@@ -25,23 +25,23 @@ def error(matrix: torch.Tensor) -> float:
 def test_it_is_what_gram_and_schmidt_make(dtype: torch.dtype, rows: int) -> None:
     matrix = drawn(rows, 3, dtype)
     expected = torch.tensor(gram_schmidt(columns_of(matrix)), dtype=torch.complex128).T
-    torch.testing.assert_close(orthonormalised(matrix).to(torch.complex128), expected)
+    torch.testing.assert_close(orthonormalized(matrix).to(torch.complex128), expected)
 
 
 @pytest.mark.parametrize("dtype", KINDS)
 def test_orthonormal_columns_stay_as_they_are(dtype: torch.dtype) -> None:
-    on = orthonormalised(drawn(7, 3, dtype))
-    torch.testing.assert_close(orthonormalised(on), on, rtol=0, atol=1e-14)
-    torch.testing.assert_close(orthonormalised(-on), -on, rtol=0, atol=1e-14)
+    on = orthonormalized(drawn(7, 3, dtype))
+    torch.testing.assert_close(orthonormalized(on), on, rtol=0, atol=1e-14)
+    torch.testing.assert_close(orthonormalized(-on), -on, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("dtype", KINDS)
 def test_a_step_along_the_manifold_is_kept_to_first_order(dtype: torch.dtype) -> None:
-    on, direction = orthonormalised(drawn(7, 3, dtype)), drawn(7, 3, dtype, 1)
+    on, direction = orthonormalized(drawn(7, 3, dtype)), drawn(7, 3, dtype, 1)
     overlap = on.mH @ direction
     tangent = direction - on @ (overlap + overlap.mH) / 2
     moved_off = [
-        float((orthonormalised(on + step * tangent) - (on + step * tangent)).norm())
+        float((orthonormalized(on + step * tangent) - (on + step * tangent)).norm())
         for step in (1e-3, 1e-4)
     ]
     assert moved_off[0] == pytest.approx(100 * moved_off[1], rel=0.05)  # of second order
@@ -50,7 +50,7 @@ def test_a_step_along_the_manifold_is_kept_to_first_order(dtype: torch.dtype) ->
 def test_dependent_zero_and_huge_columns_become_orthonormal() -> None:
     same_column = torch.ones(6, 3, dtype=torch.complex64)
     for matrix in (same_column, 0 * same_column, 1e15 * drawn(6, 3, torch.complex64)):
-        assert error(orthonormalised(matrix)) < 1e-5
+        assert error(orthonormalized(matrix)) < 1e-5
 
 
 def test_haar_columns_are_orthonormal_and_as_often_positive_as_negative() -> None:

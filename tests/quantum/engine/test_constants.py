@@ -185,7 +185,7 @@ def test_nothing_is_left_of_circuits_that_are_there_no_more() -> None:
     assert not any(plan() for plan in leave)
     assert len(others) == costs.MOST_SEARCHED
     evaluated(1)
-    assert all(key[0]() is not None for key, _ in Lease._waiting)
+    assert all(key[0]() is not None for key, _, _ in Lease._pool)
 
 
 def test_a_circuit_remembers_some_sizes_of_batches(monkeypatch) -> None:

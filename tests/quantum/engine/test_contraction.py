@@ -438,7 +438,7 @@ def _train(net: QNN) -> None:
 
 
 CHANGES = {
-    "optimiser": _train,
+    "optimizer": _train,
     "in place": lambda net: net.angles.detach().add_(0.5),
     "through data": lambda net: net.angles.data.mul_(0.5),
     "one angle": lambda net: net.angles.data[0, 0].add_(1e-3),
