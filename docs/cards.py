@@ -132,7 +132,17 @@ def write(app: Any = None) -> None:
             file.write_text(page)
 
 
+def without_substitutions(app: Any, what: str, name: str, thing: Any, of: Any, lines: list) -> None:
+    """Take bars as they are: in a docstring |x| is an absolute value, and never a substitution."""
+    for number, line in enumerate(lines):
+        if not line.lstrip().startswith(">>>"):
+            parts = line.split("``")  # every other one is code
+            parts[::2] = [part.replace("|", r"\|") for part in parts[::2]]
+            lines[number] = "``".join(parts)
+
+
 def setup(app: Any) -> dict[str, Any]:
     """Register with Sphinx."""
     app.connect("builder-inited", write, priority=100)
+    app.connect("autodoc-process-docstring", without_substitutions, priority=100)
     return {"parallel_read_safe": True}

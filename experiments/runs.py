@@ -29,8 +29,12 @@ from plasticity.errors import UsageError
 class Runs:
     """What to list, compare or delete."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[RUN ...]")] = ()
-    """Run folders; none: all in --results."""
+    runs: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="[RUN ...]", help_behavior_hint="(default: all)"),
+    ] = ()
+    """Run folders; without one, all in --results."""
     results: Path = Path("results")
     """Folder of run folders."""
     arms: Annotated[

@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[1]
 PROMISED = {
     "QNN", "Ansatz", "Brickwork", "Staircase", "Ring", "LogOdds", "PauliZ", "SignedPauliZ",
     "Probabilities", "Learner", "train_on_stream", "Metric", "read_rows", "generator_for",
-    "PermutedPixels", "ClassPairs", "SpinChainLevels", "load_images",
+    "PermutedPixels", "ClassPairs", "SpinChainLevels", "load_images", "Experiment", "Study",
+    "load_run", "load_runs", "load_study",
 }  # fmt: skip
 
 

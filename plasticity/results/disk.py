@@ -42,7 +42,7 @@ def _fit_size(path: Path, found: os.stat_result, most: int | None) -> int:
     if not stat.S_ISREG(found.st_mode):
         raise UnfitFile(path, "is no regular file")
     if most is not None and found.st_size > most:
-        raise UnfitFile(path, f"is larger than {most} bytes")
+        raise UnfitFile(path, f"is larger than {most} bytes (it has {found.st_size})")
     return found.st_size
 
 

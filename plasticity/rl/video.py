@@ -31,7 +31,7 @@ from plasticity.errors import Failure, UsageError
 from plasticity.networks.network import Network
 from plasticity.protocol.arms import ArmConfig, Registry
 from plasticity.protocol.serialization import from_json
-from plasticity.results.disk import read_file
+from plasticity.results.disk import UnfitFile, read_file
 from plasticity.results.names import arm_name, printable
 from plasticity.results.record import RunFolder, read_config, read_rows, read_run
 from plasticity.rl.environments import MAX_FRICTION, MIN_FRICTION, set_friction
@@ -203,6 +203,8 @@ def load_policy(config: Config, arm: ArmConfig, file: Path) -> PPO:
         small = dataclasses.replace(config, num_envs=1, n_steps=2, batch_size=2)
         model = make_model(small, arm, env)
         model.policy.load_state_dict(weights)
+    except UnfitFile as error:
+        raise Failure(f"{file}: not a policy of this run ({error.strerror})") from error
     except pickle.UnpicklingError as error:  # torch's own message says how to execute it
         raise Failure(f"{file}: not a policy of this run (it holds more than weights)") from error
     except Exception as error:

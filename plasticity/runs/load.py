@@ -183,7 +183,10 @@ class Run:
 
     @cached_property
     def _arms(self) -> dict[str, RecordedArm]:
+        from plasticity.figures.labels import in_order  # which brings much of the rest
+
         there = self.folder.arms()
+        there = {path: there[path] for path in in_order(self.experiment, there)}
         names = [arm_name(path) for path in there]
         found = {}
         if self._chosen is not None:

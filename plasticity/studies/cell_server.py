@@ -73,7 +73,7 @@ def run(words: list[str], folder: str) -> tuple[int, str]:
     """Run ``python`` with some words in a fork, until it ends or our standard input does.
 
     Args:
-        words: ``-m`` or ``-Pm``, a module, and its arguments.
+        words: ``-m`` or ``-Pm`` and a module, or ``-c`` and a program; and its arguments.
         folder: In which it runs.
 
     Returns:
@@ -130,13 +130,16 @@ def _be(words: list[str], folder: str) -> NoReturn:
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
     sys.orig_argv[:] = [sys.executable, *words]
-    _, module, *arguments = words
-    sys.argv[:] = [module, *arguments]
+    how, module, *arguments = words
+    sys.argv[:] = [how if how == "-c" else module, *arguments]
     status: Any = 0
     # It was imported already; here it runs once more, as a program.
     warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning)
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        if how == "-c":
+            exec(module, {"__name__": "__main__"})
+        else:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as stop:
         status = stop.code
         if isinstance(status, str):

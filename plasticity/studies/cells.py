@@ -124,10 +124,12 @@ def rows_of(cell: Cell, results: Path) -> list[Row]:
         RecordError: They were edited.
         DataError: The data, whose hash the folder is named after, cannot be had.
     """
+    from plasticity.results.disk import disk_errors
     from plasticity.results.files import read_rows
 
-    folder = folder_of(cell, results)
-    return read_rows(folder) if folder.is_dir() else []
+    with disk_errors(results):
+        folder = folder_of(cell, results)
+        return read_rows(folder) if folder.is_dir() else []
 
 
 def is_complete(cell: Cell, results: Path) -> bool:

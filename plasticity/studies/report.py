@@ -57,6 +57,7 @@ def write_report(
         RecordError: A record is damaged, or the disk is full or fails.
     """
     found = read_numbers(study, results, place)
+    keep_what_has_more(found, folder)
     save_records(found, folder / "records")
     return report_on(found, folder)
 

@@ -73,7 +73,11 @@ def run_command(words: Sequence[str], folder: str, owner: str) -> Outcome:
         return _run_alone(words, folder, owner)
     for _ in range(STARTS):
         server = (
-            IDLE.pop() if IDLE else _start([words[0], "plasticity.studies.cell_server"], folder)
+            IDLE.pop()
+            if IDLE
+            else _start(
+                ["-Pm" if words[0] == "-Pm" else "-m", "plasticity.studies.cell_server"], folder
+            )
         )
         RUNNING[server] = owner
         try:

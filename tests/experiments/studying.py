@@ -22,10 +22,10 @@ from experiments.processes import interrupts
 if __name__ == "__main__":
     interrupts.guard()
 
-def write_report(study, results, folder):
+def write_report(study, results, folder, place):
     from plasticity.studies.cells import cells, rows_of
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [f"{c.arm} {c.seed} {len(rows_of(c, results))}\\n" for c in cells(study)]
+    lines = [f"{c.arm} {c.seed} {len(rows_of(c, results))}\\n" for c in cells(study, place)]
     (folder / "report.md").write_text("".join(lines))
     return folder / "report.md"
 

@@ -17,7 +17,7 @@ from experiments.cli import parse as cli
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
     "mnist", "cifar", "qdata", "ant", "bench", "bench_ppo", "bench_device", "figures", "measure",
-    "device", "watch", "study",
+    "device", "watch", "study", "runs",
 )  # fmt: skip
 # What is said to a command so that it does something, if only for a moment.
 WORDS = {
@@ -26,6 +26,7 @@ WORDS = {
     "device": ["some folder"],
     "watch": ["some folder", "out.mp4"],
     "study": ["quick", "--list"],
+    "runs": ["some folder"],
 }
 HEAVY = {
     "torch", "tensorcircuit", "matplotlib", "scipy", "sklearn", "numpy", "gymnasium", "mujoco",
@@ -85,7 +86,7 @@ def test_help_of_every_command_begins_with_how_it_is_called(command: str) -> Non
     usage, empty, summary, *_ = done.stdout.splitlines()
     assert usage.startswith(f"usage: python -m experiments.{command} [-h] ")
     assert empty == ""
-    assert re.match(r"(Train|Time|Draw|Measure|Render) .*\.$", summary)
+    assert re.match(r"(Train|Time|Draw|Measure|Render|List),? .*\.$", summary)
     assert "``" not in done.stdout
     names = {
         "watch": "RUN VIDEO", "figures": "RUN [RUN ...] [FILE.png]", "measure": "RUN",

@@ -1,6 +1,7 @@
 """Studies trained by Dask, and what befalls them: kills, Ctrl-C, failures, others at work."""
 
 import contextlib
+import dataclasses
 import os
 import shlex
 import signal
@@ -17,6 +18,7 @@ pytest.importorskip("distributed")
 import filelock  # noqa: E402
 
 from plasticity.studies.cells import cells, folder_of, is_complete, rows_of  # noqa: E402
+from plasticity.studies.study import Study  # noqa: E402
 from tests.experiments.runs import provenance_of, snapshot  # noqa: E402
 from tests.experiments.studying import (  # noqa: E402
     ROOT,
@@ -58,7 +60,14 @@ def group_of(process: psutil.Process) -> int | None:
 
 def training(pid: int) -> list[psutil.Process]:
     """Return the commands of cells that run below a process."""
-    return [p for p in family(pid) if "experiments.mnist" in words(p)]
+    servers = {p.pid for p in family(pid) if "cell_server" in words(p)}
+    return [p for p in family(pid) if p.ppid() in servers]  # forks have the server's words
+
+
+def long_study(folder: Path) -> Study:
+    """Return a study whose cells are still at work when somebody has looked for them."""
+    tiny = tiny_study(folder, arms=("mlp", "qnn"), seeds=(0,))
+    return dataclasses.replace(tiny, settings={**tiny.settings, "num_tasks": 150})
 
 
 def test_a_study_is_trained_reported_and_goes_on_with_one_seed_more(tmp_path: Path) -> None:
@@ -85,20 +94,34 @@ def test_a_study_is_trained_reported_and_goes_on_with_one_seed_more(tmp_path: Pa
 
 def test_a_failing_cell_is_named_with_what_it_said_and_the_others_end(tmp_path: Path) -> None:
     tiny = tiny_study(
-        tmp_path, arms=("qnn", "mlp"), seeds=(0,), of_arm={"qnn": {"readout": "z-of-first"}}
+        tmp_path,
+        arms=("qnn", "mlp"),
+        seeds=(0,),
+        of_arm={"qnn": {"optimizer.learning_rate": 2e9}},
     )
     results = tmp_path / "results"
     file = write_study(tmp_path / "own.py", tiny)
     status, printed, said = run_study(tmp_path, str(file), "--workers=2")
     assert status == 1
     assert printed.startswith("report: ")
-    lines = said.rpartition("\r")[2].splitlines()[-4:]
+    lines = said.rpartition("\r")[2].splitlines()
     # A line of its own, to be pasted into a shell.
-    assert shlex.split(lines[0]) == cells(tiny)[0].command(results)
-    assert lines[1] == "  status 2"
-    assert lines[2].startswith("    error: --arms qnn: readout z-of-first gives 1 logit")
-    assert lines[3] == "error: 1 of 2 cells failed: qnn seed 0"
-    assert [len(rows_of(cell, results)) for cell in cells(tiny)] == [0, 3]
+    assert shlex.split(lines[1]) == cells(tiny)[0].command(results)
+    assert lines[2] == "  status 1"
+    assert lines[-2].startswith("    error: mlp+upgd: ")
+    assert lines[-1] == "error: 1 of 2 cells failed: mlp+upgd seed 0"
+    assert len(rows_of(cells(tiny)[1], results)) == 3
+
+
+def test_a_cell_that_is_wrong_use_stops_the_study_at_once(tmp_path: Path) -> None:
+    tiny = tiny_study(
+        tmp_path, arms=("qnn", "mlp"), seeds=(0, 1, 2), of_arm={"qnn": {"readout": "z-of-first"}}
+    )
+    file = write_study(tmp_path / "own.py", tiny)
+    status, _, said = run_study(tmp_path, str(file), "--workers=1")
+    assert status == 1
+    assert said.count("  status 2\n    error: --arms qnn: readout z-of-first gives 1 logit") == 1
+    assert said.endswith("error: 1 of 6 cells failed: qnn seed 0\n")
 
 
 def test_a_cell_in_use_is_tried_again_later_and_workers_do_not_hear_ctrl_c(tmp_path: Path) -> None:
@@ -128,7 +151,7 @@ def test_a_cell_in_use_is_tried_again_later_and_workers_do_not_hear_ctrl_c(tmp_p
 def test_killed_workers_and_a_killed_driver_change_no_record_and_leave_no_process(
     tmp_path: Path,
 ) -> None:
-    tiny = tiny_study(tmp_path, arms=("mlp", "qnn"), seeds=(0,))
+    tiny = long_study(tmp_path)
     file = write_study(tmp_path / "own.py", tiny)
     whole, results = tmp_path / "whole", tmp_path / "results"
     for cell in cells(tiny):
@@ -139,12 +162,12 @@ def test_killed_workers_and_a_killed_driver_change_no_record_and_leave_no_proces
         running = lambda: process.poll() is None  # noqa: E731
         wait_until(lambda: training(process.pid), running)
         victim = training(process.pid)[0]
-        worker = victim.parent()
+        worker = victim.parent().parent()  # the cell's server is in between
         assert worker.pid != process.pid
         worker.kill()
         wait_until(lambda: not alive([victim]), running)
         again = lambda: [p for p in training(process.pid) if p.pid != victim.pid]  # noqa: E731
-        wait_until(lambda: len(again()) == 2, running)  # one in place of the dead
+        wait_until(again, running)
         everybody = family(process.pid)
         process.kill()
         process.wait()
@@ -156,8 +179,7 @@ def test_killed_workers_and_a_killed_driver_change_no_record_and_leave_no_proces
 
 
 def test_control_c_ends_a_study_in_a_line_with_all_its_processes(tmp_path: Path) -> None:
-    tiny = tiny_study(tmp_path, arms=("mlp", "qnn"), seeds=(0,))
-    file = write_study(tmp_path / "own.py", tiny)
+    file = write_study(tmp_path / "own.py", long_study(tmp_path))
     process = start_study(tmp_path, str(file), "--workers=2", session=True)
     with killed_on_failure(process):
         wait_until(lambda: len(training(process.pid)) == 2, lambda: process.poll() is None)
@@ -206,7 +228,8 @@ def test_a_study_is_trained_by_another_cluster_and_ctrl_c_stops_its_own_cells_th
     tmp_path: Path, cluster: tuple[str, int]
 ) -> None:
     address, pid = cluster
-    (cell,) = cells(tiny := tiny_study(tmp_path, arms=("mlp",), seeds=(0,)))
+    tiny = dataclasses.replace(long_study(tmp_path), arms=("qnn",))
+    (cell,) = cells(tiny)
     words = [str(write_study(tmp_path / "own.py", tiny)), f"--cluster={address}"]
     process = start_study(tmp_path, *words)
     with killed_on_failure(process):

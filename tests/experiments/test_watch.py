@@ -327,17 +327,23 @@ def test_video_that_is_stopped_leaves_nothing_and_what_was_there(
     capsys, monkeypatch: pytest.MonkeyPatch, trained: Path, drawn, name: str
 ) -> None:
     Path(name).write_bytes(b"an earlier one")
-    predict, calls = PPO.predict, []
+    predict, calls, unlink, asides = PPO.predict, [], Path.unlink, []
+
+    def noting(path: Path, **options: Any) -> None:
+        asides.append((path.parent, path.suffix, path.exists()))
+        unlink(path, **options)
 
     def stopping(*arguments: Any, **options: Any) -> Any:
         calls.append(0)
         if len(calls) == 5:
-            assert len([*Path().iterdir()]) == 2  # what is there, and what is written aside
             raise KeyboardInterrupt
         return predict(*arguments, **options)
 
     monkeypatch.setattr(PPO, "predict", stopping)
+    monkeypatch.setattr(Path, "unlink", noting)
     assert watch.main([str(trained), name, SHORT]) == 130
+    # Written aside, at the latest when its writer was closed, and removed.
+    assert asides == [(Path.cwd(), Path(name).suffix, True)]
     assert [path.name for path in Path().iterdir()] == [name]
     assert Path(name).read_bytes() == b"an earlier one"
 
