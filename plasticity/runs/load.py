@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from plasticity.errors import Failure, RecordError, UsageError
+from plasticity.figures.labels import in_order
 from plasticity.protocol.experiment import Definition, Panel
 from plasticity.protocol.names import experiment_of, find_experiment
 from plasticity.protocol.trainer import Row
@@ -183,8 +184,6 @@ class Run:
 
     @cached_property
     def _arms(self) -> dict[str, RecordedArm]:
-        from plasticity.figures.labels import in_order  # which brings much of the rest
-
         there = self.folder.arms()
         there = {path: there[path] for path in in_order(self.experiment, there)}
         names = [arm_name(path) for path in there]
