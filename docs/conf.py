@@ -37,8 +37,8 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_format = "short"
-# What is imported for type checkers alone is a short name in a signature. Where two modules have the
-# same name, say Row, Sphinx takes the first and warns of it.
+# What is imported for type checkers alone is a short name in a signature. Where two modules have
+# the same name, say Row, Sphinx takes the first and warns of it.
 suppress_warnings = ["ref.python"]
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False

@@ -242,8 +242,7 @@ class RunFolder:
         Raises:
             InUse: Another process has it open.
         """
-        with disk_errors(path):
-            lock = _lock(path)
+        lock = self._locked_arm(path)
         try:
             yield
         finally:
@@ -260,25 +259,6 @@ class RunFolder:
         buffer = io.BytesIO()
         figure.savefig(buffer, format=suffix[1:], metadata={date: None} if date else None)
         return save_file(self.path, name, suffix, buffer)
-
-
-def _lock(path: Path) -> filelock.BaseFileLock:
-    """Lock an arm's folder.
-
-    Raises:
-        InUse: Another process has it open.
-    """
-    # thread_local=False: another thread than the one that opened it may close a record.
-    lock = filelock.FileLock(path / "lock", thread_local=False)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        pid = ""
-        with contextlib.suppress(OSError):
-            pid = (path / "lock.pid").read_text()
-        text = f"{path} is in use by another process (pid {pid or 'unknown'})."
-        raise InUse(f"{text}\nWait for it, or stop it.") from None
-    return lock
 
 
 def _empty(path: Path) -> None:

@@ -345,7 +345,12 @@ def _write_episode(
     observation, _ = env.reset(seed=seed_for(seed, "watch"))
     of_env = env.spec.max_episode_steps if env.spec else None
     longest = min((n for n in (limit, of_env) if n is not None), default=None)
-    with writer, progress_bar(total=longest, unit="frame", desc="rendering") as bar:
+    # Closed also where something fails, which its own "with" does not: else ffmpeg would go on, and
+    # make the file after it was removed.
+    with (
+        contextlib.closing(writer),
+        progress_bar(total=longest, unit="frame", desc="rendering") as bar,
+    ):
         while not over:
             action, _ = model.predict(observation, deterministic=True)
             observation, reward, terminated, truncated, _ = env.step(action)

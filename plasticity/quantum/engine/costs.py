@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from plasticity.quantum.circuits import Ansatz
 from plasticity.quantum.engine.planning import (
@@ -138,8 +138,7 @@ def searched_plan(
     return min(plans, key=lambda plan: cost(Way(carry, plan), **size))
 
 
-@dataclass(frozen=True)
-class _Choice:
+class _Choice(NamedTuple):
     """What is carried, of how many vectors, and which kinds of plans are searched."""
 
     carry: Carry
@@ -253,12 +252,19 @@ class Ways:
         carry: Carry | None = None,
     ) -> Way:
         """Return what ``cheapest`` does."""
-        size: dict[str, Any] = {"batch": int(batch), "features": int(features)}
-        size |= {"outcomes": outcomes, "grad": grad, "carry": carry}
-        key = tuple(size.values())
+        key = int(batch), int(features), outcomes, grad, carry
         choice = self._choices.get(key)
         if choice is None:
-            choice = _chosen(self.ansatz, self.qubit, unitary=self.unitary, **size)
+            choice = _chosen(
+                self.ansatz,
+                self.qubit,
+                batch=key[0],
+                features=key[1],
+                outcomes=outcomes,
+                grad=grad,
+                unitary=self.unitary,
+                carry=carry,
+            )
             _remember(self._choices, key, choice, MOST_CHOICES)
         way = self._ways.get(choice)
         if way is None:

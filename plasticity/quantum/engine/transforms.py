@@ -43,14 +43,18 @@ def may_be_kept(*tensors: Tensor) -> bool:
     own. Tensors on the meta device have no numbers. While a CUDA graph is captured, nothing is
     computed yet.
     """
-    return not is_traced() and all(
-        type(tensor) in (Tensor, nn.Parameter)
-        and not is_transformed(tensor)
-        and not torch._is_functional_tensor(tensor)
-        and not tensor.is_meta
-        and not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
-        for tensor in tensors
-    )
+    if is_traced():
+        return False
+    for tensor in tensors:  # all() of a generator takes as long again, in each evaluation
+        if (
+            type(tensor) not in (Tensor, nn.Parameter)
+            or is_transformed(tensor)
+            or torch._is_functional_tensor(tensor)
+            or tensor.is_meta
+            or (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
+        ):
+            return False
+    return True
 
 
 def is_forward_mode() -> bool:
