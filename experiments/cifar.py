@@ -95,8 +95,8 @@ def load(config: Config, options: TaskOptions) -> Images:
     return images
 
 
-def pose(config: Config, images: Images, inputs: AsTheyAre) -> Problem:
-    """Pose the tasks."""
+def problem_of(config: Config, images: Images, inputs: AsTheyAre) -> Problem:
+    """Return the tasks."""
     from torch.nn.functional import cross_entropy
 
     from plasticity.networks.network import Shape
@@ -107,7 +107,7 @@ def pose(config: Config, images: Images, inputs: AsTheyAre) -> Problem:
 
 
 METRICS = ("weight_norm", "gradient_norm", "test_accuracy", "fisher", "logit")
-LEARNING = SupervisedLearning(pose, METRICS)
+LEARNING = SupervisedLearning(problem_of, METRICS)
 COLUMNS = {"accuracies": "test_accuracy", "fim_traces": "fisher_empirical_task0"}
 EXPERIMENT = Experiment(
     name="cifar",

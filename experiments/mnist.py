@@ -152,8 +152,8 @@ def load(config: Config, options: TaskOptions) -> Images:
     return images
 
 
-def pose(config: Config, images: Images, inputs: Inputs) -> Problem:
-    """Pose the tasks as an arm sees them."""
+def problem_of(config: Config, images: Images, inputs: Inputs) -> Problem:
+    """Return the tasks as an arm sees them."""
     from torch.nn.functional import cross_entropy
 
     from plasticity.networks.network import Shape
@@ -177,7 +177,7 @@ def pose(config: Config, images: Images, inputs: Inputs) -> Problem:
 
 
 METRICS = ("weight_norm", "gradient_norm", "test_accuracy")
-LEARNING = SupervisedLearning(pose, METRICS)
+LEARNING = SupervisedLearning(problem_of, METRICS)
 COLUMNS = {
     "accuracies": "test_accuracy",
     "weight_norms": "weight_norm",

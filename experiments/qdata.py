@@ -185,8 +185,8 @@ def loss(outputs: Tensor, labels: Tensor) -> Tensor:
     return binary_cross_entropy_with_logits(outputs.squeeze(1), labels.to(outputs.dtype))
 
 
-def pose(config: Config, levels: SpinLevels, inputs: Inputs) -> Problem:
-    """Pose the tasks as an arm sees them."""
+def problem_of(config: Config, levels: SpinLevels, inputs: Inputs) -> Problem:
+    """Return the tasks as an arm sees them."""
     from plasticity.networks.network import Shape
     from plasticity.tasks.streams import SpinChainLevels
 
@@ -204,7 +204,7 @@ def pose(config: Config, levels: SpinLevels, inputs: Inputs) -> Problem:
 
 
 METRICS = ("weight_norm", "gradient_norm", "test_accuracy", "logit")
-LEARNING = SupervisedLearning(pose, METRICS)
+LEARNING = SupervisedLearning(problem_of, METRICS)
 EXPERIMENT = Experiment(
     name="qdata",
     about=__doc__,

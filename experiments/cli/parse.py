@@ -19,11 +19,13 @@ from experiments.cli import calling
 from experiments.cli.words import complain
 from experiments.processes import interrupts
 from plasticity.errors import PlasticityError, UsageError
+from plasticity.networks import ALIASES
 from plasticity.protocol.arms import Adam, ArmConfig
 from plasticity.protocol.choices import Choice, check_arm
 from plasticity.protocol.experiment import Definition
 from plasticity.protocol.names import EXPERIMENTS, import_modules
 from plasticity.protocol.options import Config, Options
+from plasticity.protocol.serialization import to_json
 
 Name = TypeVar("Name", bound=str)
 OfArms = TypeVar("OfArms")
@@ -130,10 +132,10 @@ def parse(experiment: Definition[Any], arguments: Sequence[str]) -> tuple[Choice
         UsageError: With one line that says what is wrong.
         SystemExit: With status 0, after ``--help``.
     """
-    import_modules(said(arguments, "--import"))
+    import_modules(values_of(arguments, "--import"))
     presets = experiment.presets
     unsaid = "" if "--preset" in arguments else next(iter(presets))
-    preset = (said(arguments, "--preset") or [unsaid])[0]
+    preset = (values_of(arguments, "--preset") or [unsaid])[0]
     if preset not in presets:
         raise UsageError(f"--preset {preset}: must be one of {', '.join(presets)}")
     chosen = presets[preset]
@@ -141,8 +143,10 @@ def parse(experiment: Definition[Any], arguments: Sequence[str]) -> tuple[Choice
         raise UsageError("--arms: say it once, with all arms")
     if arguments and arguments[0] in presets:
         raise UsageError(f"{arguments[0]}: did you mean --preset {arguments[0]}?")
-    names = said(arguments, "--arms") or [*chosen.arms]
-    if any(word in ("--arms", "--arms=") for word in arguments) and not said(arguments, "--arms"):
+    names = values_of(arguments, "--arms") or [*chosen.arms]
+    if any(word in ("--arms", "--arms=") for word in arguments) and not values_of(
+        arguments, "--arms"
+    ):
         raise UsageError(f"--arms: name at least one; the preset has {', '.join(chosen.arms)}")
     arms = {}
     for name in names:
@@ -228,7 +232,7 @@ def of_another_arm(
     return text
 
 
-def said(arguments: Sequence[str], option: str) -> list[str]:
+def values_of(arguments: Sequence[str], option: str) -> list[str]:
     """Return the words that follow an option, where it is said last."""
     words: list[str] = []
     for k, word in enumerate(arguments):
@@ -280,13 +284,32 @@ def about(experiment: Definition[Any]) -> str:
     entries: Mapping[str, Any] = experiment.registry.networks
     for registered, prefix in ((entries, ""), (experiment.registry.remedies, "+")):
         for name, value in registered.items():
-            lines.append(f"  {prefix + name}: {(type(value).__doc__ or '').splitlines()[0]}")
+            line = (type(value).__doc__ or "").splitlines()[0]
+            names = ", ".join([name, *(a for a, other in ALIASES.items() if other == name)])
+            lines.append(f"  {prefix + names}: {line}{_own_options(name, registered)}")
     if "start-afresh" in experiment.registry.remedies:
         lines += ["  fresh:NAME: An arm that begins tasks 0, 1, 2, 4, 8, ... with a new network."]
     if told := [f"+{n}" for n, r in experiment.registry.remedies.items() if r.sees_tasks]:
         lines += ["", f"Only {', '.join(told)} and fresh: are told where tasks begin."]
     lines += ["", "Below are the options of the chosen arms, under their names."]
     return "\n".join(lines)
+
+
+def _own_options(name: str, registered: Mapping[str, Any]) -> str:
+    """Return in which options an entry differs from the first of its class, or nothing."""
+    value = registered[name]
+    first = next(other for other in registered.values() if type(other) is type(value))
+    own, others = to_json(value), to_json(first)
+    differing = [
+        f"{field.name.replace('_', '-')} {_as_typed(getattr(value, field.name))}"
+        for field in dataclasses.fields(value)
+        if own.get(field.name) != others.get(field.name)
+    ]
+    return f" With {', '.join(differing)}." if differing else ""
+
+
+def _as_typed(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def about_presets(experiment: Definition[Any]) -> str:

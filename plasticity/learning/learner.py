@@ -64,7 +64,7 @@ class Learner:
         self.loss = loss
         self.steps = 0
         # An update calls only what is there.
-        self._back_onto = _hooks(network, "after_update")
+        self._retractions = _hooks(network, "after_update")
         self._between = _hooks(network, "before_task")
         self.optimizer = self.new_optimizer()
         for remedy in self.remedies:
@@ -79,10 +79,10 @@ class Learner:
             optimizer = remedy.on_optimizer(optimizer)
         return optimizer
 
-    def put_back(self) -> None:
+    def retract(self) -> None:
         """Put parameters that must stay on a manifold back onto it; each update does."""
-        for put_back in self._back_onto:
-            put_back()
+        for retract in self._retractions:
+            retract()
 
     @property
     def device(self) -> torch.device:
@@ -120,8 +120,8 @@ class Learner:
         total.backward()
         self.optimizer.step()
         self.steps += 1
-        for put_back in self._back_onto:
-            put_back()
+        for retract in self._retractions:
+            retract()
         for act in self._afterwards:
             act(self.steps)
         return loss.detach()

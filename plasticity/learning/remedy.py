@@ -27,7 +27,7 @@ class Learns(Protocol):
     def new_optimizer(self) -> torch.optim.Optimizer:
         """Build an optimizer that remembers nothing."""
 
-    def put_back(self) -> None:
+    def retract(self) -> None:
         """Put parameters that must stay on a manifold back onto it."""
 
 

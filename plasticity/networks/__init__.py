@@ -48,3 +48,7 @@ NETWORKS: dict[str, Network] = {
     "qnn-relu": QnnRelu("brickwork", 4, CIRCLE, units=64),
     "qnn-reupload": QnnReupload("brickwork", 4, "log-odds", CIRCLE, uploads=1, first_after=0),
 }
+
+ALIASES = {"free-circuit": "free-brickwork", "orthogonal-circuit": "orthogonal-brickwork"}
+"""Other names of networks. Their circuits are bricks on images only: on the XXZ chain, the gates of
+these networks form a staircase, as the QNN's do there."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from plasticity.learning.metric import is_log_spaced
 from plasticity.learning.remedy import Remedy
+from plasticity.networks import ALIASES
 from plasticity.networks.network import Network
 from plasticity.protocol.serialization import from_json, named_from_json, named_json, short, to_json
 from plasticity.results.names import FRESH
@@ -122,6 +123,8 @@ class Registry:
             first = {"start-afresh": self.remedies["start-afresh"]}
             return dataclasses.replace(arm, remedies=first | dict(arm.remedies), log_spaced=True)
         base, *remedies = name.split("+")
+        if base not in arms and base not in self.networks:
+            base = ALIASES.get(base, base)
         if base in arms:
             arm = arms[base]
         elif base in self.networks:

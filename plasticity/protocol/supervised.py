@@ -1,4 +1,4 @@
-"""Arms that learn a stream of tasks: an experiment poses them, the rest is the same for all."""
+"""Arms that learn a stream of tasks: an experiment says which, the rest is the same for all."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ MECHANISMS = (
 """What presets measure that ask why: all but what is measured anyway, and but ``fresh``, which
 takes as long as a task."""
 
-Pose = Callable[[Any, Any, Any], Problem]
+ProblemOf = Callable[[Any, Any, Any], Problem]
 """From config, data and an arm's inputs to what the arm learns."""
 
 
@@ -98,14 +98,14 @@ class Supervised(Arm):
 
 @dataclass(frozen=True)
 class SupervisedLearning:
-    """Makes an experiment's arms ready to learn what it poses.
+    """Makes an experiment's arms ready to learn its problem.
 
     Attributes:
-        pose: What an arm learns.
+        problem_of: From config, data and an arm's inputs to what the arm learns.
         always: What is measured at every task, by name, in the order of the columns.
     """
 
-    pose: Pose
+    problem_of: ProblemOf
     always: tuple[str, ...]
 
     def check(self, config: TaskSetting, data: Any, arm: ArmConfig) -> None:
@@ -114,13 +114,13 @@ class SupervisedLearning:
         Raises:
             DoesNotFit: There can be no such arm for this problem.
         """
-        untrained(config, self.pose(config, data, arm.inputs), arm)
+        untrained(config, self.problem_of(config, data, arm.inputs), arm)
 
     def build(
         self, config: TaskSetting, data: Any, arm: ArmConfig, name: str, options: TaskOptions
     ) -> Supervised:
         """Make an arm; its metrics see the untrained network and the first task."""
-        problem = self.pose(config, data, arm.inputs)
+        problem = self.problem_of(config, data, arm.inputs)
         learner = untrained(config, problem, arm)
         metrics = [
             metric.prepared(learner, problem.stream[0], config.seed)

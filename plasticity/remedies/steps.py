@@ -188,7 +188,7 @@ class ShrinkPerturb(Remedy):
         if self.noise:
             drawn = _normal(parameters, generator_for(self._seed, purpose, index))
             torch._foreach_add_(parameters, drawn, alpha=self.noise)
-        self._learner.put_back()
+        self._learner.retract()
         torch._foreach_sub_(before, parameters)
         self._squares += torch.stack(torch._foreach_norm(before)).square().sum()
 

@@ -66,7 +66,7 @@ class PolicyLearner:
         """Refuse: the optimizer is stable-baselines3's."""
         raise DoesNotFit("PPO's optimizer is not replaced")
 
-    def put_back(self) -> None:
+    def retract(self) -> None:
         """Do nothing: no parameter of a policy must stay on a manifold."""
 
     def _add_penalties(self, *_: Any) -> None:

@@ -82,3 +82,15 @@ def test_a_network_that_adapts_to_nothing_is_as_registered() -> None:
     registry = Registry({"alien": Alien(depth=9)}, {})
     arms = {"mlp": ArmConfig(Qnn("ring", 2, "log-odds", (0.0, math.pi)), Adam(1e-3, 1e-8), 1)}
     assert registry.resolve("alien", arms).network == Alien(depth=9)
+
+
+def test_circuits_of_other_gates_have_a_name_that_says_nothing_of_their_order() -> None:
+    for alias, name in (
+        ("free-circuit", "free-brickwork"),
+        ("orthogonal-circuit+l2", "orthogonal-brickwork+l2"),
+    ):
+        for experiment in (mnist.EXPERIMENT, qdata.EXPERIMENT):
+            arms = experiment.presets["why"].arms
+            assert experiment.registry.resolve(alias, arms) == experiment.registry.resolve(
+                name, arms
+            )

@@ -399,10 +399,17 @@ def test_help_has_a_line_for_each_network_and_each_remedy(
     monkeypatch.setitem(NETWORKS, "alike", Alike())
     text, _ = help_texts(capsys)
     for registered, prefix in ((NETWORKS, ""), (REMEDIES, r"\+")):
+        lines = {}
         for name, value in registered.items():
-            (line,) = re.findall(rf"^\W*{prefix}{name}: (.*?)\W*$", text, re.MULTILINE)
-            assert type(value).__doc__.startswith(line)
+            (line,) = re.findall(
+                rf"^\W*{prefix}{name}(?:, [a-z-]+)?: (.*?)\W*$", text, re.MULTILINE
+            )
+            lines[name] = line
+            assert type(value).__doc__.startswith(line.partition(". With ")[0])
             assert len(line) > 15
+        assert len({*lines.values()}) == len(lines)  # no two are told alike
+    assert re.search(r"mlp-wide: .* With hidden 1024", text)
+    assert "free-brickwork, free-circuit: " in text
     (told,) = re.findall(r"Only ([^:]*) and fresh: are told where", " ".join(text.split()))
     assert told.split(", ") == [f"+{name}" for name, r in REMEDIES.items() if r.sees_tasks]
 

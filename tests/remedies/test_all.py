@@ -233,7 +233,7 @@ def test_with_every_network_it_learns_or_is_refused_in_a_line(of: str, name: str
     train_on(one, range(2), updates=2)
     one.columns()
     before = copy.deepcopy(one.network.state_dict())
-    one.put_back()
+    one.retract()
     for key, value in one.network.state_dict().items():
         torch.testing.assert_close(value, before[key], rtol=1e-4, atol=1e-5)
 

@@ -65,7 +65,7 @@ def test_nothing_moves_what_is_frozen_where_a_network_itself_moves_parameters(of
     one = Learner(nn.ModuleList([built, nn.Linear(3, 3)]), make_adam, lambda x, y: x)
     built.requires_grad_(False)
     before = copy.deepcopy(dict(built.named_parameters()))
-    one.put_back()
+    one.retract()
     one.start_task(1)
     assert all(torch.equal(p, before[name]) for name, p in built.named_parameters())
 

@@ -128,13 +128,13 @@ def test_parameters_that_must_stay_on_a_manifold_are_put_back_onto_it(of: str, e
     for task in range(2):
         one.start_task(task)
         after = flat(one)
-        one.put_back()
+        one.retract()
         torch.testing.assert_close(flat(one), after, rtol=1e-4, atol=1e-5)
         if of == "mlp-sphere":
             assert float(after.norm()) == pytest.approx(float(norm.norm()), rel=1e-4)
         one.update(*batch(task))
         after = flat(one)
-        one.put_back()
+        one.retract()
         torch.testing.assert_close(flat(one), after, rtol=1e-4, atol=1e-5)
     assert one.columns()["shrink_perturb_distance"] > 0
 
