@@ -436,7 +436,12 @@ def runs_figure(runs: Sequence[Run], columns: Sequence[str], arms: Sequence[str]
     shown = {path: configs[path] for path in rows}
     there = {c for of in rows.values() for r in of for row in r for c in row}
     panels = [panel_of(experiment, column) for column in columns]
-    if missing := [p.column for p in panels or experiment.panels if p.column not in there]:
+    if not panels and (missing := [p.column for p in experiment.panels if p.column not in there]):
+        raise Failure(
+            f"rows of {runs[0].path} have no {missing[0]!r}: the run has just begun, or they were "
+            "edited"
+        )
+    if missing := [panel.column for panel in panels if panel.column not in there]:
         raise UsageError(
             f"no arm has a column {missing[0]!r}; there are {', '.join(sorted(there))}"
         )

@@ -532,11 +532,11 @@ def test_seed_with_a_zero_leaves_a_gap_in_the_mean_on_a_logarithmic_axis(
         assert np.isnan(axes.lines[0].get_ydata()).all() == panel.logarithmic
 
 
-def test_figure_over_seeds_names_the_presets_of_its_runs(drawn: list[Figure]) -> None:
+def test_figure_over_seeds_names_experiment_and_seeds(drawn: list[Figure]) -> None:
     for seed, name in enumerate(["mnist-quick-seed0-1a2b", "renamed"]):
         record({"mlp": {"a": 1}}, seed=seed).path.rename(name)
     assert figures.main(["mnist-quick-seed0-1a2b", "renamed", "a.png"]) == 0
-    assert title_of(drawn[0]).startswith("mnist-quick, renamed, seeds 0, 1\n")
+    assert title_of(drawn[0]).startswith("Permuted images (mnist), seeds 0, 1\n")
 
 
 def test_order_of_the_runs_does_not_matter(tmp_path: Path) -> None:
