@@ -11,6 +11,9 @@ import pytest
 import torch
 
 from experiments import mnist
+from plasticity.metrics import METRICS
+from plasticity.networks import NETWORKS
+from plasticity.remedies import REMEDIES
 from plasticity.results import provenance
 from plasticity.runs.experiment import Experiment
 from tests.experiments import runs
@@ -86,3 +89,13 @@ def child() -> Iterator[Callable[..., Any]]:
     for process in processes:
         process.kill()
         process.join()
+
+
+@pytest.fixture
+def registries() -> Iterator[None]:
+    """Forget what is registered or removed meanwhile, their order included, which colors follow."""
+    before = [(registry, {**registry}) for registry in (NETWORKS, REMEDIES, METRICS)]
+    yield
+    for registry, entries in before:
+        registry.clear()
+        registry.update(entries)

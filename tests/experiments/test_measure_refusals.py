@@ -240,11 +240,11 @@ def test_a_network_that_this_program_would_not_build_is_refused(
 
 @pytest.mark.parametrize(("registered", "name", "missing"), [(NETWORKS, "qnn", "Qnn"),
     (REMEDIES, "reset-optimizer", "ResetOptimizer")])  # fmt: skip
+@pytest.mark.usefixtures("registries")
 def test_an_arm_of_a_class_that_is_registered_no_more_is_refused(
-    refused: Callable[..., str], run: Path, monkeypatch: pytest.MonkeyPatch,
-    registered: dict[str, Any], name: str, missing: str,
+    refused: Callable[..., str], run: Path, registered: dict[str, Any], name: str, missing: str
 ) -> None:  # fmt: skip
-    monkeypatch.delitem(registered, name)
+    del registered[name]
     said = refused(run, "--metrics", "logit", status=1)
     assert str(arm_folder(run, "qnn") / "arm.json") in said
     assert f"{missing!r} is unknown" in said

@@ -7,7 +7,7 @@ import runpy
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,9 +15,6 @@ from matplotlib.figure import Figure
 
 from experiments import study
 from plasticity.errors import Failure
-from plasticity.metrics import METRICS
-from plasticity.networks import NETWORKS
-from plasticity.remedies import REMEDIES
 from plasticity.studies import report
 from plasticity.studies import workers as engine
 from plasticity.studies.cells import cells, folder_of
@@ -128,16 +125,6 @@ OWN_ENTRIES = {
         "('mlp',)", ("mine",),
     ),
 }  # fmt: skip
-
-
-@pytest.fixture
-def registries() -> Iterator[None]:
-    """Forget what is registered meanwhile."""
-    before = [(registry, {**registry}) for registry in (NETWORKS, REMEDIES, METRICS)]
-    yield
-    for registry, entries in before:
-        registry.clear()
-        registry.update(entries)
 
 
 @pytest.mark.usefixtures("registries")
