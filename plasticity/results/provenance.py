@@ -1,5 +1,6 @@
 """Where numbers come from: command, commit, versions, machine."""
 
+import functools
 import importlib.metadata
 import platform
 import subprocess
@@ -24,14 +25,8 @@ def provenance(command: Sequence[str] | None, device: str | torch.device) -> dic
     """Return what this process is: command, commit, versions, machine, time."""
     on_gpu = torch.device(device).type == "cuda"
     # Ours from the code that runs: what is installed under this name may be another copy.
-    versions: dict[str, str | None] = {
-        "python": platform.python_version(), "quantum-plasticity": __version__
-    }  # fmt: skip
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
+    ours = {"python": platform.python_version(), "quantum-plasticity": __version__}
+    versions = ours | {name: _version_of(name) for name in _PACKAGES}
     return {
         "command": list(sys.orig_argv if command is None else command),
         "commit": git_commit(),
@@ -41,6 +36,15 @@ def provenance(command: Sequence[str] | None, device: str | torch.device) -> dic
         "threads": torch.get_num_threads(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+@functools.cache
+def _version_of(package: str) -> str | None:
+    """Return the version of an installed package, which is read from a file, or None."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def git_commit() -> str | None:

@@ -17,6 +17,7 @@ from plasticity.remedies import REMEDIES
 from plasticity.results import provenance
 from plasticity.runs.experiment import Experiment
 from tests.experiments import runs
+from tests.pictures import write_words
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,8 +71,9 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[...,
 
 
 @pytest.fixture
-def child() -> Iterator[Callable[..., Any]]:
+def child(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
     """Start commands in processes of their own, forked where all is imported but nothing ran."""
+    drawn = [] if request.node.get_closest_marker("draws") else [write_words]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([runs.__name__])
     with pytest.MonkeyPatch.context() as patch:  # the server does not get this process's sys.path
@@ -80,7 +82,7 @@ def child() -> Iterator[Callable[..., Any]]:
     processes = []
 
     def launch(*arguments: Any, **more: Any) -> Any:
-        process = context.Process(target=runs.in_child, args=arguments, kwargs=more)
+        process = context.Process(target=runs.in_child, args=(*arguments, *drawn), kwargs=more)
         process.start()
         processes.append(process)
         return process

@@ -73,8 +73,9 @@ def start(*arguments: str, experiment: Experiment[Any] = mnist.EXPERIMENT) -> in
 def finish(arguments: list[str], experiment: Experiment[Any] = mnist.EXPERIMENT) -> Path:
     """Run a command to its end and return its run folder."""
     assert start(*arguments, experiment=experiment) == 0
-    _, options = cli.parse(experiment, arguments)
-    return run_folder(options.results)
+    option = "--results="
+    folders = [word.removeprefix(option) for word in arguments if word.startswith(option)]
+    return run_folder(Path(folders[-1] if folders else "results"))
 
 
 def only(command: list[str], *arms: str) -> list[str]:

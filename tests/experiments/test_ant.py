@@ -147,6 +147,7 @@ def test_seeds_of_neighboring_runs_share_no_environment() -> None:
     assert apart.min() >= 16
 
 
+@pytest.mark.draws
 # ---------------------------------------------------------------------------------------- runs
 def test_run_records_rows_exports_policies_and_a_figure(capsys) -> None:
     assert run(*ANT) == 0

@@ -101,6 +101,7 @@ def test_figures_draws_a_run_again_finished_or_not(
     assert unfinished != (folder / "figure.png").read_bytes()
 
 
+@pytest.mark.draws
 def test_figures_draws_a_run_by_its_config_whatever_it_is_called(
     tiny: list[str], tmp_path: Path
 ) -> None:
@@ -109,6 +110,7 @@ def test_figures_draws_a_run_by_its_config_whatever_it_is_called(
     assert matplotlib.image.imread("moved.png").std() > 0
 
 
+@pytest.mark.draws
 @pytest.mark.parametrize(
     ("arguments", "status", "part"),
     [
@@ -366,6 +368,7 @@ def test_namesakes_of_a_command_are_both_in_its_figure(
     assert sorted(qnns) == [f"quantum (QNN), --qnn.depth {depth}" for depth in (2, 3)]
 
 
+@pytest.mark.draws
 def test_eight_arms_have_curves_of_their_own_without_points(drawn: list[Figure]) -> None:
     path = draw_run(EXPERIMENT, record({f"arm{k}": {"a": k} for k in range(8)}))
     (figure,) = drawn
@@ -444,6 +447,7 @@ def three_seeds(count: int = 5) -> list[str]:
     ]
 
 
+@pytest.mark.draws
 def test_figure_over_seeds_shows_means_and_their_intervals(drawn: list[Figure]) -> None:
     assert figures.main([*three_seeds(), "seeds.png"]) == 0
     (figure,) = drawn

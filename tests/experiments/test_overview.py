@@ -107,6 +107,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     return kept
 
 
+@pytest.mark.draws
 def test_nine_arms_have_axes_of_their_own_in_which_their_curve_is_on_top(
     drawn: list[Figure],
 ) -> None:
@@ -143,6 +144,7 @@ def test_changes_are_drawn_from_the_first_to_the_last_value() -> None:
         assert [*line.get_ydata()] == [place, place]
 
 
+@pytest.mark.draws
 def test_three_seeds_have_intervals_and_no_points() -> None:
     folders = [recorded(9, seed) for seed in range(3)]
     assert figures.main([*map(str, (folder.path for folder in folders)), "all.png"]) == 0

@@ -312,6 +312,8 @@ HELD = """
 import os, pathlib, runpy, sys
 from plasticity.learning.learner import Learner
 from plasticity.results.record import ArmRecord
+from tests.pictures import write_words
+write_words()
 append, update, rows, updates = ArmRecord.append, Learner.update, [], []
 limit, sign = int(sys.argv.pop(1)), pathlib.Path(sys.argv.pop(1))
 def noted(*arguments):

@@ -96,6 +96,7 @@ def test_provenance_names_the_versions_of_all_that_may_decide_numbers(
         return f"version of {distribution}"
 
     monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(provenance, "_version_of", provenance._version_of.__wrapped__)
     versions = provenance.provenance(["demo"], "cpu")["versions"]
     assert versions.pop("quantum-plasticity") == plasticity.__version__
     assert versions.pop("python") == platform.python_version()
