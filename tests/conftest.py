@@ -3,6 +3,7 @@
 import functools
 import gc
 import os
+import random
 import signal
 from collections.abc import Iterator
 
@@ -42,3 +43,35 @@ def pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """Let tests that are marked ``draws`` have pictures; a picture is most of a tiny run's cost."""
     if request.node.get_closest_marker("draws"):
         monkeypatch.setattr(Figure, "savefig", save_picture)
+
+
+@pytest.hookimpl(tryfirst=True)  # before cases are left out by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark who starts processes, and ``slow`` all but n cases of who is marked ``sampled(n)``."""
+    families: dict[tuple[str, int], list[pytest.Function]] = {}
+    for item in items:
+        if isinstance(item, pytest.Function) and "child" in item.fixturenames:
+            item.add_marker("processes")
+        if isinstance(item, pytest.Function) and (mark := item.get_closest_marker("sampled")):
+            name = item.nodeid.partition("[")[0]
+            families.setdefault((name, mark.args[0]), []).append(item)
+    for (name, count), cases in families.items():
+        for case in set(cases) - set(sample(name, count, cases)):
+            case.add_marker("slow")
+
+
+def sample(name: str, count: int, cases: list[pytest.Function]) -> list[pytest.Function]:
+    """Draw cases by the test's name: first those with a value that no other has, as far as it goes.
+
+    The draw is the same in each process and each time.
+    """
+    rest = sorted(cases, key=lambda case: case.nodeid)
+    random.Random(name).shuffle(rest)
+    drawn: list[pytest.Function] = []
+    seen: set[tuple[str, int]] = set()
+    while rest and len(drawn) < count:
+        case = max(rest, key=lambda case: len(case.callspec.indices.items() - seen))
+        seen |= case.callspec.indices.items()
+        rest.remove(case)
+        drawn.append(case)
+    return drawn

@@ -12,6 +12,8 @@ import pytest
 from experiments.cli import parse as cli
 from plasticity.results.record import read_rows
 
+pytestmark = pytest.mark.pages
+
 DOCS = Path(__file__).parents[1] / "docs"
 SUPERVISED = ("mnist", "cifar", "qdata")
 EXPERIMENTS = (*SUPERVISED, "ant")
@@ -207,6 +209,7 @@ def docs_module(name: str):
     return module
 
 
+@pytest.mark.slow
 def test_what_the_pilot_reads_in_its_records_is_what_these_say() -> None:
     recorded, text = docs_module("recorded"), (DOCS / "studies/pilot.md").read_text()
     for table in (

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[1]
 MODULES = (
     "plasticity.rl.features",
@@ -107,6 +109,7 @@ for name, call in calls.items():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", ["qiskit", "qiskit_qasm3_import"])
 def test_export_says_what_to_install(hidden: str, tmp_path: Path) -> None:
     if hidden != "qiskit":

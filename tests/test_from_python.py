@@ -17,6 +17,8 @@ PROMISED = """
 from experiments import mnist
 from plasticity import Study, load_run, load_runs, load_study
 
+pytestmark = pytest.mark.pages
+
 run = mnist.EXPERIMENT.run("quick", arms=["mlp", "mlp+l2"], seed=3, num_tasks=4, results="results", progress=False,
                            options={"mlp+l2": {"l2.strength": 1e-2}})      # trains what is missing, resumes, returns a Run
 run = load_run(run.path)                    # .path .config .arms (names as typed, fresh:mlp too)

@@ -12,6 +12,8 @@ import pytest
 
 import plasticity
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[1]
 # Those that README and the pages name.
 PROMISED = {
@@ -74,6 +76,7 @@ def test_import_of_the_package_loads_no_other_and_a_name_only_what_it_needs() ->
     assert modules == ["plasticity.quantum.layer", "plasticity.quantum.circuits"]
 
 
+@pytest.mark.slow
 def test_all_names_can_be_imported_at_once() -> None:
     done = run("from plasticity import *; import plasticity; [eval(n) for n in plasticity.__all__]")
     assert (done.returncode, done.stderr) == (0, "")

@@ -29,6 +29,8 @@ from plasticity.remedies import REMEDIES
 from plasticity.results.names import folder_name
 from plasticity.tasks.images import MNIST_DIGEST
 
+pytestmark = pytest.mark.pages
+
 ROOT = Path(__file__).parents[1]
 # The cards are made by the build, from docstrings.
 PAGES = [page for page in sorted(ROOT.glob("docs/**/*.md")) if page.parent.name != "methods"]
@@ -132,6 +134,7 @@ def run_as_program(code: str, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_network_of_the_page_is_trained_and_measured_by_the_commands(folder: Path) -> None:
     (words,) = (said for of, said in COMMANDS if of == "experiments.mnist" and "--import" in said)
     assert command_main("experiments.mnist")([*shlex.split(words), "--num-tasks=2"]) == 0

@@ -107,6 +107,7 @@ def test_there_is_no_arrow_upwards(copy: Path) -> None:
     assert "0 broken" in said
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("planted", PLANTED)
 def test_planted_arrow_is_seen_and_named(copy: Path, planted: str) -> None:
     name, code, arrow, contract = PLANTED[planted]

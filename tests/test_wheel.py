@@ -14,6 +14,8 @@ from packaging.requirements import Requirement
 
 import plasticity
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("plasticity", "experiments")
 FILES = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE")

@@ -234,6 +234,7 @@ def test_saved_policies_are_stable_baselines3s(trained: Path) -> None:
 WHERE_IT_RUNS = {"device", "threads"}  # tested one by one
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "field", [f.name for f in dataclasses.fields(Config) if f.name not in WHERE_IT_RUNS]
 )
@@ -257,6 +258,7 @@ OTHER = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("field", OTHER)
 def test_no_field_of_an_arm_is_ignored_or_changes_the_other(field: str) -> None:
     option = field.replace("network.", "").replace("_", "-")
@@ -308,6 +310,7 @@ def test_threads_of_the_config_are_torchs_while_it_trains(monkeypatch: pytest.Mo
     assert seen == [3, 1]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("since", ["the beginning", "a resume", "the end"])
 def test_tensorboard_gets_the_numbers_of_all_rows_once(
     monkeypatch: pytest.MonkeyPatch, since: str

@@ -86,6 +86,7 @@ def weights(one: PPO) -> dict[str, torch.Tensor]:
 
 
 # ------------------------------------------------------------------------------------------ runs
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", OFF)
 def test_a_remedy_that_is_off_is_not_there(name: str) -> None:
     arm = f"mlp+{name}"
@@ -98,6 +99,7 @@ def test_a_remedy_that_is_off_is_not_there(name: str) -> None:
     assert ours == rows_of(folder, "mlp")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "arm", [*(f"mlp+{name}" for name in REMEDIES), "qnn+l2+equal-betas",
             "mlp+l2+equal-betas+layer-norm+continual-backprop+redo"],
@@ -155,6 +157,7 @@ def test_what_does_not_fit_is_one_line_and_status_2(arm: str, said: str, capsys)
     assert not Path("results").exists()
 
 
+@pytest.mark.slow
 def test_policy_with_layer_norm_is_loaded_in_another_process() -> None:
     arm = "mlp+layer-norm"
     arguments = command(arm)

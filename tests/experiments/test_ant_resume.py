@@ -99,6 +99,7 @@ def test_run_killed_in_the_midst_of_anything_ends_like_an_uninterrupted_one() ->
     assert results(folder) == results(folder_of(*arguments, "--results=whole"))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("stop", range(1, 10, 2))
 def test_run_interrupted_in_an_update_ends_like_an_uninterrupted_one(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys, stop: int
@@ -197,6 +198,7 @@ def at_once(*arguments: str) -> Path:
     return folder_of(*arguments, "--results=at-once")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("arguments", "rollout", "updates"),
     [
@@ -216,6 +218,7 @@ def test_run_made_longer_is_the_longer_one_where_its_end_is_evaluated_anyway(
         assert [note["rows"] for note in provenance_of(ours, arm)] == rows
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("steps", "evaluated_anyway"), [(48, False), (96, True)])
 def test_run_made_longer_is_the_longer_one_but_for_the_evaluation_that_ended_the_shorter(
     trained: Path, steps: int, evaluated_anyway: bool
@@ -259,6 +262,7 @@ def evaluations_of(folder: Path, arm: str) -> dict[int, float]:
     return {row["evaluation_step"]: row["evaluation_return"] for row in rows}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("better", [False, True])
 def test_best_policy_of_a_run_made_longer_is_the_best_of_all_its_evaluations(
     monkeypatch: pytest.MonkeyPatch, better: bool

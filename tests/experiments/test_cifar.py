@@ -208,6 +208,7 @@ def test_exports_hold_the_rows_and_nothing_is_done_twice(tiny: list[str], tmp_pa
     assert (tmp_path / "again.png").stat().st_size > 10_000
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("after", [2, 7, 13, 20])
 def test_run_interrupted_in_a_task_ends_like_an_uninterrupted_one(
     tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int

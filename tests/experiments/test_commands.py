@@ -14,6 +14,8 @@ from experiments.benchmarks import implementations as contestants
 from experiments.benchmarks import options as bench_options
 from experiments.cli import parse as cli
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
     "mnist", "cifar", "qdata", "ant", "bench", "bench_ppo", "bench_device", "figures", "measure",
@@ -62,37 +64,39 @@ except SystemExit as end:
 """
 
 
-@pytest.mark.parametrize("wrong", [False, True])
-@pytest.mark.parametrize("command", [*COMMANDS, "ant --watch"])
-def test_help_and_wrong_use_are_answered_before_the_slow_imports(command: str, wrong: bool) -> None:
-    words = ["a", "b", "--nonsense"] if wrong else ["--help"]
-    done = run("-c", LIST_MODULES, *command.split(), *words)
-    status, modules = json.loads(done.stdout.splitlines()[-1])
-    assert status == (2 if wrong else 0), done.stderr
+POSITIONAL = {
+    "watch": "RUN VIDEO", "figures": "RUN [RUN ...] [FILE.png]", "measure": "RUN",
+    "device": "RUN", "study": "NAME|FILE.py",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_says_how_a_command_is_called_before_the_slow_imports(command: str) -> None:
+    done = run("-c", LIST_MODULES, command, "--help")
+    usage, empty, summary, *_, last = done.stdout.splitlines()
+    status, modules = json.loads(last)
+    assert status == 0, done.stderr
     assert not HEAVY & set(modules)
-    if wrong:
-        assert done.stderr.startswith("error: ")
-        assert len(done.stderr.splitlines()) == 1
+    assert usage.startswith(f"usage: python -m experiments.{command} [-h] ")
+    assert usage.endswith(POSITIONAL.get(command, "]"))
+    assert empty == ""
+    assert re.match(r"(Train|Time|Draw|Measure|Render|List),? .*\.$", summary)
+    assert "``" not in done.stdout
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "ant --watch"])
+def test_wrong_use_is_answered_before_the_slow_imports(command: str) -> None:
+    done = run("-c", LIST_MODULES, *command.split(), "a", "b", "--nonsense")
+    status, modules = json.loads(done.stdout.splitlines()[-1])
+    assert status == 2
+    assert not HEAVY & set(modules)
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_names_that_the_benchmark_knows_without_imports_are_those_there_are() -> None:
     assert (*contestants.SHAPES, "mlp") == bench_options.SHAPES
     assert contestants.CONTESTANTS == bench_options.CONTESTANTS
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_of_every_command_begins_with_how_it_is_called(command: str) -> None:
-    done = run("-m", f"experiments.{command}", "--help")
-    usage, empty, summary, *_ = done.stdout.splitlines()
-    assert usage.startswith(f"usage: python -m experiments.{command} [-h] ")
-    assert empty == ""
-    assert re.match(r"(Train|Time|Draw|Measure|Render|List),? .*\.$", summary)
-    assert "``" not in done.stdout
-    names = {
-        "watch": "RUN VIDEO", "figures": "RUN [RUN ...] [FILE.png]", "measure": "RUN",
-        "device": "RUN", "study": "NAME|FILE.py",
-    }  # fmt: skip
-    assert usage.endswith(names.get(command, "]"))
 
 
 # --- Ctrl-C
@@ -116,6 +120,7 @@ def interrupted_at(module: str, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("module", ["tyro", "torch"])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_control_c_in_the_first_imports_is_a_line(
@@ -201,6 +206,7 @@ def test_control_c_while_the_fork_server_imports_is_the_programs_alone(tmp_path:
 # --- pipes
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_closed_pipe_ends_a_command_quietly(command: str) -> None:
     reading, writing = os.pipe()

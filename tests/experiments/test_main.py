@@ -16,6 +16,8 @@ from experiments.__main__ import summaries
 from plasticity import __version__
 from tests.experiments.test_commands import COMMANDS, HEAVY, ROOT, interrupted_at, run
 
+pytestmark = pytest.mark.processes
+
 QUICK = ["mnist", "--preset=quick", "--arms=mlp", "--num-tasks=1"]
 
 
@@ -98,6 +100,7 @@ def test_unknown_command_is_a_line_with_the_way_out(word: str, way_out: str) -> 
 # --- a command, as by its own name
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "words", [["mnist", "--help"], ["ant", "--help"], ["ant", "--nonsense"], ["figures", "none"]]
 )
@@ -117,6 +120,7 @@ def test_command_says_and_returns_what_it_does_by_its_own_name(
         assert " ".join(f"{done.stdout} | {done.stderr}".split()) == expected
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_usage_says_how_the_command_was_called(command: str, script: Path) -> None:
     assert run(str(script), command, "--help").stdout.startswith(f"usage: plasticity {command} ")
@@ -161,6 +165,7 @@ def test_script_is_not_led_astray_by_a_folder_called_experiments(
 # --- how it ends
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("module", "words"), [("tyro", []), ("tyro", QUICK), ("torch", QUICK)])
 def test_control_c_in_the_first_imports_is_a_line(
     tmp_path: Path, script: Path, module: str, words: list[str]

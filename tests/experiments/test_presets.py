@@ -157,6 +157,7 @@ def test_runs_that_were_named_otherwise_before_are_found_whatever_the_bits_of_th
         assert asked == (there or experiment.identity(config, DATA))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("name", "preset"), HASHES)
 def test_length_of_a_run_is_no_part_of_its_hash_and_all_else_is(name: str, preset: str) -> None:
     experiment = EXPERIMENTS[name]
@@ -194,6 +195,7 @@ class Something(Remedy):
     """Of it."""
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("name", "preset"), HASHES)
 def test_another_entry_of_a_registry_and_another_arm_change_no_hash(
     name: str, preset: str, monkeypatch: pytest.MonkeyPatch

@@ -398,6 +398,7 @@ def test_exports_hold_the_rows_and_nothing_is_done_twice(tiny: list[str], tmp_pa
     assert (tmp_path / "again.png").read_bytes() == (folder / "figure.png").read_bytes()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("after", [2, 6, 9, 13])
 def test_run_interrupted_in_a_task_ends_like_an_uninterrupted_one(
     tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int

@@ -40,6 +40,7 @@ def check_rows(folder: Path, num_tasks: int) -> None:
             assert all(math.isfinite(v) for v in row.values() if isinstance(v, float))
 
 
+@pytest.mark.slow
 def test_every_remedy_learns_digits(tmp_path: Path) -> None:
     arms = [f"mlp+{name}" for name in REMEDIES]
     command = ["--preset=quick", "--num-tasks=3", f"--results={tmp_path}", "--arms", *arms]
@@ -52,6 +53,7 @@ def test_every_remedy_learns_digits(tmp_path: Path) -> None:
     assert min(accuracies.values()) > 0.25, accuracies  # chance is 0.1
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["mnist", "cifar", "qdata"])
 def test_remedies_learn_every_stream(name: str, tmp_path: Path) -> None:
     chosen = {"mnist": FOR_CIRCUITS, "cifar": ("l2-init", "upgd", "adamw"), "qdata": FOR_CIRCUITS}

@@ -46,6 +46,7 @@ UPDATE = ("plasticity.learning.learner:Learner", "update")
 # --- stopped and started again
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("seed", range(4))
 def test_run_stopped_in_the_middle_of_tasks_ends_like_an_uninterrupted_one(
     tiny: list[str], stop: Stop, tmp_path: Path, seed: int

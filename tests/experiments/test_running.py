@@ -279,6 +279,7 @@ def edit(path: Path) -> None:
     path.write_text(path.read_text().replace("1", "2"))
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("num_updates", [0, 2 * UPDATES + 1, 4 * UPDATES + 1])
 @pytest.mark.parametrize(
     ("name", "change"),
@@ -316,6 +317,7 @@ def test_run_that_was_edited_or_cut_off_is_refused(
         assert str(path) in refused(*only(tiny, "qnn"), status=1)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("num_updates", [1, 2 * UPDATES + 1, 5 * UPDATES + 3])
 def test_run_stopped_by_a_full_disk_goes_on_once_there_is_room(
     tiny: list[str],

@@ -249,6 +249,7 @@ def test_the_list_has_the_commands_of_the_cells_that_are_not_complete(
         assert (status, len(printed.splitlines())) == (0, 4)
 
 
+@pytest.mark.slow
 def test_commands_of_the_list_give_the_records_of_the_cells_in_a_shell(
     tiny: Study, tmp_path: Path, results: Path, said: Callable[..., tuple]
 ) -> None:
@@ -264,6 +265,7 @@ def test_commands_of_the_list_give_the_records_of_the_cells_in_a_shell(
     assert rest.splitlines() == printed.splitlines()[1:]
 
 
+@pytest.mark.slow
 def test_without_distributed_a_line_says_what_to_install(tiny: Study, tmp_path: Path) -> None:
     write_study(tmp_path / "own.py", tiny)
     for package in ("distributed", "dask", "psutil"):

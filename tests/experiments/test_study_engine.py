@@ -32,7 +32,7 @@ from tests.experiments.studying import (  # noqa: E402
 from tests.experiments.test_commands import run  # noqa: E402
 from tests.waiting import PATIENCE, killed_on_failure, wait_until  # noqa: E402
 
-pytestmark = [pytest.mark.usefixtures("empty_folder"), pytest.mark.slow]
+pytestmark = [pytest.mark.usefixtures("empty_folder"), pytest.mark.slow, pytest.mark.processes]
 
 
 def family(pid: int) -> list[psutil.Process]:

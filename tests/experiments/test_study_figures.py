@@ -145,6 +145,7 @@ def test_caption_says_how_many_seeds_and_what_is_shaded() -> None:
     assert "n = 1 to 2 seeds" in caption and "interval" not in caption
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("arms", [3, 8, 14, 40])
 def test_axes_titles_and_captions_lie_inside_the_figure_and_apart(arms: int) -> None:
     figure = drawn(arms, (8, 10), logarithmic=True)

@@ -503,6 +503,7 @@ print(watch.main(["run", "out.mp4"]), ant.main(["--preset=quick"]), bench_ppo.ma
 """
 
 
+@pytest.mark.slow
 def test_renderer_that_is_none_is_told_in_a_line() -> None:
     """mujoco looks at the variable when it is imported, in training too."""
     done = subprocess.run(

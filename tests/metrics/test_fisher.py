@@ -43,6 +43,7 @@ def test_fisher_trace_that_begins_at_zero_has_no_relative_value() -> None:
     assert columns["true_task0"] > 0
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("make", ZOO.values(), ids=ZOO)
 @pytest.mark.parametrize("numbers", [1, 10**9])
 def test_fisher_traces_match_a_loop_over_samples_and_classes(make, numbers, monkeypatch) -> None:

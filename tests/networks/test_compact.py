@@ -294,6 +294,7 @@ def test_max_min_changes_no_norm_and_needs_pairs() -> None:
         OrthogonalMlp(hidden=(4, 3), units="max-min", kept_by="retraction")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("units", ["relu", "max-min"])
 @pytest.mark.parametrize("rate", [3e-3, 0.3])
 def test_hidden_layers_are_orthogonal_after_a_thousand_updates(units: str, rate: float) -> None:
@@ -383,6 +384,7 @@ def test_sphere_is_an_mlp_with_or_without_layer_norm(layer_norm: bool) -> None:
     )
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("rate", [3e-3, 0.3])
 @pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("biases", ["held", "free"])

@@ -43,6 +43,7 @@ def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 # ---------------------------------------------------------------------- several backward passes
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("history_bytes", [0, 200, 2**20, 4 * 2**20])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("case", DEEP, ids=["brickwork", "staircase", "ring"])
@@ -163,6 +164,7 @@ def bent(net: QNN):
     return outputs
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("ansatz", SMALL, ids=lambda a: type(a).__name__)
 @pytest.mark.parametrize("readout", READOUTS, ids=lambda r: type(r).__name__)
 @pytest.mark.parametrize("is_complex", [False, True])

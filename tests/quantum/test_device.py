@@ -367,6 +367,7 @@ def test_an_empty_batch_and_a_batch_of_one() -> None:
 
 
 # --------------------------------------------------------------------------------------- gradients
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("ansatz", ["staircase", "any pairs"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 def test_gradients_are_those_of_finite_differences(ansatz: str, dtype: torch.dtype) -> None:

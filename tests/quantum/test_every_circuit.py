@@ -75,6 +75,7 @@ def test_samples_have_any_leading_dimensions_as_of_a_linear_layer(make) -> None:
         assert module(torch.rand(shape)).shape == (*shape[:-1], rows.shape[1])
 
 
+@pytest.mark.sampled(40)
 @pytest.mark.parametrize("make", modules())
 @pytest.mark.parametrize("batch", [1, 3, 40])
 def test_outputs_are_contiguous_and_can_be_changed_in_place(make, batch: int) -> None:

@@ -39,6 +39,7 @@ ANSAETZE = [
 ]  # fmt: skip
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("ansatz", ANSAETZE, ids=str)
 def test_what_is_read_back_is_the_dense_matrix(ansatz: Ansatz, dtype: torch.dtype) -> None:
@@ -50,6 +51,7 @@ def test_what_is_read_back_is_the_dense_matrix(ansatz: Ansatz, dtype: torch.dtyp
         assert circuit.count_ops()["cx"] == 3 * ansatz.num_gates or ansatz.num_qubits < 4
 
 
+@pytest.mark.sampled(14)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("ansatz", ANSAETZE, ids=str)
 @pytest.mark.parametrize(

@@ -88,6 +88,7 @@ def test_outputs_match_dense_matrices(ansatz: Ansatz, readout, renormalised, kin
         torch.testing.assert_close(net(x), expected, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("readout", "renormalised"), CASES, ids=str)
 @pytest.mark.parametrize("ansatz", [Ring(3, 2), Staircase(4, 2)], ids=["ring", "staircase"])
 def test_gradients_match_finite_differences(ansatz: Ansatz, readout, renormalised) -> None:

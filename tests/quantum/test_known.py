@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 from torch import nn
 
 from plasticity.quantum.circuits import Brickwork
@@ -21,6 +22,7 @@ def test_layers_and_what_extends_them_are_known() -> None:
     assert not any(is_ansatz(other) for other in (nn.Linear(2, 2), Brickwork, None))
 
 
+@pytest.mark.slow
 def test_an_mlp_is_trained_and_measured_without_an_import_of_tensorcircuit(tmp_path) -> None:
     program = """
 import sys
@@ -28,6 +30,7 @@ from plasticity.metrics import METRICS
 from plasticity.metrics.circuits import circuits
 from plasticity.networks import NETWORKS
 assert not {"plasticity.quantum.layer", "plasticity.quantum.circuits"} & {*sys.modules}
+import pytest
 import torch
 from plasticity.learning.learner import Learner
 from plasticity.networks.network import Shape

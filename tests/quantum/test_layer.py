@@ -89,6 +89,7 @@ def read_circuit(net: QNN, x: torch.Tensor) -> torch.Tensor:
     return readout(probabilities[: readout.num_outcomes(net.ansatz.num_qubits)])
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GOLDEN)
 def test_tc_circuit_gives_the_authors_outputs_and_gradients(name: str) -> None:

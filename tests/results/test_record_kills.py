@@ -28,6 +28,8 @@ KILLS = """
 import builtins, json, os, signal
 from plasticity.results import arm as arm_record, disk
 
+pytestmark = pytest.mark.processes
+
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 def kill_at(limit):
@@ -75,6 +77,7 @@ os.fsync = lambda descriptor: None
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")
 def test_run_killed_at_any_instant_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     """Kill before every call that changes the disk and in the middle of every write; some twice.
@@ -125,6 +128,7 @@ print(limit, *sorted(names))
         assert numbers(results) == uninterrupted, f"killed at {results.name}"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")
 def test_overwrite_killed_at_any_instant_leaves_no_mixture(tmp_path: Path) -> None:
     """The next opening finds the old arm, refuses a half-emptied one, or finds an empty one."""

@@ -187,6 +187,7 @@ def test_holm_of_a_worked_example() -> None:
     assert holm([]).tolist() == []
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("m", [1, 2, 5, 19])
 @pytest.mark.parametrize("digits", [1, 3, 12])  # few: ties
 def test_holm_is_that_of_statsmodels(m: int, digits: int) -> None:
@@ -307,6 +308,7 @@ def test_bootstrap_interval_is_that_of_the_paper(confidence: float) -> None:
     assert found == bca_interval(values, confidence=confidence)  # nothing is left to chance
 
 
+@pytest.mark.slow
 def test_bootstrap_interval_of_another_statistic_is_that_of_the_paper() -> None:
     values = some_values(20)
     expected = bca_by_hand(values, interquartile_mean, 0.95, 2000)

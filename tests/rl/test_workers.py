@@ -30,9 +30,12 @@ from plasticity.rl.workers import Workers
 from tests.rl.test_environments import action_at, make
 from tests.waiting import PATIENCE, wait_until
 
-pytestmark = pytest.mark.filterwarnings(
-    r"ignore:.*The environment Ant-v4 is out of date:DeprecationWarning"
-)
+pytestmark = [
+    pytest.mark.filterwarnings(
+        r"ignore:.*The environment Ant-v4 is out of date:DeprecationWarning"
+    ),
+    pytest.mark.processes,
+]
 # Workers are forked from a process that has imported these, instead of importing them in seconds.
 multiprocessing.set_forkserver_preload(["plasticity.rl.workers", "plasticity.rl.environments"])
 

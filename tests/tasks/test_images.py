@@ -844,6 +844,7 @@ def test_damaged_data_set_is_downloaded_again(official, server, tmp_path, name):
     assert after == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")
 @pytest.mark.parametrize("name", FOLDERS)
 def test_download_killed_at_any_instant_is_repeated_by_the_same_command(
@@ -907,6 +908,7 @@ print(half_unpacked)
     assert int(half_unpacked) > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FOLDERS)
 def test_two_processes_at_once_download_once(official, server, tmp_path, name):
     official(server.address)

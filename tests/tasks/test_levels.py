@@ -151,6 +151,7 @@ def test_content_does_not_depend_on_workers_or_threads_and_threads_are_put_back(
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_content_does_not_depend_on_the_threads_of_the_environment(tmp_path, monkeypatch):
     # A thread of a pool has OpenMP's own default, whatever torch was told in the main thread.
     processes = []
@@ -337,6 +338,7 @@ def test_pipe_in_place_of_a_file_is_not_waited_for_but_replaced(copied, name):
     assert content(root) == before
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("edit", EDITS)
 def test_edited_chain_is_repaired_with_a_warning(copied, capsys, solved, edit):
     chain, root = copied
@@ -418,6 +420,7 @@ def test_file_that_shrinks_while_in_use_is_an_error(copied):
 # --- several processes --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_share_the_work(tmp_path):
     root, report = tmp_path / "root", tmp_path / "said by the second"
     body = f"print({LOAD}.digest)"

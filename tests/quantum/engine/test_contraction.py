@@ -192,6 +192,7 @@ def test_each_contraction_gives_the_same_values(
     torch.testing.assert_close(outputs, expected, rtol=0, atol=2e-5 if single else 1e-10)
 
 
+@pytest.mark.sampled(20)
 @pytest.mark.parametrize("carry", CARRIES)
 @pytest.mark.parametrize("num_qubits", [2, 5, 8, 11, 12])
 @pytest.mark.parametrize("depth", [1, 3, 12])
