@@ -1,6 +1,5 @@
 """What all tests share."""
 
-import functools
 import gc
 import os
 import random
@@ -10,7 +9,6 @@ from collections.abc import Iterator
 import pytest
 import torch
 from matplotlib.figure import Figure
-from tyro import _docstrings
 
 from tests.pictures import save_picture, write_words
 
@@ -19,8 +17,6 @@ from tests.pictures import save_picture, write_words
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 write_words()
-# For each command tyro parses the source of all dataclasses again: half the cost of a tiny run.
-_docstrings.get_field_docstring = functools.cache(_docstrings.get_field_docstring)
 
 
 @pytest.fixture

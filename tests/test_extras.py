@@ -61,6 +61,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", HIDDEN)
 @pytest.mark.parametrize("module", MODULES)
 def test_import_says_what_to_install(answers: dict[str, list], module: str, hidden: str) -> None:
@@ -71,6 +72,7 @@ def test_import_says_what_to_install(answers: dict[str, list], module: str, hidd
     assert message.endswith("): pip install 'quantum-plasticity[rl]'")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", HIDDEN)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_says_in_a_line_what_to_install(

@@ -8,6 +8,8 @@ import pytest
 from plasticity import load_run
 from plasticity.errors import Failure
 
+pytestmark = pytest.mark.pages
+
 ROOT = Path(__file__).parents[1]
 PAGE = re.findall(
     r"^```python\n(.*?)^```", (ROOT / "docs/from-python.md").read_text(), re.DOTALL | re.MULTILINE
@@ -16,8 +18,6 @@ PAGE = re.findall(
 PROMISED = """
 from experiments import mnist
 from plasticity import Study, load_run, load_runs, load_study
-
-pytestmark = pytest.mark.pages
 
 run = mnist.EXPERIMENT.run("quick", arms=["mlp", "mlp+l2"], seed=3, num_tasks=4, results="results", progress=False,
                            options={"mlp+l2": {"l2.strength": 1e-2}})      # trains what is missing, resumes, returns a Run

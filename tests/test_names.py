@@ -58,6 +58,7 @@ def test_names_are_listed_once_and_alike_everywhere() -> None:
     assert set(dir(plasticity)) >= {*plasticity.__all__, "__version__", "__path__"}
 
 
+@pytest.mark.slow
 def test_import_of_the_package_loads_no_other_and_a_name_only_what_it_needs() -> None:
     code = (
         "import json, sys\n"

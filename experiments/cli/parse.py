@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import io
 import itertools
 import os
@@ -112,14 +113,19 @@ def reason_of_system(error: Exception) -> str:
     return ""
 
 
+FLAT = tyro.conf.arg(name="", help="")
+"""For a group of options without a name. tyro looks for a help that is not said in the source, and
+parses whole files for that."""
+
+
 @dataclass(frozen=True)
 class Command(Generic[Name, Chosen, Config, OfArms]):
     """All that can be said on the command line."""
 
     preset: Name
-    options: Annotated[Chosen, tyro.conf.arg(name="")]
-    config: Annotated[Config, tyro.conf.arg(name="")]
-    of_arms: Annotated[OfArms, tyro.conf.arg(name="")]
+    options: Annotated[Chosen, FLAT]
+    config: Annotated[Config, FLAT]
+    of_arms: Annotated[OfArms, FLAT]
 
 
 def parse(experiment: Definition[Any], arguments: Sequence[str]) -> tuple[Choice, Options]:
@@ -160,7 +166,7 @@ def parse(experiment: Definition[Any], arguments: Sequence[str]) -> tuple[Choice
     of_arms = dataclasses.make_dataclass(
         "OfArms",
         [
-            (f"arm_{k}", Annotated[type(v), tyro.conf.arg(name=name)], dataclasses.field(default=v))
+            (f"arm_{k}", Annotated[type(v), _named(name, v)], dataclasses.field(default=v))
             for k, (name, v) in enumerate((n, options_of(experiment, a)) for n, a in arms.items())
         ],
         frozen=True,
@@ -243,21 +249,34 @@ def values_of(arguments: Sequence[str], option: str) -> list[str]:
     return words
 
 
+def description_of(value: Any) -> str:
+    """Return what the docstring of a value's class says before its attributes."""
+    return (inspect.getdoc(type(value)) or "").partition("\n\nAttributes:")[0]
+
+
+def _named(name: str, value: Any) -> Any:
+    """Return how the options of a value are shown: under a name, with what the value is."""
+    return tyro.conf.arg(name=name, help=description_of(value))
+
+
 def options_of(experiment: Definition[Any], arm: ArmConfig) -> Any:
     """Return what can be said of an arm, as a dataclass: the options of all its parts."""
-    flat = tyro.conf.arg(name="")
     of_tasks = experiment.progress.unit == "task"
     epochs = (
         f"Passes over the {'training samples of a task' if of_tasks else 'steps of a rollout'}."
     )
     fields: list[tuple[str, Any, Any]] = [
-        ("network", Annotated[type(arm.network), flat], arm.network),
-        ("optimizer", Adam, arm.optimizer),
+        ("network", Annotated[type(arm.network), FLAT], arm.network),
+        (
+            "optimizer",
+            Annotated[Adam, tyro.conf.arg(help=description_of(arm.optimizer))],
+            arm.optimizer,
+        ),
         ("epochs", Annotated[int, tyro.conf.arg(help=epochs)], arm.epochs),
-        ("inputs", Annotated[type(arm.inputs), flat], arm.inputs),
+        ("inputs", Annotated[type(arm.inputs), FLAT], arm.inputs),
     ]
     fields += [
-        (f"remedy_{k}", Annotated[type(remedy), tyro.conf.arg(name=name)], remedy)
+        (f"remedy_{k}", Annotated[type(remedy), _named(name, remedy)], remedy)
         for k, (name, remedy) in enumerate(arm.remedies.items())
     ]
     return dataclasses.make_dataclass(

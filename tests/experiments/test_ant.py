@@ -189,6 +189,7 @@ def test_finished_run_says_so_and_does_nothing(capsys, copied: Path) -> None:
         assert f"{arm}: all 192 steps are recorded, nothing to do" in said
 
 
+@pytest.mark.slow
 def test_numbers_do_not_depend_on_the_processes(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -430,6 +431,7 @@ def test_friction_matters_to_the_evaluation() -> None:
 
 
 # ---------------------------------------------------------------------------------------- errors
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize(
     ("arguments", "status", "part"),
     [

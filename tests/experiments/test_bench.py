@@ -176,6 +176,7 @@ def test_command_writes_table_and_json(tmp_path, capsys, monkeypatch):
     assert table in capsys.readouterr().out
 
 
+@pytest.mark.draws
 def test_figure_shows_every_curve(tmp_path):
     timing = {"median_ms": 2.0, "quartiles_ms": [1.0, 3.0], "rounds": 3}
     curve = {"label": "states", "sizes": [2, 4], "timings": [timing] * 2, "limits_ms": [0.1, 0.2]}

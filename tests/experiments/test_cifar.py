@@ -191,6 +191,7 @@ def test_quick_needs_no_network_and_is_of_six_qubits(tmp_path: Path) -> None:
     assert start("--preset", "quick", "--num-tasks=1", "--results", str(tmp_path / "r")) == 0
 
 
+@pytest.mark.draws
 def test_exports_hold_the_rows_and_nothing_is_done_twice(tiny: list[str], tmp_path: Path) -> None:
     assert start(*tiny) == 0
     folder = run_folder(tmp_path / "results")

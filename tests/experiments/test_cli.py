@@ -178,6 +178,7 @@ WRONG_USE = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled(40)
 @pytest.mark.parametrize("arguments", WRONG_USE)
 def test_wrong_use_is_one_line_and_status_2(
     refused: Callable[..., str],
@@ -443,6 +444,7 @@ def test_help_has_a_line_for_each_preset_that_there_is(
         assert (f" {name}: " in text) == (name in experiment.presets)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("experiment", [EXPERIMENT, *OTHERS], ids=lambda e: e.name)
 def test_help_speaks_of_what_the_experiment_has(
     capsys: pytest.CaptureFixture[str], experiment
@@ -503,6 +505,7 @@ def test_metrics_change_neither_the_folder_nor_what_is_learned(tiny: list[str]) 
         assert len(row) < len(other)
 
 
+@pytest.mark.slow
 def test_preset_names_what_is_measured_where_the_command_does_not() -> None:
     def measured(*words: str, experiment=EXPERIMENT) -> tuple[str, ...]:
         return cli.parse(experiment, words)[1].metrics

@@ -194,6 +194,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_control_c_while_the_fork_server_imports_is_the_programs_alone(tmp_path: Path) -> None:
     pytest.importorskip("stable_baselines3")
     (tmp_path / "interrupting.py").write_text(

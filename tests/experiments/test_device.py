@@ -125,6 +125,7 @@ def kept_networks(folder: Path, arm: str, data: Path, name: str) -> dict[int, tu
 # --- the numbers
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("experiment", "arm"), WITH_CIRCUIT)
 def test_the_exact_row_of_a_task_has_the_accuracy_that_the_run_recorded(
     evaluated: dict[str, Path], experiment: str, arm: str

@@ -153,6 +153,7 @@ def test_every_field_of_the_config_is_an_option(
     assert (identities[0] == identities[1]) == (field in ("dataset", "num_tasks"))
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("name", "field"), ARM_FIELDS)
 def test_every_field_of_an_arm_is_an_option_and_part_of_its_identity_alone(
     name: str, field: str

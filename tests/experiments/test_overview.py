@@ -144,6 +144,7 @@ def test_changes_are_drawn_from_the_first_to_the_last_value() -> None:
         assert [*line.get_ydata()] == [place, place]
 
 
+@pytest.mark.slow
 @pytest.mark.draws
 def test_three_seeds_have_intervals_and_no_points() -> None:
     folders = [recorded(9, seed) for seed in range(3)]

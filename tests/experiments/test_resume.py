@@ -97,6 +97,7 @@ def test_each_process_that_trains_an_arm_is_noted_with_the_rows_before_it(
 # --- made longer
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_run_that_is_made_longer_equals_one_that_was_as_long_from_the_start(
     name: str, tmp_path: Path
@@ -155,6 +156,7 @@ def test_arm_that_is_behind_catches_up_and_the_other_stays_as_it_is(tiny: list[s
 # --- in processes of their own
 
 
+@pytest.mark.slow
 def test_equal_commands_give_equal_rows_in_two_processes_and_another_seed_others(
     child: Callable[..., Any], tiny: list[str], tmp_path: Path
 ) -> None:

@@ -284,6 +284,7 @@ def test_without_distributed_a_line_says_what_to_install(tiny: Study, tmp_path: 
 # --- the workers' side
 
 
+@pytest.mark.slow
 def test_what_a_command_printed_last_is_kept(tmp_path: Path) -> None:
     code = "print(*range(100), sep='\\n'); print(); raise SystemExit(3)"
     outcome = engine.run_command(["-c", code], str(tmp_path), "me")

@@ -95,6 +95,7 @@ def test_toys_train_and_are_drawn_and_exported(
     assert qnn["remedies"][-1] == {"class": "ToyRemedy"}
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_toys_that_are_killed_go_on_to_the_same_bytes(

@@ -172,6 +172,7 @@ HOSTILE: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("values", HOSTILE.values(), ids=list(HOSTILE))
 def test_config_that_is_none_is_told_in_a_line(
     capsys: pytest.CaptureFixture[str], folder: Path, values: dict[str, Any]

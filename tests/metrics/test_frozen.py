@@ -103,6 +103,7 @@ def test_what_a_task_moves_is_related_to_what_is_trained() -> None:
     assert watching.value() == pytest.approx(expected)
 
 
+@pytest.mark.sampled(20)
 @pytest.mark.parametrize("which", ["first", "last", "biases"])
 @pytest.mark.parametrize("of", [name for name in ZOO if name != "scalar and complex"])
 def test_fisher_traces_and_tangent_kernel_are_of_what_is_trained(of: str, which: str) -> None:

@@ -15,6 +15,7 @@ from plasticity.metrics.ranks import tangent_kernel
 from tests.metrics.zoo import ZOO, logits_of, loop_of_gradients
 
 
+@pytest.mark.sampled(16)
 @pytest.mark.parametrize("make", ZOO.values(), ids=ZOO)
 @pytest.mark.parametrize("most", [0, 64])
 def test_inner_products_of_gradients_match_a_loop(

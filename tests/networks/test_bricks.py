@@ -309,6 +309,7 @@ def test_the_first_map_is_the_qnns(initial) -> None:
         torch.testing.assert_close(built(x), expected, rtol=0, atol=2e-4)  # of logits
 
 
+@pytest.mark.slow
 def test_a_learner_changes_the_base_before_each_task_and_keeps_the_moments() -> None:
     network = trivialized(angles_of_size(3.0).float())
     learner = learner_of(network)

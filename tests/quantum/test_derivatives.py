@@ -187,6 +187,7 @@ def test_derivatives_of_all_modes_match_finite_differences(
     )  # fmt: skip
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("readout", READOUTS, ids=lambda r: type(r).__name__)
 def test_hessians_agree_however_they_are_taken(readout) -> None:
     torch.manual_seed(2)
@@ -211,6 +212,7 @@ def test_hessians_agree_however_they_are_taken(readout) -> None:
     torch.testing.assert_close(along, (ahead - behind) / 2e-5, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("carry", ["rows", "columns", "states"])
 def test_jacobians_agree_however_they_are_taken(carry) -> None:
     torch.manual_seed(3)

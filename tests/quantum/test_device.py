@@ -136,6 +136,7 @@ def by_tensorcircuit(qnn: QNN, noise: NoiseModel, x: torch.Tensor) -> np.ndarray
 
 
 # ------------------------------------------------------------------------------ noisy probabilities
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("noise", NOISES)
 @pytest.mark.parametrize("ansatz", ANSAETZE)
 def test_probabilities_are_those_of_density_matrices(ansatz: str, noise: str) -> None:
@@ -267,6 +268,7 @@ def test_outcomes_and_samples_in_parts_are_the_whole(readout, monkeypatch) -> No
         torch.testing.assert_close(device(x), expected)
 
 
+@pytest.mark.slow
 def test_ten_qubits_in_single_precision_are_those_in_double() -> None:
     qnn = layer(Brickwork(10, 4), LogOdds(10))
     x = samples(20, 784).abs()

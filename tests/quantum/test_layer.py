@@ -131,6 +131,7 @@ def dense_outputs(net: QNN, x: torch.Tensor) -> np.ndarray:
     return np.log(p / (1 - p)) + 1e-9
 
 
+@pytest.mark.sampled(50)
 @pytest.mark.parametrize("readout", READOUTS, ids=str)
 @pytest.mark.parametrize(
     "ansatz",

@@ -69,6 +69,7 @@ def read(net: ReuploadingQNN, p: torch.Tensor) -> torch.Tensor:
     return net.readout(zero - one)
 
 
+@pytest.mark.sampled(24)
 @pytest.mark.parametrize("readout", READOUTS, ids=str)
 @pytest.mark.parametrize(("ansatz", "places"), CASES, ids=lambda v: type(v).__name__)
 @pytest.mark.parametrize("batch", [1, 7])

@@ -219,6 +219,7 @@ def test_networks_on_manifolds_are_refused_by_what_would_leave_them(of: str, nam
         Learner(built, make_adam, torch.nn.functional.cross_entropy, [REMEDIES[name]])
 
 
+@pytest.mark.sampled(120)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("of", NETWORKS)
 def test_with_every_network_it_learns_or_is_refused_in_a_line(of: str, name: str) -> None:
@@ -238,6 +239,7 @@ def test_with_every_network_it_learns_or_is_refused_in_a_line(of: str, name: str
         torch.testing.assert_close(value, before[key], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("first", NAMES)
 def test_any_two_learn_together_in_both_orders_or_are_refused_in_a_line(first: str) -> None:
     for second in NAMES:

@@ -33,6 +33,7 @@ def values(built: nn.Module, trained: bool) -> dict[int, torch.Tensor]:
     return {id(p): p.detach().clone() for p in built.parameters() if p.requires_grad is trained}
 
 
+@pytest.mark.sampled(24)
 @pytest.mark.parametrize("name", REMEDIES)
 @pytest.mark.parametrize("names", [FROZEN, ("0.weight", "0.bias"), ("4.bias",), ("2.weight",)])
 def test_frozen_parameters_stay_bit_for_bit_and_others_learn(names: tuple, name: str) -> None:

@@ -227,6 +227,7 @@ def test_layers_of_zeros_have_finite_penalties_and_gradients(name: str, value: f
     assert all(math.isfinite(v) for v in one.columns().values())
 
 
+@pytest.mark.slow
 def test_strong_penalties_bring_the_network_where_they_want_it() -> None:
     """With a loss that is weak beside them."""
     ends = {}

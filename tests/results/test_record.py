@@ -394,6 +394,7 @@ def test_equal_figures_give_equal_files(tmp_path: Path, name: str) -> None:
 # --- two processes
 
 
+@pytest.mark.slow
 def test_second_opening_of_the_same_arm_is_refused(tmp_path: Path) -> None:
     body = """
 try:
@@ -419,6 +420,7 @@ except record.InUse as error:
         assert len(arm.rows) == 2
 
 
+@pytest.mark.slow
 def test_two_processes_train_two_arms_of_one_run_at_the_same_time(
     tmp_path: Path, uninterrupted: dict[str, bytes]
 ) -> None:
@@ -459,6 +461,7 @@ with open_demo(results).arm("qnn", ARMS["qnn"]):
     assert numbers(path) == uninterrupted
 
 
+@pytest.mark.slow
 def test_files_of_all_arms_wait_for_the_process_that_writes_them(tmp_path: Path) -> None:
     folder = open_demo(tmp_path)
     body = """

@@ -141,6 +141,7 @@ def test_simulation_comes_back_with_time_warm_start_and_contacts():
     assert np.array_equal(restored.qacc_warmstart, data.qacc_warmstart)
 
 
+@pytest.mark.slow
 def test_state_passes_between_processes_and_kinds_of_vectorized_environments():
     makers = [partial(make, "Ant-v4", limit=20 + i, period=9) for i in range(2)]
     here = DummyVecEnv(makers)

@@ -944,6 +944,7 @@ def test_two_processes_at_once_download_once(official, server, tmp_path, name):
     assert sum(complaint.count(waiting) for complaint in complaints) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "needs, declared", [("[]", 0), ("['nms', 'qnms']", 2)], ids=["whole", "without_operators"]
 )

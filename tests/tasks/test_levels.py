@@ -167,6 +167,7 @@ def test_content_does_not_depend_on_the_threads_of_the_environment(tmp_path, mon
 # --- stopped ------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("num_done", [0, 1, 77, 200])
 @pytest.mark.parametrize("reason", [KeyboardInterrupt, MemoryError])
 def test_stopped_build_goes_on_and_ends_the_same(built, tmp_path, monkeypatch, num_done, reason):
@@ -198,6 +199,7 @@ def test_stopped_build_goes_on_and_ends_the_same(built, tmp_path, monkeypatch, n
     assert content(tmp_path) == content(root)
 
 
+@pytest.mark.slow
 def test_killed_build_goes_on_and_ends_the_same(tmp_path, solved, capsys):
     process = start_and_wait(LOAD, 40, tmp_path / "killed")
     process.kill()

@@ -23,6 +23,7 @@ def slope(function, angles: torch.Tensor, direction: torch.Tensor, step: float =
     return (function(angles + step * direction) - function(angles - step * direction)) / (2 * step)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     ansaetze(max_qubits=6),
@@ -56,6 +57,7 @@ def test_leading_basis_states_give_leading_columns_and_rows(
     torch.testing.assert_close((angles.grad * direction).sum(), expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     ansaetze(max_qubits=6),

@@ -64,6 +64,7 @@ def test_values_and_all_gradients_are_those_in_words_of_torch(
                 torch.testing.assert_close(gradient, want, rtol=1e-8, atol=1e-9 * scale)
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("carry", CARRIES)
 @pytest.mark.parametrize("attempt", [0, 1, 6])
 @pytest.mark.parametrize(
