@@ -299,6 +299,7 @@ def whole(path: Path) -> bytes:
     return content
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("function", ["replace", "fsync"])
 def test_measuring_that_is_killed_at_any_write_leaves_what_was_or_what_will_be(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str

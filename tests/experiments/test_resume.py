@@ -223,6 +223,7 @@ def test_second_process_on_the_same_arm_ends_with_two_lines_and_status_75(
     assert contents(folder) == contents(uninterrupted)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("num_updates", [1, 4 * UPDATES + 1])
 def test_second_command_on_arms_that_are_trained_is_refused(
     refused: Callable[..., str], tiny: list[str], stop: Stop, tmp_path: Path, num_updates: int

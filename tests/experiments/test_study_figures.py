@@ -162,6 +162,7 @@ def test_axes_titles_and_captions_lie_inside_the_figure_and_apart(arms: int) -> 
         assert not one.overlaps(other)
 
 
+@pytest.mark.slow
 def test_forty_labels_of_level_against_drop_cover_neither_one_another_nor_a_point() -> None:
     drops = {f"mlp{'+l2' * (k % 2)}-arm{k}": 0.0 for k in range(40)}
     arms = []

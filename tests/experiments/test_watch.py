@@ -105,6 +105,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str, status: int = 1) ->
 # --- the video
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ["out.mp4", "out.gif"])
 @pytest.mark.parametrize("command", WATCH)
 def test_watch_writes_an_episode_of_a_saved_policy(
@@ -124,6 +125,7 @@ def test_watch_writes_an_episode_of_a_saved_policy(
     assert set(drawn[0].unwrapped.model.geom_friction[:, 0]) == {friction}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("which", ["best", "last"])
 @pytest.mark.parametrize("name", ARMS)
 def test_watch_plays_the_policy_that_was_saved(
@@ -165,6 +167,7 @@ def test_policy_is_ready_before_anything_is_drawn(
     assert calls[:4] == ["make_model", "predict", "make_rendered", "predict"]
 
 
+@pytest.mark.slow
 def test_video_is_as_long_and_as_large_as_is_said(
     capsys, slippery: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -414,6 +417,7 @@ class HalfMade:
         raise AttributeError("no attribute 'opengl_context'")
 
 
+@pytest.mark.slow
 def test_watch_says_where_nothing_renders_and_no_more(
     trained: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -447,6 +451,7 @@ class NoMode(gymnasium.Env):
         pass
 
 
+@pytest.mark.slow
 def test_environment_without_mujoco_is_not_told_of_its_renderers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

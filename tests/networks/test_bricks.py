@@ -199,6 +199,7 @@ def test_angles_are_wrapped_where_the_gap_exceeds_two_pi(angle: float, expected:
     torch.testing.assert_close(found, angles)
 
 
+@pytest.mark.slow
 def test_wrapped_angles_stay_bounded_and_the_map_is_the_qnns() -> None:
     network = wrapped(angles_of_size(3.0).float())
     learner, plain = learner_of(network, 0.1), QNN(ANSATZ, LogOdds(3))

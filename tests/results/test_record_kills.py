@@ -237,6 +237,7 @@ def test_folder_without_config_and_rows_is_a_new_run(
     assert numbers(train(tmp_path)) == uninterrupted
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of the file size are POSIX")
 def test_run_stopped_by_a_full_disk_goes_on_once_there_is_room(
     tmp_path: Path, uninterrupted: dict[str, bytes]

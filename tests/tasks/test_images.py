@@ -357,6 +357,7 @@ def test_zeros_that_are_not_many_are_read(tmp_path):
     assert not load_npz(path).x_train.any()
 
 
+@pytest.mark.slow
 def test_drawings_of_two_colors_compress_well_and_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "SMALL_BYTES", 0)
     digits = data.load_digits()

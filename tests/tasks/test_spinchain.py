@@ -87,6 +87,7 @@ def test_number_of_sites_out_of_range_is_an_error_with_the_limits(bad):
 # --- the sector ---------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("num_sites, dimension", [(4, 1), (5, 1), (6, 3), (8, 5), (10, 16)])
 def test_sector_basis_is_orthonormal_and_has_the_symmetries(num_sites, dimension):
     basis = sector_basis(num_sites)
