@@ -15,7 +15,7 @@ import numpy as np
 from plasticity.errors import Failure, RecordError, UsageError
 from plasticity.figures.labels import in_order
 from plasticity.protocol.experiment import Definition, Panel
-from plasticity.protocol.names import experiment_of, find_experiment
+from plasticity.protocol.names import experiment_of
 from plasticity.protocol.trainer import Row
 from plasticity.results.arm import recorded
 from plasticity.results.files import read_rows
@@ -348,9 +348,7 @@ def load_run(path: str | Path, experiment: Definition[Any] | str | None = None) 
         Failure: Its experiment is not known here.
     """
     folder = read_run(Path(path).expanduser())
-    if isinstance(experiment, str):
-        experiment = find_experiment(experiment)
-    return Run(folder, experiment or experiment_of(folder.config, folder.path))
+    return Run(folder, experiment_of(folder.config, folder.path, experiment))
 
 
 def load_runs(
