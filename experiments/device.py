@@ -30,7 +30,7 @@ from plasticity.errors import Failure, UsageError
 from plasticity.figures.labels import labels_of, looks_of
 from plasticity.figures.titles import title_of
 from plasticity.protocol.experiment import Definition
-from plasticity.protocol.names import experiment_of, find_experiment, import_modules
+from plasticity.protocol.names import experiment_of, import_modules
 from plasticity.protocol.options import MAY_BE_EMPTY
 from plasticity.results.names import arm_name
 from plasticity.runs.restore import find_arms, load_network, networks_of, open_records, untrained
@@ -136,11 +136,7 @@ def evaluate_run(command: Device) -> None:
             check_qiskit()
         folder = read_run(command.run)
         import_modules(command.modules)
-        experiment = (
-            find_experiment(command.experiment)
-            if command.experiment
-            else experiment_of(folder.config, folder.path)
-        )
+        experiment = experiment_of(folder.config, folder.path, command.experiment)
         if not experiment.metrics:
             raise UsageError(f"{folder.path}: runs of {experiment.name} have no tasks to evaluate")
         there = folder.arms()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from experiments.cli import parse as cli
-from plasticity.protocol.names import experiment_of, find_experiment, import_modules
+from plasticity.protocol.names import experiment_of, import_modules
 from plasticity.protocol.options import MAY_BE_EMPTY
 from plasticity.results.names import arm_name
 
@@ -74,11 +74,7 @@ def measure_run(command: Measure) -> None:
 
     folder = read_run(command.run)
     import_modules(command.modules)
-    experiment = (
-        find_experiment(command.experiment)
-        if command.experiment
-        else experiment_of(folder.config, folder.path)
-    )
+    experiment = experiment_of(folder.config, folder.path, command.experiment)
     for done in measure(
         experiment, folder, command.metrics, command.arms, command.dataset, command.data_root
     ):

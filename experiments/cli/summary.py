@@ -21,7 +21,8 @@ def print_summary(experiment: Definition[Any], records: Mapping[str, ArmRecord])
         files = ", ".join(of.files) or "nothing yet"
         numbers = ["", "none", "", ""]
         if of.count:
-            count = f"{of.count} {row}{'s' if of.count > 1 else ''}"
+            counts = " and ".join(map(str, dict.fromkeys((of.early_count, of.count))))
+            count = f"{counts} {row}{'s' if of.count > 1 else ''}"
             numbers = [f"{of.early:.5g}", f"{of.late:.5g}", f"{of.drop:.4g}", count]
         lines.append([name, *numbers, files])
     widths = [max(len(line[k]) for line in lines) for k in range(5)]

@@ -21,6 +21,7 @@ from plasticity.figures.curves import (
 from plasticity.figures.labels import COMPARED
 from plasticity.figures.titles import lines_of
 from plasticity.protocol.experiment import Definition, Panel
+from plasticity.statistics.tables import markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -89,7 +90,7 @@ def table(experiment: Definition[Any], series: Mapping[str, Sequence[Rows]]) -> 
     others = [panel for panel in panels if panel.column != score]
     titles = ["arm", f"{words}, first tenth", "last tenth", "change"]
     titles += [f"{panel.label}, first, last" for panel in others]
-    lines = [titles, ["---"] * len(titles)]
+    lines = []
     for label in in_order_of_loss(series, score):
         found = change(series[label], score)
         cells = ["", "", ""]
@@ -98,7 +99,7 @@ def table(experiment: Definition[Any], series: Mapping[str, Sequence[Rows]]) -> 
         of_others = [change(series[label], panel.column) for panel in others]
         cells += ["" if c is None else f"{c.first:.3g}, {c.last:.3g}" for c in of_others]
         lines.append([label, *cells])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown_table(titles, lines)
 
 
 def overview(

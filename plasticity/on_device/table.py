@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from plasticity.figures.curves import Rows
+from plasticity.statistics.tables import markdown_table
 
 NOISES = {
     "depolarizing": "depolarizing",
@@ -166,7 +167,7 @@ def table(arms: Mapping[str, Rows]) -> str:
         if count := len(arm.left_out):
             what = f"{count} condition{'s' * (count > 1)}"
             lines += [f"Left out: {what}, not evaluated for all of these networks.", ""]
-        lines += [*_lines(arm), ""]
+        lines.append(_table_of(arm))
     lines += [
         "± is half of a 95 % interval, of test samples and shots. It does not tell how tasks or",
         "seeds differ. *Against exact* is late - early less its exact value, on the same samples.",
@@ -175,12 +176,12 @@ def table(arms: Mapping[str, Rows]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _lines(arm: OfArm) -> list[str]:
+def _table_of(arm: OfArm) -> str:
     noises = [name for name in NOISES if any(row[name] for row in _all(arm))]
     titles = [*(NOISES[name] for name in noises), "shots", "read"]
     titles += ["accuracy"] if arm.ends is None else ["early", "late"]
     titles += [] if arm.ends is None else ["late - early", "against exact"]
-    lines = [titles, ["--:"] * len(titles)]
+    lines = []
     for condition in arm.rows:
         levels, shots = dict(zip(NOISES, condition[0], strict=True)), condition[1]
         cells = [f"{levels[name]:g}" for name in noises]
@@ -193,7 +194,7 @@ def _lines(arm: OfArm) -> list[str]:
             cells.append(signed(arm.change(condition)))
             cells.append("" if is_exact else signed(arm.against_exact(condition)))
         lines.append(cells)
-    return [f"| {' | '.join(cells)} |" for cells in lines]
+    return markdown_table(titles, lines, numbers=True)
 
 
 def _all(arm: OfArm) -> list[Mapping[str, Any]]:

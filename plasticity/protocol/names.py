@@ -45,8 +45,10 @@ def find_experiment(name: str) -> Definition[Any]:
     return found
 
 
-def experiment_of(config: dict[str, Any], path: str | Path) -> Definition[Any]:
-    """Return the experiment that the config of a run names.
+def experiment_of(
+    config: dict[str, Any], path: str | Path, named: Definition[Any] | str | None = None
+) -> Definition[Any]:
+    """Return the experiment of a run: the one that is named, else the one that its config names.
 
     One that does not come with the program is found where its module is imported already: nothing
     is imported because a file names it.
@@ -54,10 +56,14 @@ def experiment_of(config: dict[str, Any], path: str | Path) -> Definition[Any]:
     Args:
         config: Of the run.
         path: Of the run's folder, for the error.
+        named: An experiment, or its name as of ``find_experiment``.
 
     Raises:
-        Failure: It names none that is known here.
+        UsageError: There is no experiment of that name.
+        Failure: The config names none that is known here.
     """
+    if named:
+        return find_experiment(named) if isinstance(named, str) else named
     name = config.get("experiment")
     if isinstance(name, str) and name in EXPERIMENTS:
         return find_experiment(name)

@@ -15,13 +15,13 @@ import numpy as np
 from plasticity.errors import Failure, RecordError, UsageError
 from plasticity.figures.labels import in_order
 from plasticity.protocol.experiment import Definition, Panel
-from plasticity.protocol.names import experiment_of, find_experiment
+from plasticity.protocol.names import experiment_of
 from plasticity.protocol.trainer import Row
 from plasticity.results.arm import recorded
 from plasticity.results.files import read_rows
 from plasticity.results.names import arm_name, record_name
 from plasticity.results.record import RunFolder, read_run
-from plasticity.statistics.summaries import early_and_late
+from plasticity.statistics.summaries import early_and_late, without_the_first
 
 if TYPE_CHECKING:
     import pandas
@@ -38,7 +38,8 @@ class Summary:
         early: Mean score of the first tenth of the tasks or updates, without the first of all where
             there are 20 or more; NaN where there is no score.
         late: Mean score of the last tenth.
-        count: How many tasks or updates a tenth has.
+        count: How many tasks or updates ``late`` is the mean of.
+        early_count: The same of ``early``: one fewer where the first of all is left out.
         files: What was exported, relative to the run folder.
     """
 
@@ -46,6 +47,7 @@ class Summary:
     early: float
     late: float
     count: int
+    early_count: int
     files: tuple[str, ...]
 
     @property
@@ -346,9 +348,7 @@ def load_run(path: str | Path, experiment: Definition[Any] | str | None = None) 
         Failure: Its experiment is not known here.
     """
     folder = read_run(Path(path).expanduser())
-    if isinstance(experiment, str):
-        experiment = find_experiment(experiment)
-    return Run(folder, experiment or experiment_of(folder.config, folder.path))
+    return Run(folder, experiment_of(folder.config, folder.path, experiment))
 
 
 def load_runs(
@@ -406,9 +406,11 @@ def summarize(experiment: Definition[Any], arm: str, rows: Sequence[Row], folder
     )
     scores = [row[score] for row in rows if score in row]
     if not scores:
-        return Summary(arm, np.nan, np.nan, 0, files)
+        return Summary(arm, np.nan, np.nan, 0, 0, files)
     early, late = early_and_late(np.array(scores)[None])
-    return Summary(arm, float(early[0]), float(late[0]), max(1, len(scores) // 10), files)
+    count = max(1, len(scores) // 10)
+    first = count - without_the_first(len(scores))
+    return Summary(arm, float(early[0]), float(late[0]), count, first, files)
 
 
 def runs_figure(runs: Sequence[Run], columns: Sequence[str], arms: Sequence[str]) -> Figure:

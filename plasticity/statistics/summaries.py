@@ -13,6 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
+FEWEST_TASKS = 20
+"""Of a run whose first tenth has a task beside the first one of all."""
+
 # --- tasks
 
 
@@ -58,7 +61,7 @@ def early(values: ArrayLike) -> Array:
     Raises:
         ValueError: Fewer than 20 tasks, an infinite value, or a run without a value in these tasks.
     """
-    runs = _runs(values, 20)
+    runs = _runs(values, FEWEST_TASKS)
     return _mean_of_tasks(runs, 1, runs.shape[1] // 10)
 
 
@@ -67,7 +70,7 @@ def late(values: ArrayLike) -> Array:
 
     It is also the *level* that is compared between arms.
     """
-    runs = _runs(values, 20)
+    runs = _runs(values, FEWEST_TASKS)
     tasks = runs.shape[1]
     return _mean_of_tasks(runs, tasks - tasks // 10, tasks)
 
@@ -212,4 +215,9 @@ def early_and_late(scores: ArrayLike) -> tuple[Array, Array]:
     short run has numbers, too.
     """
     runs = np.asarray(scores, np.float64)
-    return tenths(runs) if runs.shape[1] < 20 else (early(runs), late(runs))
+    return (early(runs), late(runs)) if without_the_first(runs.shape[1]) else tenths(runs)
+
+
+def without_the_first(tasks: int) -> bool:
+    """Tell whether ``early_and_late`` leaves the first task of all out, as long runs can."""
+    return tasks >= FEWEST_TASKS

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from plasticity.figures.titles import WORDS
 from plasticity.statistics.estimates import SKEWED, Estimate
 from plasticity.statistics.inference import seeds_needed
+from plasticity.statistics.tables import markdown_table
 from plasticity.studies.cells import words
 from plasticity.studies.declaration import Declaration
 from plasticity.studies.findings import GROWN, Change, Comparison, Finding, bounds_of
@@ -54,7 +55,7 @@ def heading(found: Numbers) -> str:
         "",
         study.question,
         "",
-        table(
+        markdown_table(
             ("declared", ""),
             [
                 ("study", f"`{study.name}`, digest `{study.digest()}`"),
@@ -103,7 +104,11 @@ def verdicts(arms: Sequence[Finding], without_verdict: dict[str, str]) -> str:
         if gaps:
             row.append("" if one.gap is None else percent(one.gap, interval=True))
         rows.append([*row, one.drop.verdict + _remarks(one.drop)])
-    lines = ["## Verdicts", "", table(titles, rows) if rows else "No arm has a verdict yet.\n"]
+    lines = [
+        "## Verdicts",
+        "",
+        markdown_table(titles, rows) if rows else "No arm has a verdict yet.\n",
+    ]
     lines += [f"No verdict on `{arm}`: {reason}.  " for arm, reason in without_verdict.items()]
     return "\n".join([*lines, ""])
 
@@ -129,7 +134,7 @@ def pairs(compared: Sequence[Comparison]) -> str:
         "by seed. *Not inferior*: the level is less than the margin below that of the reference, "
         "or above it. p values are adjusted by Holm's method over the pairs, within a claim."
     )
-    return "\n".join(["## Pairs", "", text, "", table(titles, rows)])
+    return "\n".join(["## Pairs", "", text, "", markdown_table(titles, rows)])
 
 
 def power(arms: Sequence[Finding]) -> str:
@@ -153,7 +158,7 @@ def power(arms: Sequence[Finding]) -> str:
         f"{MIN_SEEDS}. Holm's method asks for more."
     )
     titles = ("arm", "n", "SD of the drop (points)", "margin / SD", "seeds needed")
-    return "\n".join(["## Are there enough seeds?", "", text, "", table(titles, rows)])
+    return "\n".join(["## Are there enough seeds?", "", text, "", markdown_table(titles, rows)])
 
 
 def needed(one: Finding) -> int | str:
@@ -188,7 +193,7 @@ def skeptic(arms: Sequence[Finding]) -> str:
         "since parameters may have stopped to grow before the first tenth is over."
     )
     titles = ("arm", "growth of the norm", "in all", "parameters", "verdict", "reading")
-    return "\n".join(["## A skeptic's table", "", text, "", table(titles, rows)])
+    return "\n".join(["## A skeptic's table", "", text, "", markdown_table(titles, rows)])
 
 
 def missing(found: Numbers) -> str:
@@ -216,17 +221,17 @@ def metric(column: str, label: str, changes: dict[str, Change], figure: str) -> 
         for arm, of in changes.items()
     ]
     titles = ("arm", "n", "first tenth", "last tenth")
-    lines = [f"### {label} (`{column}`)", "", table(titles, rows), f"![{label}]({figure})", ""]
+    lines = [
+        f"### {label} (`{column}`)",
+        "",
+        markdown_table(titles, rows),
+        f"![{label}]({figure})",
+        "",
+    ]
     return "\n".join(lines)
 
 
 # --- pieces
-
-
-def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table in Markdown."""
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def points(value: float | None) -> str:

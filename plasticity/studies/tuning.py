@@ -16,6 +16,7 @@ from pathlib import Path
 
 from plasticity.errors import Failure, UsageError
 from plasticity.protocol.names import find_experiment
+from plasticity.statistics.tables import markdown_table
 from plasticity.studies.cells import Cell, Place, cells, rows_of
 from plasticity.studies.declaration import Declaration
 
@@ -135,19 +136,20 @@ def tuning_table(study: Declaration, scores: Scores) -> str:
             "",
             f"## `{option}`",
             "",
-            "| arm | " + " | ".join(f"{value:g}" for value in values) + " | best |",
-            "|---" * (len(values) + 2) + "|",
-        ]
-        lines += [
-            _line(trial, of_values, len(study.tuning_seeds))
-            for trial, of_values in scores.items()
-            if (trial.option, trial.values) == (option, values)
+            markdown_table(
+                ["arm", *(f"{value:g}" for value in values), "best"],
+                [
+                    _cells(trial, of_values, len(study.tuning_seeds))
+                    for trial, of_values in scores.items()
+                    if (trial.option, trial.values) == (option, values)
+                ],
+            ).removesuffix("\n"),
         ]
     return "\n".join(lines) + "\n"
 
 
-def _line(trial: Trial, scores: Mapping[float, list[float]], seeds: int) -> str:
-    """Return an arm's line of the table."""
+def _cells(trial: Trial, scores: Mapping[float, list[float]], seeds: int) -> list[str]:
+    """Return the cells of an arm's line of the table."""
     means = {value: statistics.mean(some) for value, some in scores.items() if some}
     best = max(means, key=lambda value: means[value], default=None)
     entries = []
@@ -157,7 +159,7 @@ def _line(trial: Trial, scores: Mapping[float, list[float]], seeds: int) -> str:
         entries.append(f"{entry} ({len(some)})" if 0 < len(some) < seeds else entry)
     edge = best in (min(trial.values), max(trial.values))
     said = "none" if best is None else f"{best:g}, at the edge" if edge else f"{best:g}"
-    return f"| {trial.arm} | {' | '.join(entries)} | {said} |"
+    return [trial.arm, *entries, said]
 
 
 def write_tuning(

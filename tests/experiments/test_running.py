@@ -138,7 +138,7 @@ def test_batch_of_all_samples_is_remarked_on_before_training(
             assert printed.index(remark) < printed.index(" s\n")
 
 
-@pytest.mark.parametrize(("count", "said"), [(3, "1 task"), (19, "1 task"), (20, "2 tasks")])
+@pytest.mark.parametrize(("count", "said"), [(3, "1 task"), (19, "1 task"), (20, "1 and 2 tasks")])
 def test_summary_says_how_many_tasks_its_means_are_of(
     tiny: list[str], capsys: pytest.CaptureFixture[str], count: int, said: str
 ) -> None:
