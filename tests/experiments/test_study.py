@@ -358,11 +358,11 @@ def test_scores_are_means_of_the_last_tenth_and_the_best_value_is_bold(
     }  # fmt: skip
     _, of_rates, of_periods = tuning_table(tiny, scores).split("\n## ")
     assert of_rates == (
-        "`optimizer.learning-rate`\n\n| arm | 0.1 | 0.01 | 0.001 | best |\n|---|---|---|---|---|\n"
+        "`optimizer.learning-rate`\n\n| arm | 0.1 | 0.01 | 0.001 | best |\n| --- | --- | --- | --- | --- |\n"
         "| mlp | 0.3000 (1) | **0.7500** | none | 0.01 |\n"
     )
     assert of_periods == (
-        "`redo.every`\n\n| arm | 7 | 70 | best |\n|---|---|---|---|\n"
+        "`redo.every`\n\n| arm | 7 | 70 | best |\n| --- | --- | --- | --- |\n"
         "| mlp+redo | none | **0.8000** (1) | 70, at the edge |\n"
     )
 
