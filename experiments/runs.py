@@ -99,20 +99,21 @@ def delete(runs: Sequence[Any], names: Sequence[str], *, ask: bool) -> None:
     Raises:
         UsageError: A run has no such arm, or the answer is not yes.
     """
-    from plasticity.runs.inventory import delete_arm, delete_run
+    from plasticity.runs import inventory
 
-    chosen = {
-        run.folder.path: [arm for arm in run.arms if arm.name in names or arm.path.name in names]
-        for run in runs
-    }
     for run in runs:
         for name in names:
             if not any(name in (arm.name, arm.path.name) for arm in run.arms):
                 has = ", ".join(arm.name for arm in run.arms) or "none"
                 raise UsageError(f"--arms {name}: {run.folder.path.name} has {has}")
-    for run in runs:
-        what = [arm.path for arm in chosen[run.folder.path]] if names else [run.folder.path]
-        for path in what:
+    chosen = {
+        run.folder: [
+            arm.path for arm in run.arms if not names or arm.name in names or arm.path.name in names
+        ]
+        for run in runs
+    }
+    for folder, arms in chosen.items():
+        for path in arms if names else [folder.path]:
             print(printable(f"delete {path}"))
     if ask:
         if not sys.stdin.isatty():
@@ -120,12 +121,7 @@ def delete(runs: Sequence[Any], names: Sequence[str], *, ask: bool) -> None:
         if input("Delete? [y/N] ").strip().lower() not in ("y", "yes"):
             print("nothing was deleted")
             return
-    for run in runs:
-        if names:
-            for arm in chosen[run.folder.path]:
-                delete_arm(run.folder, arm.path)
-        else:
-            delete_run(run.folder)
+    inventory.delete(chosen, whole=not names)
 
 
 def megabytes(num_bytes: int) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,27 +94,26 @@ def differences(runs: list[RunFolder]) -> dict[str, list[Any]]:
     return {key: of for key, of in values.items() if any(v != of[0] for v in of)}
 
 
-def delete_run(folder: RunFolder) -> None:
-    """Delete a run with all its arms.
+def delete(chosen: Mapping[RunFolder, Sequence[Path]], *, whole: bool) -> None:
+    """Delete arms of runs, and with ``whole`` the runs themselves.
+
+    All arms are locked before anything is deleted.
+
+    Args:
+        chosen: The folders of arms of each run; with ``whole``, of all that it has.
+        whole: Delete the runs, too.
 
     Raises:
-        InUse: Another process trains an arm of it.
-        RecordError: It cannot be deleted.
+        InUse: Another process trains one of the arms; nothing was deleted.
+        RecordError: Something cannot be deleted.
     """
-    for path in folder.arms():
-        delete_arm(folder, path)
-    with disk_errors(folder.path):
-        shutil.rmtree(folder.path)
-
-
-def delete_arm(folder: RunFolder, path: Path) -> None:
-    """Delete an arm.
-
-    Raises:
-        InUse: Another process trains it.
-        RecordError: It cannot be deleted.
-    """
-    with folder.locked_arm(path), disk_errors(path):
-        # The config first: without it a half-emptied folder is no arm.
-        (path / "arm.json").unlink(missing_ok=True)
-        shutil.rmtree(path)
+    with contextlib.ExitStack() as locks:
+        for folder, arms in chosen.items():
+            for arm in arms:
+                locks.enter_context(folder.locked_arm(arm))
+        for folder, arms in chosen.items():
+            for path in [folder.path] if whole else arms:
+                with disk_errors(path):
+                    # The config first: without it a half-emptied folder is no run and no arm.
+                    (path / ("config.json" if whole else "arm.json")).unlink(missing_ok=True)
+                    shutil.rmtree(path)
