@@ -5,11 +5,13 @@ import os
 import random
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from matplotlib.figure import Figure
 
+from plasticity.results import provenance
 from tests.pictures import save_picture, write_words
 
 # Tests are small work, which a second thread only slows down, tenfold where the other core is busy.
@@ -39,6 +41,16 @@ def pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """Let tests that are marked ``draws`` have pictures; a picture is most of a tiny run's cost."""
     if request.node.get_closest_marker("draws"):
         monkeypatch.setattr(Figure, "savefig", save_picture)
+
+
+@pytest.fixture
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Work in an empty folder, for nothing says where a wrong program would write."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(provenance, "git_commit", lambda: None)  # two processes each time
+    threads = torch.get_num_threads()
+    yield tmp_path
+    torch.set_num_threads(threads)
 
 
 @pytest.hookimpl(tryfirst=True)  # before cases are left out by their marks

@@ -29,8 +29,8 @@ def guard() -> None:
     For programs, before all other imports: the signal handlers of those who import are theirs.
     Where a study started the command, the end of its standard input ends it, too.
     """
-    # Imports make a million objects and hardly any garbage. Python would look for it after each 700,
-    # a tenth of the time of a short command.
+    # Imports make a million objects and hardly any garbage. Python would look for it after each
+    # 700, a tenth of the time of a short command.
     gc.set_threshold(50_000)
     _open_streams()
     # Whoever started it holds the other end, and the system closes that however he dies. Programs

@@ -8,28 +8,16 @@ from typing import Any
 from urllib.error import URLError
 
 import pytest
-import torch
 
 from experiments import mnist
 from plasticity.metrics import METRICS
 from plasticity.networks import NETWORKS
 from plasticity.remedies import REMEDIES
-from plasticity.results import provenance
 from plasticity.runs.experiment import Experiment
 from tests.experiments import runs
 from tests.pictures import write_words
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Work in an empty folder, for nothing says where a wrong program would write."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(provenance, "git_commit", lambda: None)  # two processes each time
-    threads = torch.get_num_threads()
-    yield tmp_path
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from plasticity.studies import workers as engine
 from plasticity.studies.cells import cells, folder_of
 from plasticity.studies.study import Study
 from tests.experiments.runs import snapshot, start
-from tests.experiments.studying import ROOT, tiny_study, train_here, write_study
 from tests.experiments.test_commands import run
+from tests.studies.studying import ROOT, tiny_study, train_here, write_study
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

@@ -18,7 +18,7 @@ from plasticity.figures.over_seeds import GRAY, LOOKS, curve, is_wide, over_task
 from plasticity.figures.style import style
 from plasticity.studies.findings import findings_of
 from plasticity.studies.report import report_on
-from tests.experiments import made_up
+from tests.studies import made_up
 
 NAN = math.nan
 

@@ -17,8 +17,8 @@ from plasticity.statistics.summaries import tenths
 from plasticity.studies.findings import comparisons, findings_of, gap, growth
 from plasticity.studies.numbers import Numbers, load_records
 from plasticity.studies.report import report_on, write_report
-from tests.experiments import made_up
-from tests.experiments.test_gathered import record, rows
+from tests.studies import made_up
+from tests.studies.test_numbers import record, rows
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

@@ -20,8 +20,8 @@ from plasticity.studies.cells import Cell, cells, folder_of, is_complete, rows_o
 from plasticity.studies.study import Study
 from plasticity.studies.tuning import Trial, late_scores, tuning_cells, tuning_table, with_value
 from tests.experiments.runs import arm_folders, start
-from tests.experiments.studying import tiny_study, train_here, write_study
 from tests.experiments.test_commands import run
+from tests.studies.studying import tiny_study, train_here, write_study
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -358,7 +358,8 @@ def test_scores_are_means_of_the_last_tenth_and_the_best_value_is_bold(
     }  # fmt: skip
     _, of_rates, of_periods = tuning_table(tiny, scores).split("\n## ")
     assert of_rates == (
-        "`optimizer.learning-rate`\n\n| arm | 0.1 | 0.01 | 0.001 | best |\n| --- | --- | --- | --- | --- |\n"
+        "`optimizer.learning-rate`\n\n| arm | 0.1 | 0.01 | 0.001 | best |\n"
+        "| --- | --- | --- | --- | --- |\n"
         "| mlp | 0.3000 (1) | **0.7500** | none | 0.01 |\n"
     )
     assert of_periods == (

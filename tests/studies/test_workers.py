@@ -20,7 +20,8 @@ import filelock  # noqa: E402
 from plasticity.studies.cells import cells, folder_of, is_complete, rows_of  # noqa: E402
 from plasticity.studies.study import Study  # noqa: E402
 from tests.experiments.runs import provenance_of, snapshot  # noqa: E402
-from tests.experiments.studying import (  # noqa: E402
+from tests.experiments.test_commands import run  # noqa: E402
+from tests.studies.studying import (  # noqa: E402
     ROOT,
     records,
     run_study,
@@ -29,7 +30,6 @@ from tests.experiments.studying import (  # noqa: E402
     train_here,
     write_study,
 )
-from tests.experiments.test_commands import run  # noqa: E402
 from tests.waiting import PATIENCE, killed_on_failure, wait_until  # noqa: E402
 
 pytestmark = [pytest.mark.usefixtures("empty_folder"), pytest.mark.slow, pytest.mark.processes]

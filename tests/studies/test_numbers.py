@@ -12,7 +12,7 @@ from plasticity.errors import Failure
 from plasticity.studies.cells import cells, folder_of
 from plasticity.studies.numbers import Numbers, load_records, read_numbers, save_records
 from plasticity.studies.study import Study
-from tests.experiments import made_up
+from tests.studies import made_up
 
 RESULTS = Path("results")
 pytestmark = pytest.mark.usefixtures("empty_folder")
