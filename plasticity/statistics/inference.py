@@ -77,11 +77,49 @@ def t_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[Array, Arra
     return mean - half, mean + half
 
 
+def ratio_interval(
+    numerator: ArrayLike, denominator: ArrayLike, confidence: float = 0.95
+) -> Interval | None:
+    """Return Fieller's interval of the ratio of two means over the same seeds.
+
+    With means g and G, variances v and V and covariance c of the *means*, and t the
+    (1 + confidence) / 2 quantile with n - 1 degrees of freedom: the ends are the roots of
+    A r^2 - 2 B r + C = 0, A = G^2 - t^2 V, B = g G - t^2 c, C = g^2 - t^2 v.
+
+    Args:
+        numerator: ``(n,)`` with n at least 2.
+        denominator: ``(n,)``, of the same seeds.
+        confidence: Rate at which such intervals contain the ratio, for normal values.
+
+    Returns:
+        Lower and upper end; None where the denominator may be 0 (A is not positive).
+
+    Raises:
+        ValueError: Fewer than two values, numbers of values that differ, or a value that is not
+            finite.
+
+    Source: Fieller 1954, "Some problems in interval estimation".
+    """
+    above, below = one_per_seed(numerator), one_per_seed(denominator)
+    n = len(above)
+    if n < 2 or len(below) != n:
+        raise ValueError(f"{n} and {len(below)} values: give at least 2, and as many of each")
+    variances = np.cov(above, below) / n
+    squared = scipy.special.stdtrit(n - 1, (1 + confidence) / 2) ** 2
+    a = below.mean() ** 2 - squared * variances[1, 1]
+    b = above.mean() * below.mean() - squared * variances[0, 1]
+    c = above.mean() ** 2 - squared * variances[0, 0]
+    if a <= 0:
+        return None
+    half = np.sqrt(max(0.0, b * b - a * c))  # below 0 by rounding only
+    return float((b - half) / a), float((b + half) / a)
+
+
 def p_below(values: ArrayLike, bound: float) -> Array:
     """Return the p value against "the mean is at least ``bound``": small where it is below.
 
-    The one-sided t test, t = (mean - bound) / (sd / sqrt(n)). Equal values have no t. They decide
-    by themselves: p is 0 if they are below the bound, else 1.
+    The one-sided t test, t = (mean - bound) / (sd / sqrt(n)). Equal values have no t. Of these, p
+    is 2**-n if they are below the bound, as of the exact sign test, else 1.
 
     Args:
         values: ``(..., n)`` with n at least 2.
@@ -98,7 +136,7 @@ def p_below(values: ArrayLike, bound: float) -> Array:
     mean, error = mean_and_error(samples)
     varies = error > 0
     t = (mean - bound) / np.where(varies, error, 1)
-    return np.where(varies, scipy.special.stdtr(n - 1, t), np.where(mean < bound, 0.0, 1.0))
+    return np.where(varies, scipy.special.stdtr(n - 1, t), np.where(mean < bound, 0.5**n, 1.0))
 
 
 def p_above(values: ArrayLike, bound: float) -> Array:
