@@ -323,6 +323,8 @@ def load_tensors(path: Path) -> dict[str, Any]:
         raise changed(path, text) from error
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
+        if isinstance(error, MemoryError) or "can't allocate memory" in reason:
+            raise  # it is not the file's fault, and to overwrite the arm would be bad advice
         raise changed(path, f"cannot be used: {type(error).__name__}, {reason}") from error
     return dict(content)
 
