@@ -79,7 +79,11 @@ def status_of(command: Callable[[], object], stopped: str = "stopped: nothing is
         if isinstance(error, MemoryError):
             # What the functions on the way hold is the memory that the message needs.
             traceback.clear_frames(error.__traceback__)
-        if not (why := reason_of_system(error)):
+        try:
+            why = reason_of_system(error)
+        except MemoryError:
+            why = "there is not enough memory"
+        if not why:
             raise
         if not status:  # else it was said why, and the output is full as well
             status = 1
@@ -108,21 +112,23 @@ def reason_of_system(error: Exception) -> str:
         return f"the system lets us open no more files ({line:.120})"
     if "can't start new thread" in line:
         return f"the system lets us start no more threads or processes ({line:.120})"
-    # torch says it in its own words, the loader of libraries in two ways. The interpreter, where no
-    # memory is left for the error itself, says that there was none.
-    of_others = re.search(
-        r"can't allocate memory|out of memory|failed to map segment|Cannot allocate memory"
-        r"|without exception set|without setting an exception",
-        line,
-    )
-    if isinstance(error, MemoryError) or of_others:
-        wanted = re.search(r"allocate (\d\S* \w+)", line)
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(line):
+        wanted = _WANTED.search(line)
         missing = f" ({wanted[1]} at once)" if wanted else ""
         return (
             f"there is not enough memory{missing}: take smaller networks, fewer qubits or smaller "
             "batches"
         )
     return ""
+
+
+# torch says it in its own words, the loader of libraries in two ways. The interpreter, where no
+# memory is left for the error itself, says that there was none. To compile these takes memory, too.
+_NO_MEMORY = re.compile(
+    r"can't allocate memory|out of memory|failed to map segment|Cannot allocate memory"
+    r"|without exception set|without setting an exception"
+)
+_WANTED = re.compile(r"allocate (\d\S* \w+)")
 
 
 FLAT = tyro.conf.arg(name="", help="")

@@ -113,6 +113,17 @@ def test_want_of_memory_is_told_where_the_message_finds_none(
     assert capfd.readouterr().err == "error: there is not enough memory\n"
 
 
+def test_want_of_memory_is_told_where_none_is_left_to_look_at_the_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(cli, "reason_of_system", fail)
+    assert cli.status_of(fail) == 1
+    assert capsys.readouterr().err == "error: there is not enough memory\n"
+
+
 def test_mistake_of_the_program_is_no_error_of_the_user() -> None:
     def fail() -> None:
         raise RuntimeError("shapes differ")

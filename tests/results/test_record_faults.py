@@ -486,6 +486,13 @@ def test_file_without_an_end_is_refused_and_neither_read_nor_waited_for(
         signal.signal(signal.SIGALRM, before)
 
 
+def test_checkpoint_that_is_removed_while_the_arm_is_open_is_missed(finished: Path) -> None:
+    with open_demo(finished.parent).arm("mlp", ARMS["mlp"]) as arm:
+        (arm.path / "checkpoint.pt").unlink()
+        with pytest.raises(RecordError, match=f"removed .* not of {NUM_ROWS} rows"):
+            arm.load_state()
+
+
 @pytest.mark.parametrize(
     "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
 )

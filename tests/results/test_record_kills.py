@@ -23,12 +23,12 @@ from tests.results.demo import (
     train,
 )
 
+pytestmark = pytest.mark.processes
+
 # What a forked process calls to be killed before its n-th change of the disk, or in its midst.
 KILLS = """
 import builtins, json, os, signal
 from plasticity.results import arm as arm_record, disk
-
-pytestmark = pytest.mark.processes
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
