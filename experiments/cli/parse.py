@@ -10,6 +10,7 @@ import itertools
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -74,8 +75,15 @@ def status_of(command: Callable[[], object], stopped: str = "stopped: nothing is
     except KeyboardInterrupt:
         status = 130
         complain(stopped)
-    except (OSError, MemoryError, RuntimeError) as error:
-        if not (why := reason_of_system(error)):
+    except (OSError, MemoryError, RuntimeError, ImportError, SystemError) as error:
+        if isinstance(error, MemoryError):
+            # What the functions on the way hold is the memory that the message needs.
+            traceback.clear_frames(error.__traceback__)
+        try:
+            why = reason_of_system(error)
+        except MemoryError:
+            why = "there is not enough memory"
+        if not why:
             raise
         if not status:  # else it was said why, and the output is full as well
             status = 1
@@ -100,17 +108,27 @@ def reason_of_system(error: Exception) -> str:
         return f"{os.fsdecode(error.filename)}: {what}" if error.filename else what
     line = (str(error).splitlines() or [""])[0]
     # torch raises RuntimeError for want of memory, Python for want of threads.
+    if isinstance(error, ImportError) and "Too many open files" in line:
+        return f"the system lets us open no more files ({line:.120})"
     if "can't start new thread" in line:
         return f"the system lets us start no more threads or processes ({line:.120})"
-    of_torch = re.search(r"can't allocate memory|out of memory", line)
-    if isinstance(error, MemoryError) or of_torch:
-        wanted = re.search(r"allocate (\d\S* \w+)", line)
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(line):
+        wanted = _WANTED.search(line)
         missing = f" ({wanted[1]} at once)" if wanted else ""
         return (
             f"there is not enough memory{missing}: take smaller networks, fewer qubits or smaller "
             "batches"
         )
     return ""
+
+
+# torch says it in its own words, the loader of libraries in two ways. The interpreter, where no
+# memory is left for the error itself, says that there was none. To compile these takes memory, too.
+_NO_MEMORY = re.compile(
+    r"can't allocate memory|out of memory|failed to map segment|Cannot allocate memory"
+    r"|without exception set|without setting an exception"
+)
+_WANTED = re.compile(r"allocate (\d\S* \w+)")
 
 
 FLAT = tyro.conf.arg(name="", help="")

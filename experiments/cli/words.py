@@ -13,11 +13,14 @@ from experiments.processes import interrupts
 
 
 def complain(text: str) -> None:
-    """Print to standard error, which may be full or closed."""
+    """Print to standard error, which may be full or closed, also where no memory is left."""
     try:
         print(printable(text), file=sys.stderr, flush=True)
     except OSError:
         interrupts.drop_output(sys.stderr)
+    except MemoryError:  # the text itself takes some
+        with contextlib.suppress(OSError):
+            os.write(2, b"error: there is not enough memory\n")
 
 
 def printable(text: str) -> str:

@@ -170,9 +170,18 @@ class ArmRecord:
             replace_file(path, b"".join(lines))
 
     def load_state(self) -> Any | None:
-        """Return the state after the last row, its tensors on the CPU; None before the first."""
+        """Return the state after the last row, its tensors on the CPU; None before the first.
+
+        Raises:
+            RecordError: checkpoint.pt cannot be read, or was removed or changed since the arm was
+                opened.
+        """
         with disk_errors(self.path):
-            return self._read_checkpoint()["state"]
+            checkpoint = self._read_checkpoint()
+        if checkpoint["rows"] != len(self.rows):
+            text = f"was removed or changed meanwhile: it is not of {len(self.rows)} rows"
+            raise changed(self.path / "checkpoint.pt", text)
+        return checkpoint["state"]
 
     def append(self, row: Mapping[str, Any], state: Any) -> None:
         """Add a row and the state after it; both are on the disk on return.
@@ -323,6 +332,8 @@ def load_tensors(path: Path) -> dict[str, Any]:
         raise changed(path, text) from error
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
+        if isinstance(error, MemoryError) or "can't allocate memory" in reason:
+            raise  # it is not the file's fault, and to overwrite the arm would be bad advice
         raise changed(path, f"cannot be used: {type(error).__name__}, {reason}") from error
     return dict(content)
 

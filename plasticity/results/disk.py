@@ -154,6 +154,19 @@ def make_folder(path: Path) -> None:
         _sync_folder(path.parent)
 
 
+@contextlib.contextmanager
+def locked_folder(path: Path) -> Iterator[None]:
+    """Make a folder, wait until no other process writes into it, and keep others from it.
+
+    Raises:
+        RecordError: The disk is full or fails, or the folder is removed meanwhile.
+    """
+    with disk_errors(path):
+        make_folder(path)
+        with lock_of(path / "lock"):
+            yield
+
+
 def remove_asides(path: Path) -> None:
     """Remove what `replace_file` left in a folder when it was killed."""
     for aside in path.glob("*.tmp"):

@@ -202,7 +202,30 @@ def load_records(folder: Path, study: Declaration | None = None) -> Numbers:
             for name, values in arrays.items()
             if name.startswith(OF_A_COLUMN)
         }
+        _check_shapes(path, rows[arm], complete[arm], columns[arm], (len(own.seeds), tasks))
     return Numbers(own, tasks, columns, rows, complete)
+
+
+def _check_shapes(
+    path: Path,
+    rows: np.ndarray,
+    complete: np.ndarray,
+    columns: Mapping[str, np.ndarray],
+    shape: tuple[int, int],
+) -> None:
+    """Refuse arrays that are not as ``save_records`` writes them: numbers of all seeds and tasks.
+
+    Raises:
+        Failure: With the first that is not.
+    """
+    of_seeds = {"rows": (rows, "iu", shape[:1]), "complete": (complete, "b", shape[:1])}
+    of_tasks = {name: (values, "f", shape) for name, values in columns.items()}
+    for name, (values, kinds, expected) in (of_seeds | of_tasks).items():
+        if values.dtype.kind not in kinds or values.shape != expected:
+            raise Failure(
+                f"{path}: {name:.40} has {values.dtype!s:.40} of shape {values.shape}, which is "
+                f"not what a report writes for {shape[0]} seeds and {shape[1]} tasks"
+            )
 
 
 def _study_of(path: Path) -> tuple[Declaration, int]:
@@ -219,7 +242,14 @@ def _study_of(path: Path) -> tuple[Declaration, int]:
         written, tasks = content["digest"], int(content["tasks"])
     except OSError as error:
         raise Failure(f"{path}: {error.strerror or error}") from error
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         raise Failure(f"{path} cannot be used: {str(error) or type(error).__name__:.80}") from error
     if written != study.digest():
         raise Failure(

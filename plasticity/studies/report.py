@@ -56,10 +56,14 @@ def write_report(
         Failure: The report that is there has more; it is kept.
         RecordError: A record is damaged, or the disk is full or fails.
     """
+    from plasticity.results.disk import locked_folder
+
     found = read_numbers(study, results, place)
-    keep_what_has_more(found, folder)
-    save_records(found, folder / "records")
-    return report_on(found, folder)
+    keep_what_has_more(found, folder)  # before the folder is touched
+    with locked_folder(folder):
+        keep_what_has_more(found, folder)  # another process may have written it since
+        save_records(found, folder / "records")
+        return _write(found, folder)
 
 
 def report_on(found: Numbers, folder: Path) -> Path:
@@ -76,11 +80,16 @@ def report_on(found: Numbers, folder: Path) -> Path:
         Failure: The report that is there has more; it is kept.
         RecordError: The disk is full or fails.
     """
-    keep_what_has_more(found, folder)
-    from plasticity.results.disk import disk_errors, make_folder
+    from plasticity.results.disk import locked_folder
 
-    with disk_errors(folder):
-        make_folder(folder)
+    keep_what_has_more(found, folder)
+    with locked_folder(folder):
+        keep_what_has_more(found, folder)
+        return _write(found, folder)
+
+
+def _write(found: Numbers, folder: Path) -> Path:
+    """Write the report into a folder that is locked."""
     experiment = find_experiment(found.study.experiment)
     score, words = experiment.score
     arms, without_verdict = findings_of(found, score)

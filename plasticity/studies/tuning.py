@@ -170,7 +170,7 @@ def write_tuning(
     Raises:
         Failure: The file that is there has more seeds, and is kept; or there are none yet.
     """
-    from plasticity.results.disk import disk_errors, make_folder
+    from plasticity.results.disk import locked_folder
     from plasticity.results.files import save_file
 
     scores = late_scores(study, results, place)
@@ -187,9 +187,8 @@ def write_tuning(
             )
     if not any(values for of_values in scores.values() for values in of_values.values()):
         raise Failure(f"no value has been tried in {results}: there is nothing to write")
-    with disk_errors(folder):
-        make_folder(folder)
-    return save_file(folder, "tuning.md", ".md", io.BytesIO(text.encode()))
+    with locked_folder(folder):
+        return save_file(folder, "tuning.md", ".md", io.BytesIO(text.encode()))
 
 
 def seeds_of(text: str, study: Declaration) -> dict[tuple[str, str, int], int]:

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,9 @@ from torch import nn
 
 from experiments import ant, cifar, mnist, qdata
 from experiments.cli import parse as cli
+from experiments.cli import words as letters
 from experiments.cli.words import in_shell
-from plasticity.errors import DoesNotFit, InUse, UsageError
+from plasticity.errors import DoesNotFit, Failure, InUse, UsageError
 from plasticity.learning.learner import Learner
 from plasticity.metrics import METRICS
 from plasticity.networks import NETWORKS
@@ -46,6 +48,17 @@ ENDS = {
         1,
         "not enough memory",
     ),
+    "loader": (
+        ImportError("a.so: failed to map segment from shared object"),
+        1,
+        "not enough memory",
+    ),
+    "loader's files": (
+        ImportError("a.so: cannot open shared object file: Too many open files"),
+        1,
+        "no more files",
+    ),
+    "interpreter": (SystemError("error return without exception set"), 1, "not enough memory"),
     "threads": (RuntimeError("can't start new thread"), 1, "can't start new thread"),
     "use": (UsageError("--x 3: too few"), 2, "--x 3: too few (see --help)"),
     "in use": (InUse("wait for it"), 75, "wait for it"),
@@ -65,6 +78,50 @@ def test_what_a_system_or_a_user_can_cause_is_a_line_and_a_status(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert said in line
+
+
+def test_memory_is_given_back_before_it_is_said_that_there_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Held:
+        pass
+
+    held = []
+
+    def fail() -> None:
+        large = Held()
+        held.append(weakref.ref(large))
+        raise MemoryError
+
+    still_there = []
+    monkeypatch.setattr(cli, "complain", lambda text: still_there.append(held[0]()))
+    assert cli.status_of(fail) == 1
+    assert still_there == [None]
+
+
+def test_want_of_memory_is_told_where_the_message_finds_none(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def no_memory(text: str) -> str:
+        raise MemoryError
+
+    def fail() -> None:
+        raise Failure("what went wrong first")
+
+    monkeypatch.setattr(letters, "printable", no_memory)
+    assert cli.status_of(fail) == 1
+    assert capfd.readouterr().err == "error: there is not enough memory\n"
+
+
+def test_want_of_memory_is_told_where_none_is_left_to_look_at_the_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(cli, "reason_of_system", fail)
+    assert cli.status_of(fail) == 1
+    assert capsys.readouterr().err == "error: there is not enough memory\n"
 
 
 def test_mistake_of_the_program_is_no_error_of_the_user() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from plasticity.errors import InUse, RecordError
-from plasticity.results.arm import finished_rows
+from plasticity.results.arm import finished_rows, load_tensors
 from plasticity.results.record import open_run, read_rows, read_run
 from tests.results.demo import (
     ARMS,
@@ -484,6 +484,28 @@ def test_file_without_an_end_is_refused_and_neither_read_nor_waited_for(
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+
+
+def test_checkpoint_that_is_removed_while_the_arm_is_open_is_missed(finished: Path) -> None:
+    with open_demo(finished.parent).arm("mlp", ARMS["mlp"]) as arm:
+        (arm.path / "checkpoint.pt").unlink()
+        with pytest.raises(RecordError, match=f"removed .* not of {NUM_ROWS} rows"):
+            arm.load_state()
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_want_of_memory_is_no_damage_of_a_checkpoint(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(type(error)) as told:
+        load_tensors(finished / CHECKPOINT)
+    assert told.value is error
 
 
 def test_checkpoint_that_unpacks_to_more_than_it_is_is_refused_before_that(finished: Path) -> None:

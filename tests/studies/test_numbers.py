@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from plasticity.errors import Failure
+from plasticity.results.compact import read_arrays, write_arrays
 from plasticity.studies.cells import cells, folder_of
 from plasticity.studies.numbers import Numbers, load_records, read_numbers, save_records
 from plasticity.studies.study import Study
@@ -201,3 +202,30 @@ def test_damaged_records_are_refused_in_one_line_that_names_the_file(
         changed = {"cut off": content[: len(content) // 2], "empty": b"", "another": another}
         path.write_bytes(changed[damage])
     assert file in refused()
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("rows", lambda values: values[:-1]),
+        ("rows", lambda values: values.astype("U8")),
+        ("complete", lambda values: values[:, None]),
+        ("complete", lambda values: values.astype(np.int64)),
+        ("column.test_accuracy", lambda values: values.ravel()),
+        ("column.test_accuracy", lambda values: values[:, :-1]),
+        ("column.test_accuracy", lambda values: values.astype(complex)),
+    ],
+)
+def test_arrays_of_another_shape_or_kind_are_refused_in_one_line(name: str, change: Any) -> None:
+    save_records(made_up.read_numbers({"mlp": 0.1}, seeds=3, tasks=40), Path("records"))
+    arrays = read_arrays(Path("records/mlp.npz"))
+    write_arrays(Path("records/mlp.npz"), arrays | {name: change(arrays[name])})
+    assert f"mlp.npz: {name.removeprefix('column.')} has " in refused()
+
+
+@pytest.mark.parametrize("tasks", ["1e999", "[]", "null", '"many"'])
+def test_number_of_tasks_that_is_none_is_refused_in_one_line(tasks: str) -> None:
+    save_records(made_up.read_numbers({"mlp": 0.1}, seeds=3, tasks=40), Path("records"))
+    index = Path("records/study.json")
+    index.write_text(index.read_text().replace('"tasks": 40', f'"tasks": {tasks}', 1))
+    assert "study.json" in refused()

@@ -5,6 +5,7 @@ import dataclasses
 import math
 import re
 import statistics
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from scipy import stats
 
 from plasticity.figures.over_seeds import over_tasks
+from plasticity.results.disk import lock_of
 from plasticity.statistics.summaries import tenths
 from plasticity.studies.findings import comparisons, findings_of, gap, growth
 from plasticity.studies.numbers import Numbers, load_records
@@ -356,7 +358,7 @@ def test_report_of_records_alone_is_that_of_run_folders_byte_for_byte() -> None:
         {p.name: p.read_bytes() for p in Path(folder).iterdir() if p.is_file()}
         for folder in ("report", "again")
     )
-    assert first == again and len(first) == 8
+    assert first == again and len(first) == 9
 
 
 def test_study_of_which_nothing_is_recorded_has_a_report_that_says_so() -> None:
@@ -364,7 +366,21 @@ def test_study_of_which_nothing_is_recorded_has_a_report_that_says_so() -> None:
     text = path.read_text()
     assert "No arm has a verdict yet." in text
     assert "4 of 4 cells are not complete" in text
-    assert {p.name for p in Path("report").iterdir()} == {"records", "report.md", "summary.csv"}
+    files = {"lock", "records", "report.md", "summary.csv"}
+    assert {p.name for p in Path("report").iterdir()} == files
+
+
+def test_report_waits_for_the_process_that_is_writing_it() -> None:
+    study = made_up.study(("mlp", "qnn"), seeds=2)
+    Path("report").mkdir()
+    arguments = (study, Path("results"), Path("report").absolute())
+    writer = threading.Thread(target=write_report, args=arguments)
+    with lock_of(Path("report/lock")):
+        writer.start()
+        writer.join(0.3)
+        assert {p.name for p in Path("report").iterdir()} == {"lock"}
+    writer.join()
+    assert Path("report/report.md").exists()
 
 
 def test_single_seed_has_numbers_but_no_interval_and_no_verdict() -> None:
