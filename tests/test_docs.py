@@ -77,6 +77,7 @@ def in_backticks(text: str) -> set[str]:
     return {*re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M))}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_a_page_explains_each_column_that_is_recorded_once_and_no_other(name: str, run_of) -> None:
     arms = [file.parent for file in run_of(name).glob("*/arm.json")]

@@ -97,7 +97,7 @@ def finished_run(folder: Path) -> None:
         np.savez(folder / arm / "quantum_model_results.npz", accuracies=np.ones(1))
 
 
-@pytest.mark.sampled(16)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.splitlines()[0])
 def test_python_of_the_pages_runs(code: str, folder: Path) -> None:
     if "stable_baselines3" in code or "gymnasium" in code:
@@ -145,6 +145,7 @@ def test_network_of_the_page_is_trained_and_measured_by_the_commands(folder: Pat
     assert figures.main([str(run), "figure.png"]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.draws
 def test_experiment_of_the_page_is_trained_measured_and_drawn_by_the_commands(
     folder: Path, capsys: pytest.CaptureFixture[str]
@@ -188,7 +189,7 @@ def command_main(module: str):
     return getattr(loaded, "main", lambda arguments: cli.main(loaded.EXPERIMENT, arguments))
 
 
-@pytest.mark.sampled(50)
+@pytest.mark.sampled(30)
 @pytest.mark.parametrize(
     "command", sorted({f"{module} {words.strip()}".strip() for module, words in COMMANDS})
 )

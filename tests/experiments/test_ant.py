@@ -149,6 +149,7 @@ def test_seeds_of_neighboring_runs_share_no_environment() -> None:
 
 @pytest.mark.draws
 # ---------------------------------------------------------------------------------------- runs
+@pytest.mark.slow
 def test_run_records_rows_exports_policies_and_a_figure(capsys) -> None:
     assert run(*ANT) == 0
     folder = folder_of(*ANT)
@@ -235,7 +236,7 @@ def test_saved_policies_are_stable_baselines3s(trained: Path) -> None:
 WHERE_IT_RUNS = {"device", "threads"}  # tested one by one
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "field", [f.name for f in dataclasses.fields(Config) if f.name not in WHERE_IT_RUNS]
 )
@@ -259,7 +260,7 @@ OTHER = {
 }  # fmt: skip
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("field", OTHER)
 def test_no_field_of_an_arm_is_ignored_or_changes_the_other(field: str) -> None:
     option = field.replace("network.", "").replace("_", "-")

@@ -99,7 +99,7 @@ def test_a_remedy_that_is_off_is_not_there(name: str) -> None:
     assert ours == rows_of(folder, "mlp")
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "arm", [*(f"mlp+{name}" for name in REMEDIES), "qnn+l2+equal-betas",
             "mlp+l2+equal-betas+layer-norm+continual-backprop+redo"],

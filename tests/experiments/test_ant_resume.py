@@ -99,7 +99,7 @@ def test_run_killed_in_the_midst_of_anything_ends_like_an_uninterrupted_one() ->
     assert results(folder) == results(folder_of(*arguments, "--results=whole"))
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("stop", range(1, 10, 2))
 def test_run_interrupted_in_an_update_ends_like_an_uninterrupted_one(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys, stop: int
@@ -198,6 +198,7 @@ def at_once(*arguments: str) -> Path:
     return folder_of(*arguments, "--results=at-once")
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("arguments", "rollout", "updates"),

@@ -30,6 +30,7 @@ class Ticking:
         return self.now
 
 
+@pytest.mark.slow
 def test_bench_says_where_the_time_goes(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_ppo, "time", Ticking())
     # 16 processes take long to start.

@@ -70,6 +70,7 @@ POSITIONAL = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_says_how_a_command_is_called_before_the_slow_imports(command: str) -> None:
     done = run("-c", LIST_MODULES, command, "--help")
@@ -84,6 +85,7 @@ def test_help_says_how_a_command_is_called_before_the_slow_imports(command: str)
     assert "``" not in done.stdout
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("command", [*COMMANDS, "ant --watch"])
 def test_wrong_use_is_answered_before_the_slow_imports(command: str) -> None:
     done = run("-c", LIST_MODULES, *command.split(), "a", "b", "--nonsense")
@@ -120,7 +122,7 @@ def interrupted_at(module: str, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("module", ["tyro", "torch"])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_control_c_in_the_first_imports_is_a_line(
@@ -131,6 +133,7 @@ def test_control_c_in_the_first_imports_is_a_line(
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped.\n")
 
 
+@pytest.mark.slow
 def test_control_c_in_an_import_in_the_middle_of_a_run_is_a_line(tmp_path: Path) -> None:
     path = interrupted_at("tensorcircuit", tmp_path)
     words = ["--preset=quick", "--arms=qnn", f"--results={tmp_path / 'results'}"]
@@ -207,7 +210,7 @@ def test_control_c_while_the_fork_server_imports_is_the_programs_alone(tmp_path:
 # --- pipes
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_closed_pipe_ends_a_command_quietly(command: str) -> None:
     reading, writing = os.pipe()

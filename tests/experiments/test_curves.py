@@ -101,6 +101,7 @@ def test_figures_draws_a_run_again_finished_or_not(
     assert unfinished != (folder / "figure.png").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.draws
 def test_figures_draws_a_run_by_its_config_whatever_it_is_called(
     tiny: list[str], tmp_path: Path

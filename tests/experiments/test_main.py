@@ -120,7 +120,7 @@ def test_command_says_and_returns_what_it_does_by_its_own_name(
         assert " ".join(f"{done.stdout} | {done.stderr}".split()) == expected
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_usage_says_how_the_command_was_called(command: str, script: Path) -> None:
     assert run(str(script), command, "--help").stdout.startswith(f"usage: plasticity {command} ")
@@ -186,6 +186,7 @@ def test_closed_pipe_ends_the_list_quietly() -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
 @pytest.mark.parametrize(
     ("streams", "words", "status"),

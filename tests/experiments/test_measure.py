@@ -99,7 +99,7 @@ def belongs(column: str, metric: str) -> bool:
 # --- what is measured is what would have been recorded
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("experiment", "arm"), [(e, arm) for e in ARMS for arm in ARMS[e]])
 def test_every_metric_gives_the_numbers_that_the_run_recorded(
     finished: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, experiment: str,
@@ -143,6 +143,7 @@ def test_a_run_of_one_task_is_measured(data: Path, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_metrics_are_added_one_by_one_or_at_once_and_measuring_again_changes_nothing(
     run: Path, tmp_path: Path
 ) -> None:
@@ -299,6 +300,7 @@ def whole(path: Path) -> bytes:
     return content
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("function", ["replace", "fsync"])
 def test_measuring_that_is_killed_at_any_write_leaves_what_was_or_what_will_be(

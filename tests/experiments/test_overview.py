@@ -107,6 +107,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     return kept
 
 
+@pytest.mark.slow
 @pytest.mark.draws
 def test_nine_arms_have_axes_of_their_own_in_which_their_curve_is_on_top(
     drawn: list[Figure],

@@ -53,6 +53,7 @@ def test_every_remedy_learns_digits(tmp_path: Path) -> None:
     assert min(accuracies.values()) > 0.25, accuracies  # chance is 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["mnist", "cifar", "qdata"])
 def test_remedies_learn_every_stream(name: str, tmp_path: Path) -> None:

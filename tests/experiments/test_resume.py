@@ -97,7 +97,7 @@ def test_each_process_that_trains_an_arm_is_noted_with_the_rows_before_it(
 # --- made longer
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_run_that_is_made_longer_equals_one_that_was_as_long_from_the_start(
     name: str, tmp_path: Path
@@ -173,6 +173,7 @@ def test_equal_commands_give_equal_rows_in_two_processes_and_another_seed_others
             assert row["train_loss"] != other_row["train_loss"]
 
 
+@pytest.mark.slow
 def test_arms_trained_by_two_processes_at_once_equal_one_after_the_other(
     child: Callable[..., Any], tiny: list[str], tmp_path: Path
 ) -> None:
@@ -199,6 +200,7 @@ def test_arms_trained_by_two_processes_at_once_equal_one_after_the_other(
     assert contents(run_folder(tmp_path / "at_once")) == contents(one_after_the_other)
 
 
+@pytest.mark.slow
 def test_second_process_on_the_same_arm_ends_with_two_lines_and_status_75(
     child: Callable[..., Any], tiny: list[str], stop: Stop, tmp_path: Path
 ) -> None:
@@ -247,6 +249,7 @@ def test_second_command_on_arms_that_are_trained_is_refused(
     assert contents(folder) == contents(uninterrupted)
 
 
+@pytest.mark.slow
 def test_another_arm_can_be_trained_and_drawn_while_the_first_is(
     child: Callable[..., Any], tiny: list[str], stop: Stop, tmp_path: Path
 ) -> None:

@@ -360,6 +360,7 @@ class Strangers:
         return {"tcp://b:2": run("-c", PROBE, path).stdout.strip()}
 
 
+@pytest.mark.slow
 def test_workers_share_the_folder_of_results_and_its_locks_or_are_refused(results: Path) -> None:
     engine.check_folder(Strangers(), results)
     with pytest.raises(Failure, match=r"tcp://b:2: .* does not see files of "):

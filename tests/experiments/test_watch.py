@@ -105,7 +105,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str, status: int = 1) ->
 # --- the video
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["out.mp4", "out.gif"])
 @pytest.mark.parametrize("command", WATCH)
 def test_watch_writes_an_episode_of_a_saved_policy(
@@ -196,6 +196,7 @@ def test_video_is_as_long_and_as_large_as_is_said(
         assert f"{wrong[0].partition('=')[0]} " in said
 
 
+@pytest.mark.slow
 def test_environment_without_sizes_says_that_it_has_none(trained: Path, capsys) -> None:
     said = refused(capsys, str(trained), "out.gif", SHORT, "--size", "32", "32")
     assert "for --size, its constructor must accept width and height" in said
@@ -290,6 +291,7 @@ def test_run_that_has_saved_no_policy_yet_is_told(capsys, copied: Path) -> None:
     assert "run: no arm has saved a policy here yet" in refused(capsys, "run", "out.mp4")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
 @pytest.mark.parametrize("name", ["out.mp4", "out.gif"])
 def test_video_that_cannot_be_written_is_told(
@@ -303,6 +305,7 @@ def test_video_that_cannot_be_written_is_told(
     assert not [of.exc_value for of in printed if isinstance(of.exc_value, OSError)]
 
 
+@pytest.mark.slow
 def test_video_that_lacks_frames_is_told(
     capsys, monkeypatch: pytest.MonkeyPatch, trained: Path, drawn
 ) -> None:
@@ -382,6 +385,7 @@ except SystemExit as end:
 HEAVY = {"torch", "numpy", "gymnasium", "mujoco", "stable_baselines3", "imageio", "matplotlib"}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("words", "part"),
     [

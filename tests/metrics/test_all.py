@@ -67,6 +67,7 @@ def test_no_metrics_name_begins_with_anothers_and_an_underscore() -> None:
     assert all(name == metric.name for name, metric in METRICS.items())
 
 
+@pytest.mark.sampled(15)
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize("name", AT_ONCE)
 def test_metric_leaves_learner_and_random_state_untouched(name: str, arm: str) -> None:
@@ -90,6 +91,7 @@ def train(learner: Learner, *metrics: Metric) -> list[dict]:
     return [*loop]
 
 
+@pytest.mark.sampled(16)
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize("name", METRICS)
 def test_a_learner_that_is_measured_learns_the_same(name: str, arm: str) -> None:

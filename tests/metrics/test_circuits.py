@@ -223,6 +223,7 @@ def outputs_of(ansatz, readout, angles: torch.Tensor, x: torch.Tensor) -> np.nda
     return np.log(p / (1 - p)) if isinstance(readout, LogOdds) else p
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 def test_jacobian_of_angles_matches_differences_of_dense_matrices(case: str, dtype) -> None:

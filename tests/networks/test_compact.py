@@ -384,7 +384,7 @@ def test_sphere_is_an_mlp_with_or_without_layer_norm(layer_norm: bool) -> None:
     )
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("rate", [3e-3, 0.3])
 @pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("biases", ["held", "free"])

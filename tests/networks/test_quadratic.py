@@ -192,7 +192,7 @@ def one_logit_loss(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return binary_cross_entropy_with_logits(outputs.squeeze(1), labels.to(outputs.dtype))
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("rate", [3e-3, 1.0])
 @pytest.mark.parametrize("shape", [Shape(40, 10), Shape(40, 1), Shape(3, 4)])
 def test_retracted_vectors_are_orthonormal_after_a_thousand_updates(

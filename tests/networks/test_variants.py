@@ -104,6 +104,7 @@ def test_double_computes_in_double(name: str, conversion) -> None:
     assert all(p.dtype == torch.float64 and p.grad.any() for p in network.parameters())
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(("readout", "outputs"), [("z-of-first", 1), ("signed-z-of-last", 2)])
 @pytest.mark.parametrize("name", VARIANTS)
 def test_it_learns_with_every_readout(name: str, readout: str, outputs: int) -> None:

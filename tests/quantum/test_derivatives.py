@@ -43,7 +43,7 @@ def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 # ---------------------------------------------------------------------- several backward passes
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("history_bytes", [0, 200, 2**20, 4 * 2**20])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("case", DEEP, ids=["brickwork", "staircase", "ring"])
@@ -164,7 +164,7 @@ def bent(net: QNN):
     return outputs
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("ansatz", SMALL, ids=lambda a: type(a).__name__)
 @pytest.mark.parametrize("readout", READOUTS, ids=lambda r: type(r).__name__)
 @pytest.mark.parametrize("is_complex", [False, True])
@@ -212,6 +212,7 @@ def test_hessians_agree_however_they_are_taken(readout) -> None:
     torch.testing.assert_close(along, (ahead - behind) / 2e-5, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("carry", ["rows", "columns", "states"])
 def test_jacobians_agree_however_they_are_taken(carry) -> None:

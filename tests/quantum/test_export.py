@@ -51,7 +51,7 @@ def test_what_is_read_back_is_the_dense_matrix(ansatz: Ansatz, dtype: torch.dtyp
         assert circuit.count_ops()["cx"] == 3 * ansatz.num_gates or ansatz.num_qubits < 4
 
 
-@pytest.mark.sampled(14)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("ansatz", ANSAETZE, ids=str)
 @pytest.mark.parametrize(
@@ -73,6 +73,7 @@ def test_with_a_sample_what_is_read_back_has_our_state(
     np.testing.assert_allclose(np.abs(state_of(read)) ** 2, layer, atol=3e-6)
 
 
+@pytest.mark.slow
 def test_each_gate_is_three_cx_and_the_encoding_is_counted_apart() -> None:
     net = made(Brickwork(10, 4), torch.float32)
     counts = count_gates(net, torch.rand(784, generator=generator_for(0, "image")))

@@ -85,7 +85,7 @@ PLANTED = [
 ]  # fmt: skip
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("mistake", "kind"), PLANTED)
 def test_a_circuit_with_a_mistake_is_not_written(
     mistake, kind: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

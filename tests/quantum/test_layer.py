@@ -150,6 +150,7 @@ def test_outputs_match_dense_matrices(ansatz: Ansatz, readout, batch: int, kind)
     )
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("readout", READOUTS, ids=str)
 @pytest.mark.parametrize("batch", [1, 5])
 def test_gradients_match_finite_differences(readout, batch: int) -> None:

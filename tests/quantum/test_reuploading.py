@@ -80,7 +80,7 @@ def test_outputs_match_dense_matrices(ansatz: Ansatz, places, readout, batch: in
     torch.testing.assert_close(net(x).detach(), expected, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("readout", READOUTS, ids=str)
 @pytest.mark.parametrize("batch", [2, 5])
 @pytest.mark.parametrize("places", [(2, 4), (0,)])

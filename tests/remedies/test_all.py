@@ -105,6 +105,7 @@ def test_a_penalty_that_is_switched_off_is_none(name: str) -> None:
     assert remedy.penalty() is None
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize(
     ("arm", "name"),
     [("mlp", name) for name in NAMES] + [("qnn", name) for name in FOR_CIRCUITS],
@@ -175,6 +176,7 @@ def test_evaluations_and_copies_of_the_network_count_for_nothing(name: str) -> N
     assert same(looked_at.state_dict(), left_alone.state_dict())
 
 
+@pytest.mark.sampled(14)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("after", [0, 2])
 def test_a_copy_of_the_learner_learns_alike_and_for_itself(name: str, after: int) -> None:

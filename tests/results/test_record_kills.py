@@ -165,6 +165,7 @@ print(*sorted(found))
         assert numbers(results) == numbers(last), f"killed at {results.name}"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # before `with` has it
 def test_interrupted_append_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
     """Raise KeyboardInterrupt before every line of append and what it calls in this folder."""

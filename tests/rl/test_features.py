@@ -268,7 +268,7 @@ def numbers_of(model: BaseAlgorithm) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in model.policy.state_dict().items()}
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_algorithm_learns_is_saved_loaded_and_repeated(name: str, tmp_path) -> None:
     make, num_steps = ALGORITHMS[name]

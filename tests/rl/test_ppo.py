@@ -365,6 +365,7 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("run", RUNS)
 def test_fresh_model_goes_on_from_every_row_bit_for_bit(run: str) -> None:
     evaluate = evaluator(ant if "Ant" in run else pendulum)

@@ -188,7 +188,7 @@ def test_holm_of_a_worked_example() -> None:
     assert holm([]).tolist() == []
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("m", [1, 2, 5, 19])
 @pytest.mark.parametrize("digits", [1, 3, 12])  # few: ties
 def test_holm_is_that_of_statsmodels(m: int, digits: int) -> None:
@@ -300,6 +300,7 @@ def bca_by_hand(
     return ends
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("confidence", [0.9, 0.95])
 def test_bootstrap_interval_is_that_of_the_paper(confidence: float) -> None:
     values = np.random.default_rng(0).lognormal(0, 1, 25).tolist()

@@ -43,7 +43,12 @@ def family(pid: int) -> list[psutil.Process]:
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ends between two questions
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 def words(process: psutil.Process) -> str:
@@ -60,8 +65,14 @@ def group_of(process: psutil.Process) -> int | None:
 
 def training(pid: int) -> list[psutil.Process]:
     """Return the commands of cells that run below a process."""
-    servers = {p.pid for p in family(pid) if "cell_server" in words(p)}
-    return [p for p in family(pid) if p.ppid() in servers]  # forks have the server's words
+    everybody = family(pid)
+    servers = {process.pid for process in everybody if "cell_server" in words(process)}
+    found = []
+    for process in everybody:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            if process.ppid() in servers:  # forks have the server's words
+                found.append(process)
+    return found
 
 
 def at_work(pid: int) -> tuple[psutil.Process, psutil.Process] | None:

@@ -102,6 +102,7 @@ def test_blocks_of_four_qubits_hold_four_gates_of_a_deep_brickwork() -> None:
     assert len(plan.gates) / len(plan.steps) > 4
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     ansaetze(),
@@ -211,6 +212,7 @@ def test_contractions_agree_with_tensorcircuit_at_size(carry, num_qubits, depth,
     torch.testing.assert_close(p_ours, expected, rtol=0, atol=1e-5 if single else 1e-10)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("carry", CARRIES)
 @pytest.mark.parametrize("ansatz", [Brickwork(4, 2), Ring(3, 2), Ansatz(3, ((2, 0), (0, 1)))])
 def test_each_contraction_has_right_first_and_second_derivatives(carry, ansatz) -> None:
