@@ -89,7 +89,7 @@ def second_judge(nothing: np.ndarray, changed: np.ndarray, untrained: np.ndarray
 def test_words_are_those_of_a_second_way_and_all_of_them_occur() -> None:
     rng = np.random.default_rng(0)
     words = set()
-    for _ in range(3000):
+    for _ in range(600):
         n, gap, gain = rng.integers(2, 21), rng.choice([0, 4, 6, 15]), rng.normal(0, 6)
         nothing = 75 + rng.normal(0, 1, n)
         changed = nothing + gain * rng.choice([0, 1]) + rng.normal(0, rng.choice([0.1, 1, 4]), n)
