@@ -90,6 +90,7 @@ def draw_quick() -> None:
     """Draw README's figure."""
     from experiments.mnist import EXPERIMENT
     from plasticity.figures.curves import learning_curves
+    from plasticity.protocol.columns import panels_of
 
     series = {}
     for arm, prefix in PREFIXES.items():
@@ -100,7 +101,7 @@ def draw_quick() -> None:
                 row[column] = float(value)
         series[LABELS[arm]] = [rows]
     title = "Permuted images (mnist), preset quick, seed 0"
-    learning_curves(series, EXPERIMENT.panels, title).savefig(HERE / "mnist.png")
+    learning_curves(series, panels_of(EXPERIMENT), title).savefig(HERE / "mnist.png")
 
 
 def draw_devices() -> None:

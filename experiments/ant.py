@@ -21,9 +21,18 @@ from typing import TYPE_CHECKING, Any
 from experiments.cli import parse as cli
 from plasticity.errors import UsageError
 from plasticity.protocol.arms import Adam, ArmConfig, Registry
-from plasticity.protocol.experiment import Exports, Panel, Preset, Progress
+from plasticity.protocol.experiment import Exports, Preset, Progress
 from plasticity.protocol.options import Options
-from plasticity.rl.protocol import FILES, POLICIES, REMEDIES, Config, MlpPolicy, QnnPolicy, needed
+from plasticity.rl.protocol import (
+    COLUMNS,
+    FILES,
+    POLICIES,
+    REMEDIES,
+    Config,
+    MlpPolicy,
+    QnnPolicy,
+    needed,
+)
 from plasticity.runs.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -127,16 +136,8 @@ EXPERIMENT = Experiment(
         },
         others={name: name for name in (*TRAINING, *EVALUATION)},
     ),
-    panels=(
-        Panel(
-            "evaluation_return",
-            "return of an evaluation episode",
-            samples="evaluation_returns",
-            abscissa="evaluation_step",
-        ),
-        Panel("return", "mean return of training episodes"),
-        Panel("entropy", "entropy of the policy (nats)"),
-    ),
+    panels=("evaluation_return", "return", "entropy"),
+    columns=COLUMNS,
     options=AntOptions,
     progress=Progress(
         "step",

@@ -22,7 +22,7 @@ from plasticity.networks import NETWORKS
 from plasticity.networks.mlp import Mlp
 from plasticity.networks.qnn import Qnn
 from plasticity.protocol.arms import Adam, ArmConfig, AsTheyAre, Registry
-from plasticity.protocol.experiment import Exports, Panel, Preset, content_of
+from plasticity.protocol.experiment import Exports, Preset, content_of
 from plasticity.protocol.options import TaskOptions, TaskSetting, expanded
 from plasticity.protocol.supervised import Problem, SupervisedLearning
 from plasticity.remedies import REMEDIES
@@ -126,11 +126,7 @@ EXPERIMENT = Experiment(
         },
         others=COLUMNS | {"tasks": "task"},
     ),
-    panels=(
-        Panel("test_accuracy", "test accuracy after the task", bounds=(0, 1)),
-        Panel("fisher_empirical_task0", "empirical Fisher trace, task 0's probe", logarithmic=True),
-        Panel("fisher_true_current", "true Fisher trace, current task", logarithmic=True),
-    ),
+    panels=("test_accuracy", "fisher_empirical_task0", "fisher_true_current"),
 )
 
 if __name__ == "__main__":

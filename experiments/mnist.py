@@ -22,7 +22,7 @@ from plasticity.networks import NETWORKS
 from plasticity.networks.mlp import Mlp
 from plasticity.networks.qnn import Qnn
 from plasticity.protocol.arms import Adam, ArmConfig, Registry
-from plasticity.protocol.experiment import Exports, Panel, Preset, at_rates, content_of
+from plasticity.protocol.experiment import Exports, Preset, at_rates, content_of
 from plasticity.protocol.options import TaskOptions, TaskSetting, expanded
 from plasticity.protocol.supervised import MECHANISMS, Problem, SupervisedLearning
 from plasticity.remedies import REMEDIES
@@ -200,11 +200,7 @@ EXPERIMENT = Experiment(
         },
         others=COLUMNS | {"tasks": "task"},
     ),
-    panels=(
-        Panel("test_accuracy", "test accuracy after the task", bounds=(0, 1)),
-        Panel("weight_norm", "mean weight norm before the task", logarithmic=True),
-        Panel("gradient_norm", "mean gradient norm before the task", logarithmic=True),
-    ),
+    panels=("test_accuracy", "weight_norm", "gradient_norm"),
 )
 
 if __name__ == "__main__":

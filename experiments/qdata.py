@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Literal
 
 from experiments.cli import parse as cli
 from plasticity.errors import UsageError
+from plasticity.learning.column import FRACTION, NONNEGATIVE, Column
 from plasticity.networks import NETWORKS
 from plasticity.networks.compact import SmallMlp
 from plasticity.networks.mlp import Mlp
 from plasticity.networks.qnn import Qnn
 from plasticity.protocol.arms import Adam, ArmConfig, Registry
-from plasticity.protocol.experiment import Exports, Panel, Preset, at_rates
+from plasticity.protocol.experiment import Exports, Preset, at_rates
 from plasticity.protocol.options import TaskOptions, TaskSetting, expanded
 from plasticity.protocol.supervised import MECHANISMS, Problem, SupervisedLearning
 from plasticity.remedies import REMEDIES
@@ -229,10 +230,12 @@ EXPERIMENT = Experiment(
         },
         others={"accuracies": "test_accuracy", "tasks": "task"},
     ),
-    panels=(
-        Panel("test_accuracy", "validation accuracy after the task", bounds=(0, 1)),
-        Panel("train_loss", "training loss of the last epoch (nats)"),
-        Panel("logit_label_variance", "p(1 - p) of the label, validation", bounds=(0, 0.25)),
+    panels=("test_accuracy", "train_loss", "logit_label_variance"),
+    columns=(
+        Column("task", compared=False),
+        Column("test_accuracy", "validation accuracy after the task", "", False, FRACTION),
+        Column("train_loss", "training loss of the last epoch", "nats", False, NONNEGATIVE),
+        Column("logit_label_variance", "p(1 - p) of the label, validation", bounds=(0, 0.25)),
     ),
 )
 

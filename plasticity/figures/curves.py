@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from plasticity.figures.titles import lines_of
-from plasticity.protocol.experiment import Definition, Panel
+from plasticity.learning.column import Column
+from plasticity.protocol.columns import added_columns, panels_of
+from plasticity.protocol.experiment import Definition
+from plasticity.statistics.curves import FEWEST_FOR_AN_INTERVAL
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,34 +22,31 @@ Rows = Sequence[Mapping[str, Any]]
 MOST_WITH_POINTS = 6
 """Arms whose single tasks are drawn as points; points of more arms hide one another."""
 PANELS_A_ROW = 3
-FEWEST_FOR_AN_INTERVAL = 3
-"""Seeds; of two, Student's t makes the 95 % interval 12.7 times as wide as the seeds are apart."""
 LEGEND_ROW = 0.24
 """Inches."""
 
 
-def panels_of(experiment: Definition[Any], series: Mapping[str, Sequence[Rows]]) -> list[Panel]:
-    """Return the experiment's panels, and one for each column that was measured beside them."""
-    panels = list(experiment.panels)
-    if experiment.metrics:
-        from plasticity.metrics import METRICS
+def figure_columns(
+    experiment: Definition[Any], series: Mapping[str, Sequence[Rows]]
+) -> list[Column]:
+    """Return the experiment's panels, and each column that the rows have beside them.
 
-        asked = [metric for name, metric in METRICS.items() if name not in experiment.metrics]
-        columns = dict.fromkeys(
-            c for runs in series.values() for rows in runs for r in rows for c in r
-        )
-        panels += [
-            Panel(column, column.replace("_", " "))
-            for metric in asked
-            for column in columns
-            if metric.owns(column)
-        ]
-    return panels
+    These were measured on demand, or a remedy says them of itself.
+    """
+    panels = panels_of(experiment)
+    shown = {panel.name for panel in panels}
+    added = added_columns(experiment, all_rows(series))
+    return [*panels, *(column for name, column in added.items() if name not in shown)]
+
+
+def all_rows(series: Mapping[str, Sequence[Rows]]) -> Rows:
+    """Return the rows of all runs of all arms."""
+    return [row for runs in series.values() for rows in runs for row in rows]
 
 
 def learning_curves(
     series: Mapping[str, Sequence[Rows]],
-    panels: Sequence[Panel],
+    panels: Sequence[Column],
     title: str,
     unit: str = "task",
     looks: Sequence[int] | None = None,
@@ -63,6 +64,7 @@ def learning_curves(
 
     from plasticity.figures.style import style
 
+    panels = [with_axis(panel, series) for panel in panels]
     window, points = window_of(series), len(series) <= MOST_WITH_POINTS
     across = min(len(panels), PANELS_A_ROW)
     down = -(-len(panels) // across)
@@ -113,6 +115,34 @@ def learning_curves(
     return figure
 
 
+def is_wide(values: Sequence[np.ndarray]) -> bool:
+    """Tell whether a column asks for a logarithmic axis.
+
+    All its numbers are positive, and nine tenths of the arms' span more than a factor of ten.
+    """
+    import numpy as np
+
+    kept = [v[np.isfinite(v)] for v in values]
+    kept = [v for v in kept if len(v)]
+    if not kept or min(v.min() for v in kept) <= 0:
+        return False
+    low, high = (min(np.quantile(v, 0.05) for v in kept), max(np.quantile(v, 0.95) for v in kept))
+    return bool(high > 10 * low)
+
+
+def with_axis(panel: Column, series: Mapping[str, Sequence[Rows]]) -> Column:
+    """Return a column that says whether its axis is logarithmic, by its values if need be."""
+    import numpy as np
+
+    if panel.logarithmic is not None:
+        return panel
+    values = [
+        np.array([row[panel.name] for rows in runs for row in rows if panel.name in row], float)
+        for runs in series.values()
+    ]
+    return dataclasses.replace(panel, logarithmic=is_wide(values))
+
+
 def changes_of(series: Mapping[str, Sequence[Rows]], unit: str) -> list[float]:
     """Return the steps after which the floor's friction is another one, in the order of steps."""
     rows = {row[unit]: row for runs in series.values() for of in runs for row in of if unit in row}
@@ -131,7 +161,7 @@ def window_of(series: Mapping[str, Sequence[Rows]]) -> int:
 
 def notes(
     series: Mapping[str, Sequence[Rows]],
-    panels: Sequence[Panel],
+    panels: Sequence[Column],
     unit: str,
     *,
     points: bool,
@@ -162,7 +192,7 @@ def notes(
 
 def draw_arm(
     axes: Any,
-    panel: Panel,
+    panel: Column,
     runs: Sequence[Rows],
     *,
     unit: str,
@@ -182,15 +212,17 @@ def draw_arm(
     """
     import numpy as np
 
-    from plasticity.figures.style import plot_curve, running_mean
+    from plasticity.figures.style import plot_curve
+    from plasticity.statistics.curves import over_seeds
+    from plasticity.statistics.inference import t_interval
 
     abscissa = panel.abscissa or unit
-    values = [{row[abscissa]: row for row in rows if panel.column in row} for rows in runs]
+    values = [{row[abscissa]: row for row in rows if panel.name in row} for rows in runs]
     # What all seeds have got to.
     x = np.array(sorted(set.intersection(*(set(of_run) for of_run in values))))
     if not len(x):  # no episode has ended yet
         return None
-    y = np.array([[of_run[k][panel.column] for k in x] for of_run in values])
+    y = np.array([[of_run[k][panel.name] for k in x] for of_run in values])
     smoothing = 1 if panel.samples or len(x) < len(runs[0]) // 2 else window
     if len(runs) == 1:
         plot_curve(
@@ -199,25 +231,25 @@ def draw_arm(
         )  # fmt: skip
         if not panel.samples:
             return None
-        halves = np.array([half_interval(values[0][k][panel.samples]) for k in x])
-        low, high = bounded(panel, y[0] - halves, y[0] + halves)
+        samples = [values[0][k][panel.samples] for k in x]
+        ends = [t_interval(of) if len(of) > 1 else (of[0], of[0]) for of in samples]
+        low, high = bounded(panel, *np.array(ends).T)
         # Episodes are enough for their interval to be seen whole.
         axes.update_datalim([*zip(x, low, strict=True), *zip(x, high, strict=True)])
         return x, low, high
-    seeds = np.stack([running_mean(of_run, smoothing) for of_run in y])
-    mean, low, high = mean_and_interval(seeds, logarithmic=panel.logarithmic)
+    of = over_seeds(y, window=smoothing, logarithmic=bool(panel.logarithmic))
     plot_curve(
-        axes, x, mean, label=label, color=color, window=1, line=line, points=False, width=width
+        axes, x, of.mean, label=label, color=color, window=1, line=line, points=False, width=width
     )
-    for of_seed in seeds:
+    for of_seed in of.seeds:
         axes.update_datalim([*zip(x, of_seed, strict=True)])
     if len(runs) < FEWEST_FOR_AN_INTERVAL:
-        axes.plot(x, seeds.T, color=color, linewidth=0.7, alpha=0.6, linestyle=line)
+        axes.plot(x, of.seeds.T, color=color, linewidth=0.7, alpha=0.6, linestyle=line)
         return None
-    return x, *bounded(panel, low, high)
+    return x, *bounded(panel, of.low, of.high)
 
 
-def bounded(panel: Panel, low: Any, high: Any) -> tuple[Any, Any]:
+def bounded(panel: Column, low: Any, high: Any) -> tuple[Any, Any]:
     """Return the ends of intervals, cut where what is measured ends.
 
     Student's interval does not know that an accuracy is never above 1.
@@ -227,30 +259,7 @@ def bounded(panel: Panel, low: Any, high: Any) -> tuple[Any, Any]:
     return np.maximum(low, panel.bounds[0]), np.minimum(high, panel.bounds[1])
 
 
-def mean_and_interval(
-    seeds: np.ndarray, *, logarithmic: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return means over seeds and the ends of their 95 % intervals.
-
-    Args:
-        seeds: ``(seeds, tasks)``.
-        logarithmic: Take means and intervals of the logarithms, and return their exponentials. They
-            are NaN where a seed is not positive.
-
-    Returns:
-        Means, lower and upper ends, ``(tasks,)`` each.
-    """
-    import numpy as np
-
-    if logarithmic:
-        logs = np.log(np.where(seeds > 0, seeds, np.nan))
-        mean, low, high = map(np.exp, mean_and_interval(logs, logarithmic=False))
-        return mean, low, high
-    mean, halves = seeds.mean(0), np.array([half_interval(at) for at in seeds.T])
-    return mean, mean - halves, mean + halves
-
-
-def finish(axes: Any, panel: Panel, unit: str) -> None:
+def finish(axes: Any, panel: Column, unit: str) -> None:
     """Give a panel its scales and labels."""
     from matplotlib.ticker import EngFormatter
 
@@ -261,7 +270,7 @@ def finish(axes: Any, panel: Panel, unit: str) -> None:
         decades(axes.yaxis, *axes.get_ylim())
     if unit != "task":
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set(xlabel="task" if unit == "task" else "environment step", ylabel=panel.label)
+    axes.set(xlabel="task" if unit == "task" else "environment step", ylabel=panel.title)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -283,12 +292,3 @@ def decades(axis: Any, low: float, high: float, *, narrow: bool = False) -> None
     power = FuncFormatter(lambda x, _: f"$10^{{{round(np.log10(x))}}}$" if x > 0 else "")
     axis.set_major_formatter(power if high > 1e5 and narrow else "{x:g}")
     axis.set_minor_formatter(NullFormatter())
-
-
-def half_interval(samples: Sequence[float] | np.ndarray) -> float:
-    """Return half the width of the mean's 95 % interval by Student's t, 0 for a single sample."""
-    import numpy as np
-    from scipy.special import stdtrit
-
-    n = len(samples)
-    return float(stdtrit(n - 1, 0.975) * np.std(samples, ddof=1) / np.sqrt(n)) if n > 1 else 0.0

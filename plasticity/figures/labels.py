@@ -9,19 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from plasticity.protocol.arms import Registry
-from plasticity.protocol.experiment import LABELS, Definition, Panel
+from plasticity.protocol.experiment import LABELS, Definition
 from plasticity.results.names import arm_name
 
 NUM_STYLES = 42
 """Of ``plasticity.figures.style.style``, which is imported with matplotlib."""
-COMPARED = (
-    Panel("train_loss", "training loss (nats)"),
-    Panel("weight_norm", "mean weight norm", logarithmic=True),
-    Panel("update_ratio", "norm of a task's update / of the parameters", logarithmic=True),
-    Panel("ntk_condition", "condition of the tangent kernel", logarithmic=True),
-    Panel("ntk_effective_rank", "effective rank of the tangent kernel"),
-)
-"""What arms are compared by beside their experiment's figure, where the rows have it."""
 
 
 def labels_of(
@@ -89,12 +81,6 @@ def in_order(experiment: Definition[Any], arms: Mapping[Path, Mapping[str, Any]]
         return first.index(name) if name in first else len(first), arms[path] not in own, path.name
 
     return sorted(arms, key=place)
-
-
-def panel_for(experiment: Definition[Any], column: str) -> Panel:
-    """Return how a column is drawn: as the experiment or its metric says, or by its name."""
-    known = {panel.column: panel for panel in (*COMPARED, *experiment.panels)}
-    return known.get(column, Panel(column, column.replace("_", " ")))
 
 
 def preset_names(experiment: Definition[Any]) -> list[str]:

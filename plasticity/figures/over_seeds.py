@@ -6,16 +6,16 @@ Layouts are counted in inches here: matplotlib's own search for them takes secon
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from plasticity.figures.curves import FEWEST_FOR_AN_INTERVAL, decades
+from plasticity.figures.curves import decades, is_wide
 from plasticity.figures.style import COLORS, style
 from plasticity.figures.titles import lines_of
+from plasticity.statistics.curves import FEWEST_FOR_AN_INTERVAL, over_seeds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,26 +65,12 @@ def curve(values: np.ndarray, *, window: int = 1, logarithmic: bool = False) -> 
     Args:
         values: ``(seeds, tasks)``, NaN where undefined.
         window: Neighboring tasks, centered, over whose defined ones each seed's running mean is.
-        logarithmic: Take all means of logarithms; what is not positive has none.
+        logarithmic: Take all means of logarithms; there is none where a seed is not positive.
     """
-    from scipy.special import stdtrit
-
-    values = values.astype(np.float64)
-    values[~np.isfinite(values)] = np.nan
-    if logarithmic:
-        values = np.log(np.where(values > 0, values, np.nan))
-    smooth = _running_means(values, window)
-    count = np.isfinite(smooth).sum(0)
-    (tasks,) = np.nonzero(count)
+    of = over_seeds(values, window=window, logarithmic=logarithmic)
+    (tasks,) = np.nonzero(np.isfinite(of.mean))
     tasks = tasks[:: max(1, -(-len(tasks) // POINTS))]
-    smooth, count = smooth[:, tasks], count[tasks]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of no degree of freedom: NaN is right
-        mean, sd = np.nanmean(smooth, 0), np.nanstd(smooth, 0, ddof=1)
-    half = stdtrit(np.maximum(count - 1, 1), 0.975) * sd / np.sqrt(count)
-    half[count < FEWEST_FOR_AN_INTERVAL] = np.nan
-    ends = mean, mean - half, mean + half
-    return Curve(tasks, *(np.exp(end) if logarithmic else end for end in ends))
+    return Curve(tasks, of.mean[tasks], of.low[tasks], of.high[tasks])
 
 
 def within(of: Curve, bounds: tuple[float, float]) -> Curve:
@@ -92,40 +78,6 @@ def within(of: Curve, bounds: tuple[float, float]) -> Curve:
     return dataclasses.replace(
         of, low=np.maximum(of.low, bounds[0]), high=np.minimum(of.high, bounds[1])
     )
-
-
-def _running_means(values: np.ndarray, window: int) -> np.ndarray:
-    """Return each row's centered means over the defined ones of ``window`` neighbors.
-
-    What is undefined stays so.
-    """
-    if window == 1:
-        return values
-    defined = np.isfinite(values)
-    left, right = (window - 1) // 2, window // 2 + 1
-    ends = np.arange(values.shape[1])
-    low, high = np.maximum(ends - left, 0), np.minimum(ends + right, values.shape[1])
-
-    def sums(of: np.ndarray) -> np.ndarray:
-        padded = np.pad(np.cumsum(of, 1), ((0, 0), (1, 0)))
-        return padded[:, high] - padded[:, low]
-
-    return np.where(
-        defined, sums(np.where(defined, values, 0.0)) / np.maximum(sums(defined), 1), np.nan
-    )
-
-
-def is_wide(values: Sequence[np.ndarray]) -> bool:
-    """Tell whether a column asks for a logarithmic axis.
-
-    All its numbers are positive, and nine tenths of the arms' span more than a factor of ten.
-    """
-    kept = [v[np.isfinite(v)] for v in values]
-    kept = [v for v in kept if len(v)]
-    if not kept or min(v.min() for v in kept) <= 0:
-        return False
-    low, high = (min(np.quantile(v, 0.05) for v in kept), max(np.quantile(v, 0.95) for v in kept))
-    return bool(high > 10 * low)
 
 
 def over_tasks(
@@ -151,7 +103,10 @@ def over_tasks(
         logarithmic: None: if the values ask for it.
         bounds: The least and the greatest value that there can be; intervals end there.
     """
-    logarithmic = is_wide([*series.values()]) if logarithmic is None else logarithmic
+    if logarithmic is None:
+        logarithmic = is_wide([*series.values()])
+    # Nothing but zeros, or less, has no logarithm.
+    logarithmic = logarithmic and any((values > 0).any() for values in series.values())
     tasks = max(v.shape[1] for v in series.values())
     # What is measured now and then is drawn as it is.
     dense = all(np.isfinite(v).any(0).sum() > tasks / 2 for v in series.values())

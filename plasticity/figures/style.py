@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from plasticity.statistics.curves import running_means
+
 COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's palette: told apart by all common kinds of color vision."""
 
@@ -20,24 +22,6 @@ def style(number: int) -> dict[str, Any]:
     """
     row = number // len(COLORS) % len(LINES)
     return {"color": COLORS[(number + row % 4) % len(COLORS)], "line": LINES[row]}
-
-
-def running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Return the means of ``window`` neighboring values, centered; at the ends of those there are.
-
-    An even window takes its extra value from the left.
-
-    Args:
-        values: ``(tasks,)``.
-        window: Number of values, at least 1.
-
-    Returns:
-        ``(tasks,)``.
-    """
-    window = min(window, 2 * len(values))  # all values from everywhere
-    inside = slice((window - 1) // 2, (window - 1) // 2 + len(values))
-    sums, counts = (np.convolve(v, np.ones(window))[inside] for v in (values, np.ones(len(values))))
-    return sums / counts
 
 
 def plot_curve(
@@ -70,5 +54,5 @@ def plot_curve(
             tasks, values, ".", color=color, markersize=4, alpha=0.45, markeredgewidth=0,
             rasterized=True,
         )  # fmt: skip
-    smooth = running_mean(values, window)
+    smooth = running_means(values, window)
     axes.plot(tasks, smooth, color=color, linewidth=width, linestyle=line, label=label)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from plasticity.learning.column import Column
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -46,6 +48,7 @@ class Metric:
         sparse: Due at tasks 1, 2, 4, 8, ... too: for what takes long, with a large ``every``.
         prepare: Makes ``fn`` from the untrained learner, the first task and the seed, for metrics
             that compare with the beginning; instead of ``fn``.
+        declared: What its columns are called and how they are drawn; of others, the defaults hold.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Metric:
     every: int = 1
     sparse: bool = False
     prepare: Callable[[Learner, Task, int], Callable[[Learner, Task], Any]] | None = None
+    declared: tuple[Column, ...] = ()
 
     def __post_init__(self) -> None:
         if self.when not in ("before", "during", "after"):
@@ -62,6 +66,11 @@ class Metric:
             raise ValueError(f"metric {self.name}: every={self.every} is not at least 1")
         if (self.fn is None) == (self.prepare is None):
             raise ValueError(f"metric {self.name}: give fn or prepare, and not both")
+        for column in self.declared:
+            if not self.owns(column.name):
+                raise ValueError(
+                    f"metric {self.name}: the column {column.name} is not one of its own"
+                )
 
     def prepared(self, learner: Learner, first: Task, seed: int) -> Metric:
         """Return the metric ready to be taken: ``learner`` is untrained, ``first`` its task 0."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from plasticity.learning.column import Column
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
@@ -47,10 +49,13 @@ class Remedy:
         tuned: The option that ``study --tune`` varies; none: the learning rate of the arm's
             optimizer.
         tries: Its values that are tried where a study names none.
+        declared: What its ``columns`` are called and how they are drawn; of others, the defaults of
+            ``Column`` hold.
     """
 
     tuned: ClassVar[str] = ""
     tries: ClassVar[tuple[float, ...]] = ()
+    declared: ClassVar[tuple[Column, ...]] = ()
 
     @property
     def sees_tasks(self) -> bool:

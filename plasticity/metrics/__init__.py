@@ -1,11 +1,12 @@
 """What is measured of a learner, by the names of its columns.
 
 To add a metric, write a function of learner and task (see ``plasticity.learning.metric``) and enter
-it here with the time at which it is due. A metric's columns begin with its name; so no name is
-another's beginning, up to an underscore.
+it here with the time at which it is due and what its columns are called. A metric's columns begin
+with its name; so no name is another's beginning, up to an underscore.
 """
 
 from plasticity.learning.metric import Metric
+from plasticity.metrics import columns
 from plasticity.metrics.accuracy import (
     OnlineAccuracy,
     logit_statistics,
@@ -30,24 +31,24 @@ from plasticity.metrics.units import Dormancy
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("weight_norm", weight_norm, "before"),
-        Metric("gradient_norm", gradient_norm, "before"),
-        Metric("gradient_start", gradient_start, "before"),
-        Metric("online_accuracy", OnlineAccuracy, "during"),
-        Metric("test_accuracy", test_accuracy),
-        Metric("fisher", prepare=FisherProbe.of, sparse=True),
-        Metric("logit", logit_statistics),
-        Metric("max_probability", max_probability),
-        Metric("gradient_end", gradient_end),
-        Metric("update_ratio", UpdateRatio, "during"),
-        Metric("initial_distance", prepare=InitialDistance.of),
-        Metric("circuit", prepare=GateDrift.of),
-        Metric("dormant", prepare=Dormancy.of, sparse=True),
-        Metric("feature_rank", prepare=FeatureRank.of, sparse=True),
-        Metric("ntk", prepare=TangentKernel.of, sparse=True),
-        Metric("spectrum", spectrum, sparse=True),
-        Metric("trainability", prepare=Trainability.of, sparse=True),
-        Metric("churn", when="during", prepare=Churn.of, sparse=True),
-        Metric("fresh", when="during", prepare=FreshGap.of, sparse=True),
+        Metric("weight_norm", weight_norm, "before", declared=columns.WEIGHT_NORM),
+        Metric("gradient_norm", gradient_norm, "before", declared=columns.GRADIENT_NORM),
+        Metric("gradient_start", gradient_start, "before", declared=columns.GRADIENT_START),
+        Metric("online_accuracy", OnlineAccuracy, "during", declared=columns.ONLINE_ACCURACY),
+        Metric("test_accuracy", test_accuracy, declared=columns.TEST_ACCURACY),
+        Metric("fisher", prepare=FisherProbe.of, sparse=True, declared=columns.FISHER),
+        Metric("logit", logit_statistics, declared=columns.LOGIT),
+        Metric("max_probability", max_probability, declared=columns.MAX_PROBABILITY),
+        Metric("gradient_end", gradient_end, declared=columns.GRADIENT_END),
+        Metric("update_ratio", UpdateRatio, "during", declared=columns.UPDATE_RATIO),
+        Metric("initial_distance", prepare=InitialDistance.of, declared=columns.INITIAL_DISTANCE),
+        Metric("circuit", prepare=GateDrift.of, declared=columns.CIRCUIT),
+        Metric("dormant", prepare=Dormancy.of, sparse=True, declared=columns.DORMANT),
+        Metric("feature_rank", prepare=FeatureRank.of, sparse=True, declared=columns.FEATURE_RANK),
+        Metric("ntk", prepare=TangentKernel.of, sparse=True, declared=columns.TANGENT_KERNEL),
+        Metric("spectrum", spectrum, sparse=True, declared=columns.SPECTRUM),
+        Metric("trainability", prepare=Trainability.of, sparse=True, declared=columns.TRAINABILITY),
+        Metric("churn", when="during", prepare=Churn.of, sparse=True, declared=columns.CHURN),
+        Metric("fresh", when="during", prepare=FreshGap.of, sparse=True, declared=columns.FRESH),
     )
 }

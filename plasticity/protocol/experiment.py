@@ -8,11 +8,11 @@ scipy or matplotlib: the functions that need them do.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol
 
+from plasticity.learning.column import NONNEGATIVE, Column
 from plasticity.protocol.arms import ArmConfig, Registry
 from plasticity.protocol.options import Config, Options, Setting, TaskOptions
 from plasticity.protocol.serialization import to_json
@@ -93,27 +93,11 @@ TASKS = Progress(
 )
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One pair of axes of a figure: a column of the rows over the tasks, or over the steps.
-
-    Attributes:
-        column: Drawn.
-        label: Of the ordinate.
-        logarithmic: Where the values span more than a factor 3.
-        abscissa: The column that it is drawn over, if it is not the run's unit.
-        bounds: The least and the greatest that there can be; an interval ends there.
-        samples: The column of lists that ``column`` has the means of; the 95 % interval of the mean
-            (Student's t) is shaded, and the curve is not smoothed.
-    """
-
-    column: str
-    label: str
-    logarithmic: bool = False
-    samples: str = ""
-    abscissa: str = ""
-    bounds: tuple[float, float] = (-math.inf, math.inf)
-
+TASK_COLUMNS = (
+    Column("task", compared=False),
+    Column("train_loss", "training loss", "nats", logarithmic=False, bounds=NONNEGATIVE),
+)
+"""What a row of a task has beside metrics and what remedies say."""
 
 Columns = str | tuple[str, ...] | Mapping[str, str]
 
@@ -154,7 +138,9 @@ class Definition(Generic[Config]):
         build: From config, data, arm, its name and options to what trains it.
         metrics: What is always measured, by name.
         exports: Files for other programs.
-        panels: Of the figure.
+        panels: The columns of the figure, by name.
+        columns: What is recorded beside metrics and what remedies say, and what a metric's column
+            is called here, if otherwise.
         renamed: From a config as it was recorded to what it would be now, where runs were named
             otherwise before; they go on being found (``plasticity.runs.places``).
         options: What can be said beside the config.
@@ -171,8 +157,9 @@ class Definition(Generic[Config]):
     check: Callable[[Config, Any, ArmConfig], object]
     build: Callable[[Config, Any, ArmConfig, str, Any], Arm]
     exports: Exports
-    panels: Sequence[Panel]
+    panels: Sequence[str]
     metrics: tuple[str, ...] = ()
+    columns: tuple[Column, ...] = TASK_COLUMNS
     renamed: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     options: type[Options] = TaskOptions
     progress: Progress = TASKS

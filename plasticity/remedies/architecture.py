@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from plasticity.errors import DoesNotFit
+from plasticity.learning.column import Column
 from plasticity.learning.remedy import Remedy
 from plasticity.networks.trained import is_trained
 from plasticity.remedies.limits import require
@@ -130,6 +131,14 @@ class InputStandardisation(Remedy):
     columns ``input_standardisation_mean`` and ``_deviation`` are the means over the features of
     abs(mean) and of the standard deviation: at first 0 and 1.
     """
+
+    declared = (
+        Column("input_standardisation_mean", "running mean of the inputs"),
+        Column(
+            "input_standardisation_deviation",
+            "running standard deviation of the inputs",
+        ),
+    )
 
     decay: float
     """Factor of the running numbers, an update."""

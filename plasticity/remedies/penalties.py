@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from plasticity.errors import DoesNotFit
+from plasticity.learning.column import Column
 from plasticity.learning.remedy import Learns, Remedy
 from plasticity.networks.trained import is_trained
 from plasticity.remedies.limits import require
@@ -95,6 +96,7 @@ class L2(_Penalty):
     """
 
     column = "l2_penalty"
+    declared = (Column(column, "penalty of L2", "nats"),)
     tuned = "strength"
     tries = (1e-5, 1e-4, 1e-3, 1e-2)
 
@@ -118,6 +120,7 @@ class L2Init(_Penalty):
     """
 
     column = "l2_init_penalty"
+    declared = (Column(column, "penalty of L2 init", "nats"),)
     tuned = "strength"
     tries = (5e-5, 5e-4, 5e-3, 1e-2)
 
@@ -162,6 +165,7 @@ class Spectral(_Penalty):
     """
 
     column = "spectral_penalty"
+    declared = (Column(column, "spectral penalty", "nats"),)
     tuned = "strength"
     tries = (1e-4, 1e-3, 1e-2)
 
@@ -244,6 +248,7 @@ class Parseval(_Penalty):
     """
 
     column = "parseval_penalty"
+    declared = (Column(column, "Parseval penalty", "nats"),)
     tuned = "strength"
     tries = (1e-4, 1e-3, 1e-2, 1e-1)
 

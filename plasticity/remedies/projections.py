@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from plasticity.learning.column import FRACTION, Column
 from plasticity.learning.remedy import Learns, Remedy
 from plasticity.networks.trained import is_trained
 from plasticity.remedies.limits import require
@@ -32,6 +33,11 @@ class WeightClipping(Remedy):
 
     tuned = "multiple"
     tries = (1.0, 2.0, 3.0, 4.0, 5.0)
+    declared = (
+        Column(
+            "weight_clipping_fraction", "numbers that were clipped", "fraction", bounds=FRACTION
+        ),
+    )
 
     multiple: float
     """Multiple kappa of 1 / sqrt(inputs); 0: no clipping."""
@@ -96,6 +102,8 @@ class Isometry(Remedy):
     manifold are refused. The column ``isometry_change`` is norm(change) / norm(W) over all matrices
     together, since the last row.
     """
+
+    declared = (Column("isometry_change", "relative change by isometry"),)
 
     iterations: int
     """Iterations of Newton and Schulz; 0: nothing is done."""

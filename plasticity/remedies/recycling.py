@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from plasticity.learning.column import Column
 from plasticity.learning.remedy import Learns, Remedy
 from plasticity.remedies.limits import require
 
@@ -81,6 +82,12 @@ class ContinualBackprop(Remedy):
 
     tuned = "replacement_rate"
     tries = (1e-5, 1e-4, 1e-3, 1e-2)
+    declared = (
+        Column(
+            "continual_backprop_recycled",
+            "units that continual backprop recycled",
+        ),
+    )
 
     replacement_rate: float
     """Part of the mature units that an update replaces (Dohare et al. 2024: 1e-6 to 1e-4)."""
@@ -255,6 +262,7 @@ class ReDo(Remedy):
 
     tuned = "every"
     tries = (30, 100, 300, 1_000)
+    declared = (Column("redo_recycled", "units that ReDo recycled"),)
 
     threshold: float
     """Greatest score of a dormant unit; below 0 there is none."""

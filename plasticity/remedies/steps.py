@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from plasticity.errors import DoesNotFit
+from plasticity.learning.column import NONNEGATIVE, Column
 from plasticity.learning.remedy import Learns, Remedy
 from plasticity.networks.trained import trained_parameters
 from plasticity.remedies.limits import require
@@ -138,6 +139,11 @@ class ShrinkPerturb(Remedy):
 
     tuned = "shrink"
     tries = (0.2, 0.4, 0.6, 0.8)
+    declared = (
+        Column(
+            "shrink_perturb_distance", "distance moved by shrink and perturb", bounds=NONNEGATIVE
+        ),
+    )
 
     shrink: float
     """Part that is taken off (Ash and Adams 2020 before each task: 0.6; Dohare et al. 2024 after
@@ -234,6 +240,7 @@ class UtilityGated(Remedy):
 
     tuned = "learning_rate"
     tries = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+    declared = (Column("upgd_gate", "mean gate of UPGD"),)
 
     learning_rate: float
     """Size of a step. The rate that the optimizer has otherwise counts for nothing (Elsayed and

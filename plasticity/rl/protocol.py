@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from plasticity.errors import Failure, UsageError
+from plasticity.learning.column import FRACTION, NONNEGATIVE, Column
 from plasticity.learning.remedy import Remedy
 from plasticity.networks.network import Network
 from plasticity.protocol.options import MAY_BE_EMPTY, Setting
@@ -135,6 +136,34 @@ class QnnPolicy(Network):
             },
         }
 
+
+COLUMNS = (
+    Column(
+        "evaluation_return",
+        "return of an evaluation episode",
+        logarithmic=False,
+        samples="evaluation_returns",
+        abscissa="evaluation_step",
+    ),
+    Column("return", "mean return of training episodes", logarithmic=False),
+    Column("entropy", "entropy of the policy", "nats", logarithmic=False),
+    Column("update", "update", compared=False),
+    Column("step", "environment step", compared=False),
+    Column("evaluation_step", "environment step of an evaluation", compared=False),
+    Column("evaluation_", "evaluation", compared=False),
+    Column("episode_", "episode", compared=False),
+    Column("approx_kl", "divergence of an update", "nats", compared=False),
+    Column("clip_fraction", "clipped samples", "fraction", bounds=FRACTION, compared=False),
+    Column("policy_loss", "loss of the policy", compared=False),
+    Column("value_loss", "loss of the values", bounds=NONNEGATIVE, compared=False),
+    Column("explained_variance", "explained variance of returns", compared=False),
+    Column("gradient_norm", "gradient norm before clipping", bounds=NONNEGATIVE, compared=False),
+    Column("largest_change", "largest change of a parameter", bounds=NONNEGATIVE, compared=False),
+    Column("weight_norm", "norm of the parameters", logarithmic=True, bounds=NONNEGATIVE),
+    Column("angle_norm", "norm of the angles", bounds=NONNEGATIVE, compared=False),
+    Column("friction", "friction of the floor", bounds=NONNEGATIVE, compared=False),
+)
+"""What a row has beside what remedies say."""
 
 POLICIES: dict[str, Network] = {
     "mlp": MlpPolicy(pi=(1024, 256), vf=(256, 256), shared=()),

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plasticity._version import __version__
-from plasticity.figures.curves import Rows, learning_curves, panels_of
+from plasticity.figures.curves import Rows, figure_columns, learning_curves
 from plasticity.figures.labels import labels_of, looks_of
 from plasticity.figures.overview import overview, table
 from plasticity.figures.titles import title_of
-from plasticity.protocol.experiment import Definition, Panel
+from plasticity.learning.column import Column
+from plasticity.protocol.experiment import Definition
 from plasticity.results.arm import recorded
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def figure_of(
     series: Mapping[str, Sequence[Rows]],
     title: str,
     looks: Sequence[int],
-    panels: Sequence[Panel] = (),
+    panels: Sequence[Column] = (),
 ) -> Figure:
     """Draw arms by their labels.
 
@@ -111,5 +112,5 @@ def figure_of(
     if len(series) > MOST_IN_ONE_PANEL:
         return overview(experiment, series, title, panels)
     unit = experiment.progress.unit
-    panels = panels or panels_of(experiment, series)
+    panels = panels or figure_columns(experiment, series)
     return learning_curves(series, panels, title, unit, looks)

@@ -14,7 +14,8 @@ import numpy as np
 
 from plasticity.errors import Failure, RecordError, UsageError
 from plasticity.figures.labels import in_order
-from plasticity.protocol.experiment import Definition, Panel
+from plasticity.protocol.columns import column_of
+from plasticity.protocol.experiment import Definition
 from plasticity.protocol.names import experiment_of
 from plasticity.protocol.trainer import Row
 from plasticity.results.arm import recorded
@@ -437,13 +438,13 @@ def runs_figure(runs: Sequence[Run], columns: Sequence[str], arms: Sequence[str]
     configs = {arm.path: arm.config for run in runs for arm in map(run.__getitem__, run.arms)}
     shown = {path: configs[path] for path in rows}
     there = {c for of in rows.values() for r in of for row in r for c in row}
-    panels = [panel_of(experiment, column) for column in columns]
-    if not panels and (missing := [p.column for p in experiment.panels if p.column not in there]):
+    panels = [column_of(experiment, name) for name in columns]
+    if not panels and (missing := [name for name in experiment.panels if name not in there]):
         raise Failure(
             f"rows of {runs[0].path} have no {missing[0]!r}: the run has just begun, or they were "
             "edited"
         )
-    if missing := [panel.column for panel in panels if panel.column not in there]:
+    if missing := [name for name in columns if name not in there]:
         raise UsageError(
             f"no arm has a column {missing[0]!r}; there are {', '.join(sorted(there))}"
         )
@@ -452,13 +453,6 @@ def runs_figure(runs: Sequence[Run], columns: Sequence[str], arms: Sequence[str]
     folders = [run.folder for run in runs]
     title = title_of(experiment, folders, shown, done_of(experiment, series))
     return figure_of(experiment, series, title, looks, panels)
-
-
-def panel_of(experiment: Definition[Any], column: str) -> Panel:
-    """Return how a column is drawn."""
-    from plasticity.figures.labels import panel_for
-
-    return panel_for(experiment, column)
 
 
 def _frame(runs: Sequence[Run]) -> pandas.DataFrame:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from plasticity.statistics.inference import Interval, mean_and_error, one_per_seed, t_interval
+from plasticity.statistics.summaries import tenths
 
 SKEWED = 1.0
 """Above this absolute skewness of the seeds' values, a verdict is marked as fragile."""
@@ -69,3 +70,29 @@ def _estimate(values: ArrayLike) -> dict[str, Any]:
         found["skewness"] = float((standard**3).mean())
         found["fragile"] = abs(found["skewness"]) > SKEWED
     return found
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a column of an arm was at first and is at last, over seeds.
+
+    Attributes:
+        first: Mean of the first tenth of the tasks that have a value.
+        last: Mean of the last tenth.
+    """
+
+    first: Estimate
+    last: Estimate
+
+
+def change(values: ArrayLike) -> Change:
+    """Return how a column changed.
+
+    Args:
+        values: ``(seeds, tasks)``, NaN where undefined; a seed without any value does not count.
+
+    Raises:
+        ValueError: No seed has a value.
+    """
+    first, last = tenths(values)
+    return Change(estimate(first), estimate(last))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from plasticity.protocol.arms import FRESH
-from plasticity.statistics.estimates import Estimate, estimate
+from plasticity.statistics.estimates import Change, Estimate, change, estimate
 from plasticity.statistics.summaries import SUMMARIES, tenths
 from plasticity.studies.numbers import Numbers
 from plasticity.studies.verdicts import Flatness, Verdict, decide, flat
@@ -179,41 +179,7 @@ def growth(found: Numbers, arm: str, *, in_all: bool = False) -> Estimate | None
     return None
 
 
-BOUNDS = {
-    "accuracy": (0.0, 1.0), "fraction": (0.0, 1.0), "dead": (0.0, 1.0), "zeros": (0.0, 1.0),
-    "max_probability": (0.0, 1.0), "label_variance": (0.0, 0.25), "norm": (0.0, np.inf),
-    "loss": (0.0, np.inf), "ratio": (0.0, np.inf), "magnitude": (0.0, np.inf),
-    "distance": (0.0, np.inf), "effective": (0.0, np.inf), "condition": (0.0, np.inf),
-}  # fmt: skip
-"""The least and the greatest value that there can be, by the last words of a column's name."""
-
-
-def bounds_of(column: str) -> tuple[float, float]:
-    """Return within what a column's values always are; an interval of their mean ends there."""
-    for words, bounds in BOUNDS.items():
-        if column.endswith(words):
-            return bounds
-    return -np.inf, np.inf
-
-
-@dataclass(frozen=True)
-class Change:
-    """What a column of an arm was at first and is at last, over seeds.
-
-    Attributes:
-        first: Mean of the first tenth of the tasks that have a value.
-        last: Mean of the last tenth.
-    """
-
-    first: Estimate
-    last: Estimate
-
-
 def changes(found: Numbers, arms: Sequence[str], column: str) -> dict[str, Change]:
     """Return how a column changed in each arm that has it."""
     of_arms = {arm: found.of(arm, column) for arm in arms}
-    return {
-        arm: Change(*map(estimate, tenths(values)))
-        for arm, values in of_arms.items()
-        if values is not None
-    }
+    return {arm: change(values) for arm, values in of_arms.items() if values is not None}

@@ -6,16 +6,18 @@ Nothing is trained, and no random number is drawn: the same records give the sam
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plasticity.errors import Failure
-from plasticity.figures.labels import COMPARED, looks_of_names
+from plasticity.figures.labels import looks_of_names
 from plasticity.figures.level_against_drop import level_against_drop
 from plasticity.figures.over_seeds import over_tasks
-from plasticity.protocol.experiment import Panel
+from plasticity.learning.column import Column
+from plasticity.protocol.columns import column_of
 from plasticity.protocol.names import find_experiment
 from plasticity.statistics.estimates import Estimate
 from plasticity.studies import report_text
@@ -24,7 +26,6 @@ from plasticity.studies.declaration import Declaration
 from plasticity.studies.findings import (
     Change,
     Finding,
-    bounds_of,
     changes,
     comparisons,
     findings_of,
@@ -120,7 +121,7 @@ def _write(found: Numbers, folder: Path) -> Path:
         parts.append(f"## Metrics\n\n{text}\n")
     for name, of_arms in metrics.items():
         file = save_figure(folder, f"metric-{name}", drawing.over_tasks(name))
-        parts.append(report_text.metric(name, drawing.label(name), of_arms, file))
+        parts.append(report_text.metric(drawing.column(name), of_arms, file))
     _save(folder, "summary.csv", _summary(found, arms, order, metrics).encode())
     return _save(folder, "report.md", "\n".join(filter(None, parts)).encode())
 
@@ -175,9 +176,8 @@ class Drawing:
     def __init__(self, found: Numbers, order: Sequence[str], verdicts: Mapping[str, str]) -> None:
         self._found, self._order = found, order
         self._verdicts = verdicts
-        experiment = find_experiment(found.study.experiment)
+        experiment = self._experiment = find_experiment(found.study.experiment)
         self._score, self._words = experiment.score
-        self._panels = {panel.column: panel for panel in (*COMPARED, *experiment.panels)}
         self._title = report_text.title_of_study(found.study)
         arms = found.study.arms
         numbers = looks_of_names(experiment.registry, arms)
@@ -186,27 +186,29 @@ class Drawing:
         # The one that most are compared with.
         self._reference = max(references, key=references.count, default=found.study.arms[0])
 
-    def label(self, column: str) -> str:
-        """Return what a column is called in tables and figures."""
-        if column == self._score:
-            return f"{self._words} (%)"
-        return self._panels.get(column, Panel(column, column.replace("_", " "))).label
-
-    def over_tasks(self, column: str) -> Figure:
-        """Draw a column over tasks.
+    def column(self, name: str) -> Column:
+        """Return what a column is called in tables and figures, and how it is drawn.
 
         The score is drawn in per cent, and never on a logarithmic axis.
         """
-        accuracy = column == self._score
-        values = {arm: self._found.of(arm, column) for arm in self._order}
-        scale = 100 if accuracy else 1
-        low, high = bounds_of(column)
+        column = column_of(self._experiment, name)
+        if name != self._score:
+            return column
+        low, high = column.bounds
+        return dataclasses.replace(
+            column, label=self._words, unit="%", bounds=(100 * low, 100 * high), logarithmic=False
+        )
+
+    def over_tasks(self, name: str) -> Figure:
+        """Draw a column over tasks."""
+        values = {arm: self._found.of(arm, name) for arm in self._order}
+        scale = 100 if name == self._score else 1
         series = {arm: scale * of for arm, of in values.items() if of is not None}
-        label = self.label(column)
+        column = self.column(name)
         return over_tasks(
-            series, label, f"{self._title}: {label}", verdicts=self._verdicts,
-            reference=self._reference, looks=self._looks, bounds=(scale * low, scale * high),
-            logarithmic=False if accuracy else None,
+            series, column.title, f"{self._title}: {column.title}", verdicts=self._verdicts,
+            reference=self._reference, looks=self._looks, bounds=column.bounds,
+            logarithmic=column.logarithmic,
         )  # fmt: skip
 
 

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from plasticity.figures.titles import WORDS
+from plasticity.learning.column import Column
 from plasticity.statistics.estimates import SKEWED, Estimate
 from plasticity.statistics.inference import seeds_needed
 from plasticity.statistics.tables import markdown_table
 from plasticity.studies.cells import words
 from plasticity.studies.declaration import Declaration
-from plasticity.studies.findings import GROWN, Change, Comparison, Finding, bounds_of
+from plasticity.studies.findings import GROWN, Change, Comparison, Finding
 from plasticity.studies.numbers import Numbers
 from plasticity.studies.verdicts import ALPHA, MIN_SEEDS, Verdict
 
@@ -213,19 +214,18 @@ def missing(found: Numbers) -> str:
     return "\n".join([*lines, ""])
 
 
-def metric(column: str, label: str, changes: dict[str, Change], figure: str) -> str:
+def metric(column: Column, changes: dict[str, Change], figure: str) -> str:
     """Return a column's table: its first and last tenth in each arm that has it."""
-    bounds = bounds_of(column)
     rows = [
-        (f"`{arm}`", str(of.first.n), *(number(end, bounds) for end in (of.first, of.last)))
+        (f"`{arm}`", str(of.first.n), *(number(end, column.bounds) for end in (of.first, of.last)))
         for arm, of in changes.items()
     ]
     titles = ("arm", "n", "first tenth", "last tenth")
     lines = [
-        f"### {label} (`{column}`)",
+        f"### {column.title} (`{column.name}`)",
         "",
         markdown_table(titles, rows),
-        f"![{label}]({figure})",
+        f"![{column.title}]({figure})",
         "",
     ]
     return "\n".join(lines)

@@ -15,11 +15,12 @@ from scipy import stats
 from experiments import figures
 from experiments.cli import parse as cli
 from experiments.mnist import EXPERIMENT, RELEASED
-from plasticity.figures.curves import half_interval, learning_curves, panels_of
+from plasticity.figures.curves import figure_columns, learning_curves
 from plasticity.figures.labels import labels_of
 from plasticity.figures.style import COLORS, LINES
+from plasticity.learning.column import Column
 from plasticity.metrics import METRICS
-from plasticity.protocol.experiment import Panel
+from plasticity.protocol.columns import panels_of
 from plasticity.results.record import RunFolder, open_run, read_run
 from plasticity.runs import drawing
 from plasticity.runs.drawing import draw_run
@@ -212,7 +213,7 @@ def test_rows_that_another_process_adds_while_the_figure_is_drawn_are_in_the_nex
 
 def test_figure_has_both_arms_and_a_running_mean() -> None:
     series = {label: [[{"task": t, "a": t / 60} for t in range(60)]] for label in ("one", "two")}
-    panels = [Panel("a", "label a"), Panel("a", "label b", logarithmic=True)]
+    panels = [Column("a", "label a"), Column("a", "label b", logarithmic=True)]
     figure = learning_curves(series, panels, "title")
     assert legend_of(figure) == ["one", "two"]
     assert [axes.get_ylabel() for axes in figure.axes] == ["label a", "label b"]
@@ -226,7 +227,7 @@ def test_figure_has_both_arms_and_a_running_mean() -> None:
 @pytest.mark.parametrize("decades", [1, 2, 5, 9, 15, 30])
 def test_logarithmic_axis_has_labels_over_few_and_many_decades(decades: int) -> None:
     rows = [{"task": t, "a": 10.0 ** (-decades * t)} for t in range(2)]
-    figure = learning_curves({"one": [rows]}, [Panel("a", "a", logarithmic=True)], "title")
+    figure = learning_curves({"one": [rows]}, [Column("a", "a", logarithmic=True)], "title")
     figure.draw_without_rendering()
     (axes,) = figure.axes
     low, high = axes.get_ylim()
@@ -244,7 +245,7 @@ def test_logarithmic_axis_has_labels_over_few_and_many_decades(decades: int) -> 
 def test_a_scale_is_logarithmic_where_something_has_a_logarithm(last: float, scale: str) -> None:
     rows = [{"task": t, "a": 0.0} for t in range(30)]
     series = {"one": [rows], "two": [[*rows, {"task": 30, "a": last}]]}
-    figure = learning_curves(series, [Panel("a", "label", logarithmic=True)], "title")
+    figure = learning_curves(series, [Column("a", "label", logarithmic=True)], "title")
     assert [axes.get_yscale() for axes in figure.axes] == [scale]
     figure.savefig(io.BytesIO())
 
@@ -406,10 +407,10 @@ def test_what_was_measured_beside_the_experiments_columns_has_panels_of_its_own(
     (figure,) = drawn
     shown = [axes for axes in figure.axes if axes.get_visible()]
     assert [axes.get_ylabel() for axes in shown] == [
-        *(panel.label for panel in EXPERIMENT.panels), "fisher true", "logit spread"
+        *(panel.title for panel in panels_of(EXPERIMENT)), "fisher true", "logit spread", "unknown"
     ]  # fmt: skip
     # What is measured now and then has a point each time.
-    points, _ = shown[-1].lines
+    points, _ = shown[-2].lines
     assert points.get_xdata().tolist() == [1, 4]
     assert points.get_ydata().tolist() == [1, 3]
     assert len(figure.axes) == 6  # two rows of panels, the last place is empty
@@ -417,10 +418,10 @@ def test_what_was_measured_beside_the_experiments_columns_has_panels_of_its_own(
 
 def test_panels_are_those_of_the_experiment_where_nothing_else_was_measured() -> None:
     series = {"mlp": [some_rows()]}
-    assert panels_of(EXPERIMENT, series) == [*EXPERIMENT.panels]
+    assert [c.name for c in figure_columns(EXPERIMENT, series)] == [*EXPERIMENT.panels]
     for name in {*METRICS} - {*EXPERIMENT.metrics}:
         measured = [row | {f"{name}_x": 1.0} for row in some_rows()]
-        columns = [panel.column for panel in panels_of(EXPERIMENT, {"mlp": [measured]})]
+        columns = [column.name for column in figure_columns(EXPERIMENT, {"mlp": [measured]})]
         assert columns == [*COLUMNS, f"{name}_x"]
 
 
@@ -459,7 +460,7 @@ def test_figure_over_seeds_shows_means_and_their_intervals(drawn: list[Figure]) 
     assert "shaded: 95 % interval of the mean over seeds" in notes
     assert "points" not in notes
     t = np.arange(5)
-    for axes, panel in zip(figure.axes, EXPERIMENT.panels, strict=True):
+    for axes, panel in zip(figure.axes, panels_of(EXPERIMENT), strict=True):
         values = 1 + np.outer([1.0, 2.0, 6.0], t)
         values = np.log(values) if panel.logarithmic else values
         # At task 0 all three are equal.
@@ -498,8 +499,8 @@ def test_intervals_over_seeds_do_not_set_the_limits_of_the_axes(
         "gradient_norm": [1e-3, 1.0, 1e3],
     }
     assert figures.main([*far_apart(count, columns), "a.png"]) == 0
-    for axes, panel in zip(drawn[0].axes, EXPERIMENT.panels, strict=True):
-        seen = np.array(columns[panel.column][:count])
+    for axes, panel in zip(drawn[0].axes, panels_of(EXPERIMENT), strict=True):
+        seen = np.array(columns[panel.name][:count])
         low, high = axes.get_ylim()
         if panel.logarithmic:
             assert low > 0
@@ -533,7 +534,7 @@ def test_seed_with_a_zero_leaves_a_gap_in_the_mean_on_a_logarithmic_axis(
 ) -> None:
     columns = {column: [0.0, 1.0, 2.0] for column in COLUMNS}
     assert figures.main([*far_apart(3, columns), "a.png"]) == 0
-    for axes, panel in zip(drawn[0].axes, EXPERIMENT.panels, strict=True):
+    for axes, panel in zip(drawn[0].axes, panels_of(EXPERIMENT), strict=True):
         assert np.isnan(axes.lines[0].get_ydata()).all() == panel.logarithmic
 
 
@@ -602,21 +603,11 @@ def test_commands_of_three_seeds_become_one_figure(
     assert snapshot(tmp_path / "results") == before
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 10])
-def test_half_interval_is_half_of_students(count: int) -> None:
-    samples = np.random.default_rng(0).normal(size=count)
-    if count == 1:
-        assert half_interval(samples) == 0
-        return
-    low, high = stats.t.interval(0.95, count - 1, samples.mean(), stats.sem(samples))
-    assert half_interval(samples) == pytest.approx((high - low) / 2)
-
-
 @pytest.mark.parametrize("count", [1, 2, 7, 24])
 def test_legend_of_long_names_stays_inside_the_figure(count: int) -> None:
     rows = [{"task": 0, "test_accuracy": 0.5}, {"task": 1, "test_accuracy": 0.6}]
     series = {f"classical (MLP), --mlp.hidden {k} 256": [rows] for k in range(count)}
-    figure = learning_curves(series, [Panel("test_accuracy", "accuracy")] * 3, "title")
+    figure = learning_curves(series, [Column("test_accuracy", "accuracy")] * 3, "title")
     figure.draw_without_rendering()
     (legend,) = figure.legends
     inside, whole = legend.get_window_extent(), figure.bbox
@@ -631,7 +622,7 @@ def test_labels_of_panels_stay_inside_the_figure_however_many_rows_the_legend_ha
 ) -> None:
     rows = [dict.fromkeys(COLUMNS, 0.5) | {"task": t} for t in range(2)]
     series = {f"classical (MLP), --mlp.hidden {k} 256 --mlp.epochs 3": [rows] for k in range(count)}
-    figure = learning_curves(series, EXPERIMENT.panels, "title")
+    figure = learning_curves(series, panels_of(EXPERIMENT), "title")
     figure.draw_without_rendering()
     for axes in figure.axes:
         label, panel = axes.yaxis.label.get_window_extent(), axes.get_window_extent()

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from experiments import measure, mnist
-from plasticity.figures.curves import panels_of
+from plasticity.figures.curves import figure_columns
 from plasticity.learning.learner import Learner
 from plasticity.learning.metric import Metric
 from plasticity.learning.remedy import Learns, Remedy
@@ -225,13 +225,13 @@ def test_what_is_measured_is_drawn_and_nothing_else_is_touched(
     after = snapshot(run)
     new = {arm_folder(run, arm) / "measured.jsonl" for arm in ("mlp", "qnn")}
     assert {*after} - {*before} == new
-    drawn_again = {run / name for name in ("figure.png", "drawn.json")}
+    drawn_again = {run / name for name in ("figure.png", "table.md", "drawn.json")}
     assert {p for p in before if after[p] != before[p]} == drawn_again
     assert after[run / "figure.png"][0] != before[run / "figure.png"][0]
     labels = ["largest weight overall", "largest weight of first", "moved"]
     assert drawn[-3:] == labels
     series = {arm: [recorded(path)] for arm, path in arm_folders(run).items()}
-    columns = [panel.column for panel in panels_of(mnist.EXPERIMENT, series)]
+    columns = [column.name for column in figure_columns(mnist.EXPERIMENT, series)]
     assert columns[-3:] == [label.replace(" ", "_") for label in labels]
 
 

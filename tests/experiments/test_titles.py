@@ -16,7 +16,7 @@ from plasticity.figures.labels import looks_of, looks_of_names
 from plasticity.figures.over_seeds import Curve, within
 from plasticity.figures.style import style
 from plasticity.figures.titles import title_of
-from plasticity.protocol.experiment import Panel
+from plasticity.learning.column import Column
 from plasticity.results.record import open_run
 from tests.experiments.runs import tiny_images
 
@@ -72,7 +72,7 @@ def test_changes_of_the_friction_are_drawn_where_they_are(changing: bool) -> Non
         friction = {"friction": float(k // 3)} if changing else {}
         return {"step": 10 * (k + 1), "return": float(k), "entropy": 1.0} | friction
 
-    panels = [Panel("return", "return"), Panel("entropy", "entropy")]
+    panels = [Column("return", "return"), Column("entropy", "entropy")]
     figure = learning_curves({"mlp": [[row(k) for k in range(9)]]}, panels, "t", "step")
     for axes in figure.axes:
         upright = [line.get_xdata()[0] for line in axes.lines if len({*line.get_xdata()}) == 1]

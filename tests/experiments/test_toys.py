@@ -76,9 +76,11 @@ def test_toys_train_and_are_drawn_and_exported(
     (figure,) = drawn
     shown = [axes for axes in figure.axes if axes.get_visible()]
     labels = [axes.get_ylabel() for axes in shown]
-    assert labels[-2:] == ["toy metric size", "toy metric spread"]
-    assert len(labels) == len(experiment.panels) + 2
-    assert all(len(axes.lines) == 4 for axes in shown)
+    assert labels[-3:] == ["toy metric size", "toy metric spread", "toy remedy pulled"]
+    assert len(labels) == len(experiment.panels) + 3
+    with_remedy = 2 * sum("remedy" in arm for arm in ARMS)
+    assert [len(axes.lines) for axes in shown] == [4] * (len(shown) - 1) + [with_remedy]
+    assert "toy remedy pulled (`toy_remedy_pulled`)" in (folder / "table.md").read_text()
     assert sorted(text.get_text() for text in figure.legends[0].get_texts()) == sorted(ARMS)
     for arm, path in arm_folders(folder).items():
         rows = read_rows(path)

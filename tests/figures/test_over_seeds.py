@@ -13,8 +13,9 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from scipy import stats
 
+from plasticity.figures.curves import is_wide
 from plasticity.figures.level_against_drop import level_against_drop
-from plasticity.figures.over_seeds import GRAY, LOOKS, curve, is_wide, over_tasks
+from plasticity.figures.over_seeds import GRAY, LOOKS, curve, over_tasks
 from plasticity.figures.style import style
 from plasticity.studies.findings import findings_of
 from plasticity.studies.report import report_on
@@ -29,7 +30,7 @@ def slow_curve(values: np.ndarray, window: int) -> dict[int, tuple[float, float,
     for task in range(values.shape[1]):
         means = []
         for row in values.tolist():
-            near = row[max(0, task - (window - 1) // 2) : task + window // 2 + 1]
+            near = row[max(0, task - window // 2) : task + (window - 1) // 2 + 1]
             defined = [value for value in near if math.isfinite(value)]
             if math.isfinite(row[task]):
                 means.append(statistics.fmean(defined))
@@ -60,10 +61,10 @@ def test_curve_is_that_of_loops_over_tasks_with_gaps_left_out(seeds: int, window
 def test_curve_on_a_logarithmic_axis_has_geometric_means() -> None:
     values = np.array([[1.0, 8.0, 3.0], [4.0, 2.0, -1.0], [2.0, 4.0, 0.0]], np.float32)
     of = curve(values, logarithmic=True)
-    assert of.mean == pytest.approx([2, 4, 3])
+    assert of.tasks.tolist() == [0, 1]  # without the seeds that are not positive it is another mean
+    assert of.mean == pytest.approx([2, 4])
     low, high = stats.ttest_1samp(np.log([1, 4, 2]), 0).confidence_interval(0.95)
     assert (of.low[0], of.high[0]) == pytest.approx((math.exp(low), math.exp(high)))
-    assert math.isnan(of.low[2])
 
 
 def test_curve_of_many_tasks_is_drawn_at_250_of_them_at_most() -> None:

@@ -9,7 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
-from plasticity.figures.style import COLORS, LINES, plot_curve, running_mean, style
+from plasticity.figures.style import COLORS, LINES, plot_curve, style
+from plasticity.statistics.curves import running_means
 
 
 def slow_running_mean(values: np.ndarray, window: int) -> list[float]:
@@ -36,20 +37,20 @@ def some_values(count: int) -> np.ndarray:
 def test_running_mean_matches_a_loop_over_windows(count: int, window: int) -> None:
     values = some_values(count)
     np.testing.assert_allclose(
-        running_mean(values, window), slow_running_mean(values, window), rtol=1e-12, atol=1e-14
+        running_means(values, window), slow_running_mean(values, window), rtol=1e-12, atol=1e-14
     )
 
 
 @pytest.mark.parametrize(("count", "window"), [(3, 4), (5, 7), (5, 9), (5, 10), (20, 1000)])
 def test_window_larger_than_the_data_takes_those_there_are(count: int, window: int) -> None:
     values = some_values(count)
-    means = running_mean(values, window)
+    means = running_means(values, window)
     np.testing.assert_allclose(means, slow_running_mean(values, window), rtol=1e-12)
 
 
 def test_window_larger_than_the_data_gives_as_many_finite_means_within_their_range() -> None:
     values = some_values(5)
-    means = running_mean(values, 1000)
+    means = running_means(values, 1000)
     assert means.shape == (5,)
     assert (means >= values.min()).all()
     assert (means <= values.max()).all()
@@ -57,15 +58,15 @@ def test_window_larger_than_the_data_gives_as_many_finite_means_within_their_ran
 
 def test_window_of_one_returns_the_values() -> None:
     values = some_values(7)
-    np.testing.assert_array_equal(running_mean(values, 1), values)
+    np.testing.assert_array_equal(running_means(values, 1), values)
 
 
 def test_constant_values_have_themselves_as_mean_up_to_the_ends() -> None:
-    np.testing.assert_allclose(running_mean(np.full(9, 0.7), 4), np.full(9, 0.7), rtol=1e-15)
+    np.testing.assert_allclose(running_means(np.full(9, 0.7), 4), np.full(9, 0.7), rtol=1e-15)
 
 
 def test_integers_have_fractional_means() -> None:
-    np.testing.assert_allclose(running_mean(np.array([0, 1, 1]), 3), [1 / 2, 2 / 3, 1])
+    np.testing.assert_allclose(running_means(np.array([0, 1, 1]), 3), [1 / 2, 2 / 3, 1])
 
 
 @pytest.fixture

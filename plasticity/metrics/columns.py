@@ -1,0 +1,88 @@
+"""What the columns of the metrics are called, their units and their axes."""
+
+from __future__ import annotations
+
+import math
+
+from plasticity.learning.column import FRACTION, NONNEGATIVE, Column
+
+
+def _own(
+    name: str, label: str, bounds: tuple[float, float] = (-math.inf, math.inf), unit: str = ""
+) -> tuple[Column, ...]:
+    """Return a column that is shown only in figures of few arms, and in reports of studies."""
+    return (Column(name, label, unit, bounds=bounds, compared=False),)
+
+
+WEIGHT_NORM = (Column("weight_norm", "mean weight norm before the task", "", True, NONNEGATIVE),)
+GRADIENT_NORM = (
+    Column(
+        "gradient_norm", "mean gradient norm before the task", logarithmic=True,
+        bounds=NONNEGATIVE, compared=False,
+    ),
+)  # fmt: skip
+TEST_ACCURACY = (Column("test_accuracy", "test accuracy after the task", "", False, FRACTION),)
+UPDATE_RATIO = (
+    Column("update_ratio", "norm of a task's update / of the parameters", "", True, NONNEGATIVE),
+)
+TANGENT_KERNEL = (
+    Column("ntk_condition", "condition of the tangent kernel", "", True, NONNEGATIVE),
+    Column("ntk_effective_rank", "effective rank of the tangent kernel", "", False),
+)
+GRADIENT_START = _own(
+    "gradient_start_zeros", "zeros in the gradient before the task", FRACTION, "fraction"
+)
+GRADIENT_END = (
+    *_own("gradient_end_norm", "mean gradient norm after the task", NONNEGATIVE),
+    *_own("gradient_end_zeros", "zeros in the gradient after the task", FRACTION, "fraction"),
+)
+ONLINE_ACCURACY = _own("online_accuracy", "accuracy in the first epoch, before updates", FRACTION)
+LOGIT = (
+    *_own("logit_label_variance", "p(1 - p) of the label", (0.0, 0.25)),
+    *_own("logit_magnitude", "mean absolute value of the logits", NONNEGATIVE, "nats"),
+)
+MAX_PROBABILITY = _own("max_probability", "probability of the likeliest class", FRACTION)
+INITIAL_DISTANCE = _own("initial_distance", "distance from the untrained parameters", NONNEGATIVE)
+CIRCUIT = (
+    *_own("circuit_angle_norm", "mean norm of a gate's angles", NONNEGATIVE, "radians"),
+    *_own("circuit_damping", "mean damping of a gate's derivatives"),
+    *_own("circuit_displacement", "mean distance of gates from the untrained ones"),
+)
+DORMANT = (
+    *_own("dormant_fraction", "dormant units", FRACTION, "fraction"),
+    *_own("dormant_dead", "dead units", FRACTION, "fraction"),
+    *_own("dormant_gradient_fraction", "units of hardly any gradient", FRACTION, "fraction"),
+    *_own("dormant_gradient_dead", "units of no gradient", FRACTION, "fraction"),
+)
+FEATURE_RANK = (
+    *_own("feature_rank_effective", "effective rank of the features", NONNEGATIVE),
+    *_own("feature_rank_srank", "srank of the features"),
+    *_own("feature_rank_stable", "stable rank of the features"),
+)
+SPECTRUM = (
+    *_own("spectrum_largest_", "largest singular value of layer"),
+    *_own("spectrum_deviation_", "distance from an isometry of layer"),
+)
+TRAINABILITY = (
+    *_own("trainability_loss", "loss of a copy trained on random labels", NONNEGATIVE, "nats"),
+    *_own("trainability_gap", "that loss, less the untrained network's", unit="nats"),
+)
+CHURN = (
+    *_own("churn_outputs", "change of other samples' outputs by an update"),
+    *_own("churn_probabilities", "change of their probabilities by an update"),
+)
+FRESH = (
+    *_own("fresh_accuracy", "test accuracy of a new network", FRACTION),
+    *_own("fresh_gap", "test accuracy of a new network, less this one's"),
+)
+FISHER = tuple(
+    Column(
+        f"fisher_{kind}_{where}{version}", f"{kind} Fisher trace{words}, {samples}",
+        logarithmic=True, compared=False,
+    )
+    for where, samples in (("task0", "task 0's probe"), ("current", "current task"))
+    for kind in ("empirical", "true")
+    for version, words in (
+        ("", ""), ("_per_parameter", " per parameter"), ("_relative", " / that of the beginning"),
+    )
+)  # fmt: skip
