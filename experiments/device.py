@@ -19,18 +19,18 @@ import dataclasses
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from experiments.cli import parse as cli
+from experiments.cli.recorded import Source
 from plasticity.errors import Failure, UsageError
 from plasticity.figures.labels import labels_of, looks_of
 from plasticity.figures.titles import title_of
 from plasticity.protocol.experiment import Definition
-from plasticity.protocol.names import experiment_of, import_modules
 from plasticity.protocol.options import MAY_BE_EMPTY
 from plasticity.results.names import arm_name
 from plasticity.runs.restore import find_arms, load_network, networks_of, open_records, untrained
@@ -69,23 +69,7 @@ class Device:
     qasm: tyro.conf.FlagCreatePairsOff[bool] = False
     """Write each arm's last circuit as OpenQASM 3: circuit.qasm in its folder. Nothing is
     evaluated, unless conditions are named beside it."""
-    dataset: Annotated[
-        str | None,
-        tyro.conf.arg(metavar="NAME|FILE.npz", help_behavior_hint="(default: where it was)"),
-    ] = None
-    """The run's data set, if its file lies elsewhere now."""
-    data_root: Path = Path("~/.cache/plasticity")
-    """Folder that data sets are downloaded or computed into, once; MNIST's four files may lie in it
-    as they are."""
-    experiment: Annotated[
-        str | None,
-        tyro.conf.arg(metavar="MODULE:NAME", help_behavior_hint="(default: as the run says)"),
-    ] = None
-    """The experiment, if it is one of your own."""
-    modules: Annotated[
-        tuple[str, ...], MAY_BE_EMPTY, tyro.conf.arg(name="import", metavar="MODULE ...")
-    ] = ()
-    """Modules to import first, because they register networks, remedies or metrics of your own."""
+    source: Annotated[Source, tyro.conf.arg(name="")] = field(default_factory=Source)
 
     def __post_init__(self) -> None:
         for name, levels in self.levels.items():
@@ -135,8 +119,7 @@ def evaluate_run(command: Device) -> None:
         if command.qasm:
             check_qiskit()
         folder = read_run(command.run)
-        import_modules(command.modules)
-        experiment = experiment_of(folder.config, folder.path, command.experiment)
+        experiment = command.source.experiment_of(folder)
         if not experiment.metrics:
             raise UsageError(f"{folder.path}: runs of {experiment.name} have no tasks to evaluate")
         there = folder.arms()
@@ -146,7 +129,12 @@ def evaluate_run(command: Device) -> None:
         unfit: dict[str, str] = {}
         for path, record in records.items():
             arm = untrained(
-                experiment, folder, arms[path], record, command.dataset, command.data_root
+                experiment,
+                folder,
+                arms[path],
+                record,
+                command.source.dataset,
+                command.source.data_root,
             )
             if why := unfit_for_device(arm):
                 unfit[arm_name(path)] = why

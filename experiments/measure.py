@@ -13,19 +13,15 @@ if __name__ == "__main__":
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
 from experiments.cli import parse as cli
-from plasticity.protocol.names import experiment_of, import_modules
-from plasticity.protocol.options import MAY_BE_EMPTY
+from experiments.cli.recorded import Source
 from plasticity.results.names import arm_name
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -42,23 +38,7 @@ class Measure:
         tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="(default: all)")
     ] = ()
     """Arms to measure, by their names or those of their folders."""
-    dataset: Annotated[
-        str | None,
-        tyro.conf.arg(metavar="NAME|FILE.npz", help_behavior_hint="(default: where it was)"),
-    ] = None
-    """The run's data set, if its file lies elsewhere now."""
-    data_root: Path = Path("~/.cache/plasticity")
-    """Folder that data sets are downloaded or computed into, once; MNIST's four files may lie in it
-    as they are."""
-    experiment: Annotated[
-        str | None,
-        tyro.conf.arg(metavar="MODULE:NAME", help_behavior_hint="(default: as the run says)"),
-    ] = None
-    """The experiment, if it is one of your own."""
-    modules: Annotated[
-        tuple[str, ...], MAY_BE_EMPTY, tyro.conf.arg(name="import", metavar="MODULE ...")
-    ] = ()
-    """Modules to import first, because they register networks, remedies or metrics of your own."""
+    source: Annotated[Source, tyro.conf.arg(name="")] = field(default_factory=Source)
 
 
 def measure_run(command: Measure) -> None:
@@ -73,10 +53,14 @@ def measure_run(command: Measure) -> None:
     from plasticity.runs.measure import measure
 
     folder = read_run(command.run)
-    import_modules(command.modules)
-    experiment = experiment_of(folder.config, folder.path, command.experiment)
+    experiment = command.source.experiment_of(folder)
     for done in measure(
-        experiment, folder, command.metrics, command.arms, command.dataset, command.data_root
+        experiment,
+        folder,
+        command.metrics,
+        command.arms,
+        command.source.dataset,
+        command.source.data_root,
     ):
         many = f"{done.networks} network{'s' if done.networks > 1 else ''}"
         file = done.path / "measured.jsonl"
