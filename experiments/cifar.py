@@ -131,6 +131,7 @@ EXPERIMENT = Experiment(
         Panel("fisher_empirical_task0", "empirical Fisher trace, task 0's probe", logarithmic=True),
         Panel("fisher_true_current", "true Fisher trace, current task", logarithmic=True),
     ),
+    chance=lambda _: 0.5,
 )
 
 if __name__ == "__main__":

@@ -205,6 +205,7 @@ EXPERIMENT = Experiment(
         Panel("weight_norm", "mean weight norm before the task", logarithmic=True),
         Panel("gradient_norm", "mean gradient norm before the task", logarithmic=True),
     ),
+    chance=lambda config: 0.1 if config.dataset in ("mnist", "digits") else None,
 )
 
 if __name__ == "__main__":

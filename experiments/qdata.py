@@ -234,6 +234,7 @@ EXPERIMENT = Experiment(
         Panel("train_loss", "training loss of the last epoch (nats)"),
         Panel("logit_label_variance", "p(1 - p) of the label, validation", bounds=(0, 0.25)),
     ),
+    chance=lambda _: 0.5,
 )
 
 if __name__ == "__main__":
