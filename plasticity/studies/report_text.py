@@ -107,10 +107,11 @@ def heading(found: Numbers) -> str:
         f"{COLLAPSE} margins or more, and the share of all runs that may do so (upper end of the "
         "exact one-sided 95 % interval): a test of means does not see rare collapses. "
         f"An arm that does not start {FLOOR} margins above chance has **nothing to lose**"
-        f"{_chance(found)}. An arm with fewer seeds than declared is **incomplete**, one with more **exploratory**: it has estimates "
-        "and no word. In each of five families of claims (loses; keeps; flat; of pairs: loses "
-        "more; inferior) any is false with a probability of up to "
-        f"{100 * ALPHA:g} %, so that any claim in this report is with up to {500 * ALPHA:g} %.",
+        f"{_chance(found)}. An arm with fewer seeds than declared is **incomplete**, one with "
+        "more **exploratory**: it has estimates and no word. In each of five families "
+        "of claims (loses; keeps; flat; of pairs: loses more; inferior) any is false with a "
+        f"probability of up to {100 * ALPHA:g} %, so that any claim in this report is with up to "
+        f"{500 * ALPHA:g} %.",
         "",
     ]
     return "\n".join(lines)
