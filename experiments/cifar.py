@@ -127,6 +127,7 @@ EXPERIMENT = Experiment(
         others=COLUMNS | {"tasks": "task"},
     ),
     panels=("test_accuracy", "fisher_empirical_task0", "fisher_true_current"),
+    chance=lambda _: 0.5,
 )
 
 if __name__ == "__main__":

@@ -201,6 +201,7 @@ EXPERIMENT = Experiment(
         others=COLUMNS | {"tasks": "task"},
     ),
     panels=("test_accuracy", "weight_norm", "gradient_norm"),
+    chance=lambda config: 0.1 if config.dataset in ("mnist", "digits") else None,
 )
 
 if __name__ == "__main__":

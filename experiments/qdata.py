@@ -237,6 +237,7 @@ EXPERIMENT = Experiment(
         Column("train_loss", "training loss of the last epoch", "nats", False, NONNEGATIVE),
         Column("logit_label_variance", "p(1 - p) of the label, validation", bounds=(0, 0.25)),
     ),
+    chance=lambda _: 0.5,
 )
 
 if __name__ == "__main__":

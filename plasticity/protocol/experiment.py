@@ -146,6 +146,7 @@ class Definition(Generic[Config]):
         options: What can be said beside the config.
         progress: What a run is made of.
         score: The column that tells how well a network does, and its name in words.
+        chance: From a config to the score of a guess; None where that depends on the data.
     """
 
     name: str
@@ -164,6 +165,7 @@ class Definition(Generic[Config]):
     options: type[Options] = TaskOptions
     progress: Progress = TASKS
     score: tuple[str, str] = ("test_accuracy", "test accuracy")
+    chance: Callable[[Config], float | None] = lambda _: None
 
     def identity(self, config: Config, data: Any) -> dict[str, Any]:
         """Return what the arms of a run share and what decides their numbers, as JSON.

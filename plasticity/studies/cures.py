@@ -23,7 +23,14 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike
 
-from plasticity.statistics.inference import Interval, one_per_seed, p_above, ratio_interval
+from plasticity.statistics.estimates import Estimate, estimate
+from plasticity.statistics.inference import (
+    Array,
+    Interval,
+    one_per_seed,
+    p_above,
+    ratio_interval,
+)
 from plasticity.studies.verdicts import ALPHA, MIN_SEEDS
 
 Word = Literal[
@@ -103,12 +110,12 @@ def judge(nothing: ArrayLike, changed: ArrayLike, untrained: ArrayLike) -> Cure:
             raise ValueError(
                 f"{name} has {len(values[name])} seeds, nothing has {len(values['nothing'])}"
             )
-    gap = values["untrained"] - values["nothing"]
-    gain = values["changed"] - values["nothing"]
+    gap = _less(values["untrained"], values["nothing"])
+    gain = _less(values["changed"], values["nothing"])
     n = len(gap)
     p = {
         "gap": float(p_above(gap, LEAST_GAP)),
-        "cures": float(p_above(gain - SHARE * gap, 0.0)),
+        "cures": float(p_above(_less(gain, SHARE * gap), 0.0)),
         "helps": float(p_above(gain, MARGIN)),
         "none": max(float(p_above(gain, -MARGIN)), float(p_above(-gain, -MARGIN))),
         "harms": float(p_above(-gain, MARGIN)),
@@ -124,6 +131,34 @@ def judge(nothing: ArrayLike, changed: ArrayLike, untrained: ArrayLike) -> Cure:
         over_half=int(np.sum(gain > SHARE * gap)),
         p=MappingProxyType(p),
     )
+
+
+def beyond_young(
+    nothing: ArrayLike, changed: ArrayLike, young: ArrayLike, young_changed: ArrayLike
+) -> Estimate:
+    """Return by how much a change helps an aged network more than a young one, in points.
+
+    It is the mean over seeds of (changed - nothing) - (young_changed - young). What helps a young
+    network as much is a better rate, and no cure: a cure has an ``interval_95`` above 0.
+
+    Args:
+        nothing: As in ``judge``.
+        changed: As in ``judge``.
+        young: Mean test accuracy of a network of one task that was left as it is, ``(seeds,)``.
+        young_changed: Of the same network, changed once in the same way.
+
+    Raises:
+        ValueError: As in ``judge``.
+    """
+    values = [one_per_seed(of) for of in (nothing, changed, young, young_changed)]
+    if len({len(of) for of in values}) > 1 or len(values[0]) < 2:
+        raise ValueError(f"{', '.join(str(len(of)) for of in values)} seeds: the same ones, two")
+    return estimate(_less(_less(values[1], values[0]), _less(values[3], values[2])))
+
+
+def _less(one: Array, other: Array) -> Array:
+    """Return a difference in points, rounded so that equal ones are exactly equal."""
+    return np.round(one - other, 9)
 
 
 def _word(p: Mapping[str, float], n: int, *, small_gap: bool) -> Word:

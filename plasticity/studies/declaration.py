@@ -45,6 +45,9 @@ class Declaration:
             (79, 790)}}``.
         modules: Modules that are imported before an arm is trained, because they register networks,
             remedies or metrics of your own.
+        chance: Score of a guess, a part of 1; None: the experiment's, where it knows it.
+        declared_seeds: How many seeds are declared, where the study has another number of them
+            (``with_seeds``): then its report gives no words. It is not in the digest.
 
     Raises:
         UsageError: Something of it cannot be trained or claimed; one line.
@@ -68,6 +71,8 @@ class Declaration:
         default_factory=dict, hash=False
     )
     modules: tuple[str, ...] = ()
+    chance: float | None = None
+    declared_seeds: int | None = None
 
     def __post_init__(self) -> None:
         self._check_kinds()
@@ -111,6 +116,8 @@ class Declaration:
         for name in ("drop_margin", "slope_margin"):
             if not isinstance(getattr(self, name), int | float):
                 raise UsageError(f"{name} {getattr(self, name)!r:.60}: must be a number")
+        if not isinstance(self.chance, int | float | None):
+            raise UsageError(f"chance {self.chance!r:.60}: must be a number")
 
     def _problems(self) -> Iterable[str]:
         """Yield what is wrong; the first is asked for."""
@@ -128,6 +135,10 @@ class Declaration:
         for what in ("drop_margin", "slope_margin"):
             if not 0 < getattr(self, what) < math.inf:
                 yield f"{what} {getattr(self, what)}: must be above 0"
+        if self.chance is not None and not 0 <= self.chance < 1:
+            yield f"chance {self.chance}: must be from 0 to below 1"
+        if self.declared_seeds is not None and type(self.declared_seeds) is not int:
+            yield f"declared_seeds {self.declared_seeds!r:.60}: must be a number of seeds"
         for rate in self.rates:
             if not 0 < rate < math.inf:
                 yield f"rates: {rate} must be above 0"
@@ -161,15 +172,22 @@ class Declaration:
             if isinstance(value, Mapping):
                 value = {k: dict(v) if isinstance(v, Mapping) else v for k, v in value.items()}
             content[entry.name] = value
-        for later in ("tuning_values", "modules"):  # studies without them keep their digest
-            if not content[later]:
+        # Studies without them keep their digest.
+        for later in ("tuning_values", "modules", "chance", "declared_seeds"):
+            if content[later] in (None, {}, ()):
                 del content[later]
         return content
 
     def digest(self) -> str:
         """Return 16 hexadecimal digits that stand for all that is declared, margins included."""
-        content = json.dumps(self.json(), sort_keys=True, allow_nan=False)
+        fields = {name: of for name, of in self.json().items() if name != "declared_seeds"}
+        content = json.dumps(fields, sort_keys=True, allow_nan=False)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    @property
+    def num_declared(self) -> int:
+        """How many seeds are declared."""
+        return len(self.seeds) if self.declared_seeds is None else self.declared_seeds
 
     def with_seeds(self, number: int) -> Self:
         """Return the study with so many seeds: its first ones, then those that follow its largest.
@@ -182,4 +200,7 @@ class Declaration:
         further = itertools.count(max(self.seeds) + 1)
         others = (seed for seed in further if seed not in self.tuning_seeds)
         seeds = itertools.islice(itertools.chain(self.seeds, others), number)
-        return dataclasses.replace(self, seeds=tuple(seeds))
+        declared = self.num_declared
+        return dataclasses.replace(
+            self, seeds=tuple(seeds), declared_seeds=None if number == declared else declared
+        )

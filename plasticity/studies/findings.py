@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
-from plasticity.protocol.arms import FRESH
+from plasticity.protocol.arms import FRESH, ArmConfig
+from plasticity.protocol.choices import choose
+from plasticity.protocol.names import find_experiment
 from plasticity.statistics.estimates import Change, Estimate, change, estimate
 from plasticity.statistics.summaries import SUMMARIES, tenths
+from plasticity.studies.declaration import Declaration
 from plasticity.studies.numbers import Numbers
-from plasticity.studies.verdicts import Flatness, Verdict, decide, flat
+from plasticity.studies.verdicts import (
+    NOTHING_TO_LOSE,
+    TOO_FEW_FOR_LESS,
+    Flatness,
+    Verdict,
+    decide,
+    flat,
+)
 
-ORDER = ("keeps", "loses less than the margin", "undecided", "loses")
-"""Of verdicts in tables and figures."""
+ORDER = (
+    "keeps", "loses less than the margin", NOTHING_TO_LOSE, "undecided", TOO_FEW_FOR_LESS, "loses",
+)  # fmt: skip
+"""Of verdicts in tables and figures; arms without a word come last."""
 NORMS = ("weight_norm", "circuit_angle_norm")
 """Columns that tell how large the parameters are; the first that an arm has is taken."""
 GROWN = 1.1
@@ -56,6 +69,10 @@ class Finding:
         low, high = np.exp(self.growth.interval_95)
         return "grow" if low > GROWN else "held" if high <= GROWN else "unclear"
 
+    def as_drawn(self) -> Finding:
+        """Return the same with one of the four words that figures have a color for."""
+        return replace(self, drop=replace(self.drop, verdict=self.drop.claim))
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -68,12 +85,16 @@ class Comparison:
             more.
         level: Of the reference less that of the arm; ``keeps``: the arm is not inferior by the
             margin.
+        differences: Options that both arms have, and in which they differ, with the values of the
+            arm and of the reference. What one of them lacks is not among them: that is what the
+            pair is about.
     """
 
     arm: str
     reference: str
     drop: Verdict
     level: Verdict
+    differences: Mapping[str, tuple[Any, Any]]
 
 
 def findings_of(found: Numbers, score: str) -> tuple[list[Finding], dict[str, str]]:
@@ -98,7 +119,13 @@ def findings_of(found: Numbers, score: str) -> tuple[list[Finding], dict[str, st
                 summaries[arm] = {name: of(values) for name, of in SUMMARIES.items()}
             except ValueError as error:
                 without_verdict[arm] = str(error)
-    drops = decide({arm: s["drop"] for arm, s in summaries.items()}, found.study.drop_margin)
+    drops = decide(
+        {arm: s["drop"] for arm, s in summaries.items()},
+        found.study.drop_margin,
+        declared={a: found.study.num_declared for a in found.study.arms if not a.startswith(FRESH)},
+        levels={arm: s["early"] for arm, s in summaries.items()},
+        chance=chance_of(found.study),
+    )
     slopes = flat({arm: s["slope"] for arm, s in summaries.items()}, found.study.slope_margin)
     arms = [
         Finding(
@@ -108,14 +135,53 @@ def findings_of(found: Numbers, score: str) -> tuple[list[Finding], dict[str, st
         )
         for arm, of_seeds in summaries.items()
     ]  # fmt: skip
-    arms.sort(key=lambda one: (ORDER.index(one.drop.verdict), one.drop.estimate))
+    arms.sort(key=_place)
     return arms, without_verdict
+
+
+def _place(one: Finding) -> tuple[int, float]:
+    word = one.drop.verdict
+    return ORDER.index(word) if word in ORDER else len(ORDER), one.drop.estimate
+
+
+def chance_of(study: Declaration) -> float | None:
+    """Return the score of a guess, which the study or else its experiment declares, if it does."""
+    if study.chance is not None:
+        return study.chance
+    experiment = find_experiment(study.experiment)
+    return experiment.chance(choose(experiment, study.preset, study.arms, study.settings).config)
+
+
+def _differences(study: Declaration) -> dict[tuple[str, str], dict[str, tuple[Any, Any]]]:
+    """Return in which of the options that both have the arms of each declared pair differ."""
+    experiment = find_experiment(study.experiment)
+    arms = choose(experiment, study.preset, study.arms, study.settings, study.of_arm).arms
+    found = {}
+    for pair in study.compared:
+        ours, theirs = (_options(arms[name]) for name in pair)
+        found[pair] = {
+            option: (value, theirs[option])
+            for option, value in ours.items()
+            if option in theirs and value != theirs[option]
+        }
+    return found
+
+
+def _options(arm: ArmConfig) -> dict[str, Any]:
+    """Return an arm's options by the names that they have on the command line, without remedies."""
+    parts = {"": arm.network, "optimizer.": arm.optimizer, "inputs.": arm.inputs}
+    return {"epochs": arm.epochs} | {
+        prefix + field.name: getattr(part, field.name)
+        for prefix, part in parts.items()
+        for field in fields(part)
+    }
 
 
 def comparisons(found: Numbers, arms: list[Finding]) -> list[Comparison]:
     """Return the comparisons that the study declares, over the seeds that both arms have.
 
-    Holm's adjustment is over all of them within a claim. Pairs that share no seed are left out.
+    Holm's adjustment is over all of them within a claim. Pairs that share no seed are left out, and
+    count as declared.
     """
     of_arms = {one.arm: one.of_seeds for one in arms}
     pairs: dict[str, tuple[str, str]] = {}
@@ -133,9 +199,14 @@ def comparisons(found: Numbers, arms: list[Finding]) -> list[Comparison]:
             pairs[name] = arm, reference
             drops[name] = ours["drop"] - theirs["drop"]
             levels[name] = theirs["level"] - ours["level"]
-    of_drops = decide(drops, found.study.drop_margin)
-    of_levels = decide(levels, found.study.drop_margin)
-    return [Comparison(*pairs[name], of_drops[name], of_levels[name]) for name in pairs]
+    declared = {f"{a} against {r}": found.study.num_declared for a, r in found.study.compared}
+    of_drops = decide(drops, found.study.drop_margin, declared)
+    of_levels = decide(levels, found.study.drop_margin, declared)
+    others = _differences(found.study)
+    return [
+        Comparison(*pair, of_drops[name], of_levels[name], others[pair])
+        for name, pair in pairs.items()
+    ]
 
 
 def gap(found: Numbers, arm: str, score: str) -> Estimate | None:

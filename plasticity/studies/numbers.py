@@ -203,7 +203,8 @@ def load_records(folder: Path, study: Declaration | None = None) -> Numbers:
             if name.startswith(OF_A_COLUMN)
         }
         _check_shapes(path, rows[arm], complete[arm], columns[arm], (len(own.seeds), tasks))
-    return Numbers(own, tasks, columns, rows, complete)
+    # Of the same digest; the one that is asked for knows how many seeds it declares.
+    return Numbers(study or own, tasks, columns, rows, complete)
 
 
 def _check_shapes(

@@ -31,6 +31,7 @@ from plasticity.studies.findings import (
     findings_of,
 )
 from plasticity.studies.numbers import Numbers, read_numbers, save_records
+from plasticity.studies.report_text import LARGER_SD
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,19 +97,19 @@ def _write(found: Numbers, folder: Path) -> Path:
     arms, without_verdict = findings_of(found, score)
     # The order of all tables and figures.
     order = [*(one.arm for one in arms), *without_verdict]
-    drawing = Drawing(found, order, {one.arm: one.drop.verdict for one in arms})
+    drawing = Drawing(found, order, {one.arm: one.drop.claim for one in arms})
     parts = [report_text.heading(found), report_text.verdicts(arms, without_verdict)]
     if any(found.of(arm, score) is not None for arm in order):
         figure = save_figure(folder, "accuracy", drawing.over_tasks(score))
         parts.append(f"![{words} over tasks]({figure})\n")
     if arms:
         title = f"{report_text.title_of_study(found.study)}: level against drop"
-        drawn = level_against_drop(arms, title, found.study.drop_margin)
+        drawn = level_against_drop([one.as_drawn() for one in arms], title, found.study.drop_margin)
         figure = save_figure(folder, "level-against-drop", drawn)
         parts.append(f"![level against drop]({figure})\n")
     parts += [
         report_text.pairs(comparisons(found, arms)),
-        report_text.power(arms),
+        report_text.power(arms, len(found.study.arms)),
         report_text.skeptic(arms),
         report_text.missing(found),
     ]
@@ -247,7 +248,10 @@ def _summary(
                 "drop_margin": one.drop.margin, "drop_skewness": one.drop.skewness,
                 "p_loses": one.drop.p_loses, "p_loses_adjusted": one.drop.p_loses_adjusted,
                 "p_keeps": one.drop.p_keeps, "p_keeps_adjusted": one.drop.p_keeps_adjusted,
+                "collapsed": one.drop.collapsed, "collapsed_at_most": one.drop.collapsed_at_most,
                 "seeds_needed": report_text.needed(one),
+                "seeds_needed_holm": report_text.needed(one, arms=len(found.study.arms)),
+                "seeds_needed_large_sd": report_text.needed(one, times=LARGER_SD),
             }  # fmt: skip
             line |= _numbers("slope", one.slope) | {
                 "slope_margin": one.slope.margin, "flat": one.slope.flat,

@@ -13,9 +13,22 @@ from plasticity.statistics.inference import seeds_needed
 from plasticity.statistics.tables import markdown_table
 from plasticity.studies.cells import words
 from plasticity.studies.declaration import Declaration
-from plasticity.studies.findings import GROWN, Change, Comparison, Finding
+from plasticity.studies.findings import (
+    GROWN,
+    Change,
+    Comparison,
+    Finding,
+    chance_of,
+)
 from plasticity.studies.numbers import Numbers
-from plasticity.studies.verdicts import ALPHA, MIN_SEEDS, Verdict
+from plasticity.studies.verdicts import (
+    ALPHA,
+    COLLAPSE,
+    FLOOR,
+    MIN_SEEDS,
+    TOO_FEW_FOR_LESS,
+    Verdict,
+)
 
 READINGS = {
     ("held", "keeps"): "held and keeps",
@@ -23,16 +36,20 @@ READINGS = {
     ("held", "loses"): "**held and loses**",
     ("grow", "keeps"): "**grows and keeps**",
 }
+LARGER_SD = 2.12
+"""The true SD may be so many times that of three seeds (80 % bound, chi-squared)."""
 OF_PAIRS = {
     "keeps": "no more than the margin more",
     "loses": "loses more",
     "loses less than the margin": "loses more, by less than the margin",
+    TOO_FEW_FOR_LESS: "loses more, by less than the margin (too few seeds)",
     "undecided": "undecided",
 }
 OF_LEVELS = {
     "keeps": "not inferior",
     "loses": "inferior",
     "loses less than the margin": "inferior by less than the margin",
+    TOO_FEW_FOR_LESS: "inferior by less than the margin (too few seeds)",
     "undecided": "undecided",
 }
 
@@ -54,6 +71,7 @@ def heading(found: Numbers) -> str:
     lines = [
         f"# {study.name}",
         "",
+        *_exploratory(study),
         study.question,
         "",
         markdown_table(
@@ -64,6 +82,7 @@ def heading(found: Numbers) -> str:
                 ("for all arms", f"`{' '.join(all_arms)}`" if all_arms else "as the preset says"),
                 ("arms", ", ".join(f"`{arm}`" for arm in study.arms)),
                 ("seeds", ", ".join(map(str, study.seeds))),
+                ("number of seeds", str(study.num_declared)),
                 ("margin of the drop (points of accuracy)", points(study.drop_margin)),
                 ("margin of the slope (points per 100 tasks)", points(study.slope_margin)),
                 ("pairs", ", ".join(f"`{a}` against `{r}`" for a, r in study.compared) or "none"),
@@ -73,7 +92,8 @@ def heading(found: Numbers) -> str:
         "",
         "*Early* is the mean accuracy of the first tenth of the tasks without the first task of "
         "all, *late* or *level* that of the last tenth. *Drop* is early less late. *Slope* is the "
-        "Theil-Sen slope; it is *flat* if it is shown to be within the margin on both sides. Each "
+        "slope by least squares; it is *flat* if it is shown to be within the margin on both "
+        "sides. Each "
         "seed gives one number. Student's t tests over seeds, one-sided at "
         f"{100 * ALPHA:g} %, decide two claims on each arm. It **loses** (against: the mean drop "
         "is at most 0). It **keeps** (against: the mean drop is at least the margin). If both are "
@@ -83,18 +103,42 @@ def heading(found: Numbers) -> str:
         "A verdict is *fragile* if the skewness "
         f"over seeds exceeds {SKEWED:g}. Brackets hold 95 % intervals of means over seeds. They "
         "end where there is no further value, as an accuracy is never above 100 %; in "
-        "`summary.csv` they do not. An arm that never learned has nothing to lose: read the level "
-        "beside the drop.",
+        "`summary.csv` they do not. Beside the drop stands how many runs lost "
+        f"{COLLAPSE} margins or more, and the share of all runs that may do so (upper end of the "
+        "exact one-sided 95 % interval): a test of means does not see rare collapses. "
+        f"An arm that does not start {FLOOR} margins above chance has **nothing to lose**"
+        f"{_chance(found)}. An arm with fewer seeds than declared is **incomplete**, one with "
+        "more **exploratory**: it has estimates and no word. In each of five families "
+        "of claims (loses; keeps; flat; of pairs: loses more; inferior) any is false with a "
+        f"probability of up to {100 * ALPHA:g} %, so that any claim in this report is with up to "
+        f"{500 * ALPHA:g} %.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _exploratory(study: Declaration) -> list[str]:
+    """Return the lines that stand first in the report of another number of seeds than declared."""
+    if len(study.seeds) == study.num_declared:
+        return []
+    return [
+        f"**Declared {study.num_declared} seeds, here {len(study.seeds)}: exploratory.** This "
+        "report gives estimates without words.",
+        "",
+    ]
+
+
+def _chance(found: Numbers) -> str:
+    chance = chance_of(found.study)
+    return "" if chance is None else f" (chance is {100 * chance:g} %)"
 
 
 def verdicts(arms: Sequence[Finding], without_verdict: dict[str, str]) -> str:
     """Return the table of verdicts, and which arms have none."""
     gaps = any(one.gap is not None for one in arms)
     titles = ["arm", "n", "early (%)", "late = level (%)", "drop (points)"]
-    titles += ["slope (points per 100 tasks)", *["gap to fresh (points)"] * gaps, "verdict"]
+    titles += ["slope (points per 100 tasks)", *["gap to fresh (points)"] * gaps]
+    titles += ["runs that collapse", "p loses", "p keeps", "verdict"]
     rows = []
     for one in arms:
         row = [f"`{one.arm}`", str(one.drop.n), percent(one.early)]
@@ -104,6 +148,9 @@ def verdicts(arms: Sequence[Finding], without_verdict: dict[str, str]) -> str:
         row.append(slope + (", flat" if one.slope.flat else ""))
         if gaps:
             row.append("" if one.gap is None else percent(one.gap, interval=True))
+        most = 100 * one.drop.collapsed_at_most
+        row.append(f"{one.drop.collapsed} of {one.drop.n}, at most {most:.0f} %")
+        row += [p_value(one.drop.p_loses_adjusted), p_value(one.drop.p_keeps_adjusted)]
         rows.append([*row, one.drop.verdict + _remarks(one.drop)])
     lines = [
         "## Verdicts",
@@ -118,13 +165,14 @@ def pairs(compared: Sequence[Comparison]) -> str:
     """Return the table of declared comparisons, seed by seed."""
     titles = (
         "arm", "reference", "n", "drop, arm less reference (points)", "loses more?",
-        "level, arm less reference (points)", "level",
+        "level, arm less reference (points)", "level", "differs also in",
     )  # fmt: skip
     rows = [
         (
             f"`{one.arm}`", f"`{one.reference}`", str(one.drop.n),
             percent(one.drop, interval=True), _words(OF_PAIRS, one.drop),
             percent(one.level, interval=True, sign=-1), _words(OF_LEVELS, one.level),
+            "; ".join(f"{name}: {a}, {b}" for name, (a, b) in one.differences.items()),
         )
         for one in compared
     ]  # fmt: skip
@@ -133,13 +181,20 @@ def pairs(compared: Sequence[Comparison]) -> str:
     text = (
         "A seed fixes tasks, labels and order of batches for all arms, so arms are compared seed "
         "by seed. *Not inferior*: the level is less than the margin below that of the reference, "
-        "or above it. p values are adjusted by Holm's method over the pairs, within a claim."
+        "or above it. p values are adjusted by Holm's method over the pairs, within a claim. "
+        "*Differs also in*: options that both have, with the values of the arm and the reference. "
+        "A pair that differs in its rate, too, does not say what the difference comes from."
     )
     return "\n".join(["## Pairs", "", text, "", markdown_table(titles, rows)])
 
 
-def power(arms: Sequence[Finding]) -> str:
-    """Return how much drops differ between seeds, and how many seeds the margin needs for that."""
+def power(arms: Sequence[Finding], declared: int) -> str:
+    """Return how much drops differ between seeds, and how many seeds the margin needs for that.
+
+    Args:
+        arms: What is said of each.
+        declared: How many arms the study has.
+    """
     rows = [
         (
             f"`{one.arm}`",
@@ -147,6 +202,8 @@ def power(arms: Sequence[Finding]) -> str:
             points(one.drop.sd),
             f"{one.drop.margin / one.drop.sd:.2f}" if one.drop.sd else "",
             str(needed(one)),
+            str(needed(one, arms=declared)),
+            str(needed(one, times=LARGER_SD)),
         )
         for one in arms
         if one.drop.sd is not None
@@ -156,17 +213,28 @@ def power(arms: Sequence[Finding]) -> str:
     text = (
         "*Seeds needed*: as many as show `keeps` with a power of 80 %, at 5 %, if the arm loses "
         "nothing and drops differ between seeds as they do here, and no fewer than "
-        f"{MIN_SEEDS}. Holm's method asks for more."
+        f"{MIN_SEEDS}. *With Holm*: the same at 5 % divided by the {declared} arms, which is what "
+        f"the hardest of them needs. *If the SD is {LARGER_SD:g} times as large*: an SD of three "
+        "seeds may be so much too small (80 % bound)."
     )
-    titles = ("arm", "n", "SD of the drop (points)", "margin / SD", "seeds needed")
+    titles = (
+        "arm", "n", "SD of the drop (points)", "margin / SD", "seeds needed", "with Holm",
+        f"if the SD is {LARGER_SD:g} times as large",
+    )  # fmt: skip
     return "\n".join(["## Are there enough seeds?", "", text, "", markdown_table(titles, rows)])
 
 
-def needed(one: Finding) -> int | str:
-    """Return how many seeds an arm needs for the claim ``keeps``; "" where its SD is unknown."""
+def needed(one: Finding, *, arms: int = 1, times: float = 1.0) -> int | str:
+    """Return how many seeds an arm needs for the claim ``keeps``; "" where its SD is unknown.
+
+    Args:
+        one: What is said of the arm.
+        arms: Over so many Holm's method divides the level.
+        times: By so much the SD is larger than it was found.
+    """
     if one.drop.sd is None:
         return ""
-    return max(MIN_SEEDS, seeds_needed(one.drop.sd, one.drop.margin))
+    return max(MIN_SEEDS, seeds_needed(times * one.drop.sd, one.drop.margin, alpha=ALPHA / arms))
 
 
 def skeptic(arms: Sequence[Finding]) -> str:
@@ -178,7 +246,7 @@ def skeptic(arms: Sequence[Finding]) -> str:
             factor(one.growth_in_all) if one.growth_in_all else "",
             one.parameters,
             one.drop.verdict,
-            READINGS.get((one.parameters, one.drop.verdict), "open"),
+            READINGS.get((one.parameters, one.drop.claim), "open"),
         )
         for one in arms
         if one.growth is not None
@@ -234,6 +302,11 @@ def metric(column: Column, changes: dict[str, Change], figure: str) -> str:
 # --- pieces
 
 
+def p_value(value: float | None) -> str:
+    """Return an adjusted p value; "" where there is none."""
+    return "" if value is None else "< .0001" if value < 1e-4 else f"{value:.2g}"
+
+
 def points(value: float | None) -> str:
     """Return a difference of accuracies in points."""
     return "" if value is None else f"{100 * value:.3g}"
@@ -276,7 +349,7 @@ def factor(of: Estimate) -> str:
 
 
 def _words(of: dict[str, str], verdict: Verdict) -> str:
-    return of[verdict.verdict] + _remarks(verdict)
+    return of.get(verdict.verdict, verdict.verdict) + _remarks(verdict)
 
 
 def _remarks(of: Verdict) -> str:

@@ -10,11 +10,12 @@ one point.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import scipy  # which imports its parts when they are first used: scipy.stats takes half a second
 from numpy.typing import ArrayLike
 
 from plasticity.statistics.estimates import Estimate, _estimate
@@ -24,16 +25,26 @@ from plasticity.statistics.inference import (
     one_per_seed,
     p_above,
     p_below,
+    t_interval,
     tost,
 )
 
-Word = Literal["keeps", "loses", "loses less than the margin", "undecided"]
+Claim = Literal["keeps", "loses", "loses less than the margin", "undecided"]
+
+NOTHING_TO_LOSE = "nothing to lose"
+TOO_FEW_FOR_LESS = "loses, less than the margin (too few seeds)"
 
 ALPHA = 0.05
 """Rate at which a claim may be made that is false."""
 
 MIN_SEEDS = 10
 """With fewer seeds, nothing is said to be absent."""
+
+COLLAPSE = 5
+"""A run that loses so many margins has collapsed."""
+
+FLOOR = 20
+"""An arm has something to lose if it starts so many margins above chance."""
 
 
 @dataclass(frozen=True)
@@ -45,20 +56,35 @@ class Verdict(Estimate):
 
     Attributes:
         verdict: ``loses`` if the loss is above 0, ``keeps`` if it is below the margin, ``loses less
-            than the margin`` if both, ``undecided`` if neither is shown.
+            than the margin`` if both (``loses, less than the margin (too few seeds)`` with fewer
+            than ten), ``undecided`` if neither is shown; ``nothing to lose`` for an arm that does
+            not start far enough above chance to keep anything; ``incomplete (12 of 20)`` and
+            ``exploratory (13 seeds, declared 10)`` where the seeds are not those declared.
         margin: In the unit of the values.
         p_loses: As it is.
-        p_loses_adjusted: By Holm over the arms.
+        p_loses_adjusted: By Holm over the arms; None where no word is given.
         p_keeps: As it is.
-        p_keeps_adjusted: By Holm over the arms.
+        p_keeps_adjusted: By Holm over the arms; None where no word is given.
+        collapsed: How many runs lost five margins or more.
+        collapsed_at_most: Upper end of the exact one-sided 95 % interval of the share of such runs
+            (Clopper and Pearson 1934): a test of means does not see rare collapses.
     """
 
-    verdict: Word
+    verdict: str
     margin: float
     p_loses: float | None
     p_loses_adjusted: float | None
     p_keeps: float | None
     p_keeps_adjusted: float | None
+    collapsed: int
+    collapsed_at_most: float
+
+    @property
+    def claim(self) -> Claim:
+        """What is claimed, of four words: ``undecided`` where the verdict claims nothing."""
+        if self.verdict == "keeps" or self.verdict == "loses less than the margin":
+            return self.verdict
+        return "loses" if self.verdict in ("loses", TOO_FEW_FOR_LESS) else "undecided"
 
 
 @dataclass(frozen=True)
@@ -79,19 +105,24 @@ class Flatness(Estimate):
 
 
 def _p_and_adjusted(
-    arms: Mapping[str, Array], test: Callable[[Array], Array]
+    arms: Mapping[str, Array],
+    test: Callable[[Array], Array],
+    without_word: Iterable[str] = (),
+    others: int = 0,
 ) -> dict[str, tuple[float | None, float | None]]:
     """Return each arm's p value of a claim, and the same adjusted by Holm over the arms.
 
-    An arm with a single seed has none. It counts as if its p value were 1. An arm without any value
-    is not among ``arms``, and does not count: so a claim on an incomplete study may rest on fewer
-    arms than were declared, and may be withdrawn when the others are there.
+    What cannot be claimed counts as if its p value were 1: of an arm with a single seed, or without
+    a word, and of ``others`` that were declared and have no values yet. So no claim is withdrawn
+    when these are there.
     """
-    raw = [float(test(values)) if len(values) > 1 else None for values in arms.values()]
-    adjusted = holm([1.0 if p is None else p for p in raw])
+    without = {*without_word}
+    raw = {arm: float(test(of)) if len(of) > 1 else None for arm, of in arms.items()}
+    counted = {arm: p for arm, p in raw.items() if p is not None and arm not in without}
+    adjusted = holm([counted.get(arm, 1.0) for arm in arms] + [1.0] * others)
     return {
-        arm: (p, None if p is None else float(q))
-        for arm, p, q in zip(arms, raw, adjusted, strict=True)
+        arm: (p, float(adjusted[place]) if arm in counted else None)
+        for place, (arm, p) in enumerate(raw.items())
     }
 
 
@@ -109,47 +140,102 @@ def _arms(values: Mapping[str, ArrayLike], margin: float) -> dict[str, Array]:
 
 
 def decide(
-    losses: Mapping[str, ArrayLike], margin: float, min_seeds: int = MIN_SEEDS
+    losses: Mapping[str, ArrayLike],
+    margin: float,
+    declared: Mapping[str, int] | Iterable[str] | None = None,
+    levels: Mapping[str, ArrayLike] | None = None,
+    chance: float | None = None,
+    *,
+    min_seeds: int = MIN_SEEDS,
 ) -> dict[str, Verdict]:
     """Return for each arm whether it loses, and whether it keeps, by t tests over seeds.
 
     Two claims are tested at 5 %: *loses*, against "the mean loss is at most 0", and *keeps*,
     against "the mean loss is at least the margin". In each claim, p values are adjusted by Holm
     over the arms. An arm with a single seed is undecided. If all seeds have the same value, there
-    is no t, and the value itself decides (see ``p_below``).
+    is no t, and the p value is that of the exact sign test (see ``p_below``).
 
-    What keeps may have had nothing to lose: put the level beside every verdict.
+    What is shown to lose less than the margin, or is undecided, may have had nothing to lose: with
+    ``levels`` and ``chance``, ``nothing to lose`` takes the place of ``keeps`` and ``loses less
+    than the margin`` unless the lower end of the 95 % interval of level - chance is 20 margins, and
+    that of ``undecided`` if the mean of level - chance is below. A loss that is shown remains one.
 
     Args:
         losses: Arm to one value per seed, positive for a loss, such as ``drop``.
         margin: What counts as no loss, positive, chosen before the seeds were run.
+        declared: All arms of the family, over which p values are adjusted: names, or with each the
+            number of its seeds. An arm with fewer seeds is ``incomplete``, one with more is
+            ``exploratory``: neither gets a word, since seeds that are added until a word comes
+            bring wrong ones. None: the arms of ``losses``.
+        levels: Arm to one value per seed from which it could lose, such as ``early``.
+        chance: What a guess scores, in the same unit.
         min_seeds: Fewest seeds for the claim *keeps*, which says that something is absent.
 
     Raises:
         ValueError: A margin that is not positive; an arm without values, or with one that is not
-            finite.
+            finite; an arm that is not among those declared.
     """
     arms = _arms(losses, margin)
-    loses = _p_and_adjusted(arms, lambda values: p_above(values, 0.0))
-    keeps = _p_and_adjusted(arms, lambda values: p_below(values, margin))
+    family = arms if declared is None else dict.fromkeys(declared)
+    if strangers := [arm for arm in arms if arm not in family]:
+        raise ValueError(f"{strangers[0]} is not among the arms that were declared")
+    numbers = declared if isinstance(declared, Mapping) else {}
+    without_word = {
+        arm: reason
+        for arm, of in arms.items()
+        if arm in numbers and (reason := _not_as_declared(len(of), numbers[arm]))
+    }
+    others = len(family) - len(arms)
+    loses = _p_and_adjusted(arms, lambda values: p_above(values, 0.0), without_word, others)
+    keeps = _p_and_adjusted(arms, lambda values: p_below(values, margin), without_word, others)
+    above_chance: dict[str, Array] = {}
+    if levels is not None and chance is not None:
+        above_chance = {arm: one_per_seed(levels[arm]) - chance for arm in arms if arm in levels}
     found = {}
     for arm, values in arms.items():
         (p_loses, q_loses), (p_keeps, q_keeps) = loses[arm], keeps[arm]
-        shown = (
+        is_shown = (
             q_loses is not None and q_loses <= ALPHA,
-            q_keeps is not None and q_keeps <= ALPHA and len(values) >= min_seeds,
+            q_keeps is not None and q_keeps <= ALPHA,
         )
-        words: dict[tuple[bool, bool], Word] = {
-            (True, False): "loses",
-            (False, True): "keeps",
-            (True, True): "loses less than the margin",
-            (False, False): "undecided",
-        }
+        word = _word(*is_shown, is_enough=len(values) >= min_seeds)
+        if arm in above_chance and word != "loses":
+            word = _with_floor(word, above_chance[arm], FLOOR * margin)
+        collapsed = int(np.sum(values >= COLLAPSE * margin))
         found[arm] = Verdict(
-            **_estimate(values), verdict=words[shown], margin=margin, p_loses=p_loses,
-            p_loses_adjusted=q_loses, p_keeps=p_keeps, p_keeps_adjusted=q_keeps,
+            **_estimate(values), verdict=without_word.get(arm, word), margin=margin,
+            p_loses=p_loses, p_loses_adjusted=q_loses, p_keeps=p_keeps, p_keeps_adjusted=q_keeps,
+            collapsed=collapsed, collapsed_at_most=_share_at_most(collapsed, len(values)),
         )  # fmt: skip
     return found
+
+
+def _not_as_declared(number: int, declared: int) -> str:
+    """Return what stands in the place of a word where seeds are too few or too many; or nothing."""
+    if number < declared:
+        return f"incomplete ({number} of {declared})"
+    return f"exploratory ({number} seeds, declared {declared})" if number > declared else ""
+
+
+def _word(loses: bool, keeps: bool, *, is_enough: bool) -> str:
+    """Return the word for what is shown, of seeds that may be too few to say what is absent."""
+    if loses:
+        less = "loses less than the margin" if is_enough else TOO_FEW_FOR_LESS
+        return less if keeps else "loses"
+    return "keeps" if keeps and is_enough else "undecided"
+
+
+def _with_floor(word: str, above_chance: Array, least: float) -> str:
+    """Return the word of an arm that is not shown to lose, by what it had to lose."""
+    lower = above_chance.mean()
+    if word != "undecided" and len(above_chance) > 1:
+        lower = t_interval(above_chance)[0]
+    return word if lower >= least else NOTHING_TO_LOSE
+
+
+def _share_at_most(count: int, n: int) -> float:
+    """Return the upper end of the exact one-sided 95 % interval of a share, seen in k of n."""
+    return 1.0 if count == n else float(scipy.special.betaincinv(count + 1, n - count, 0.95))
 
 
 def flat(
@@ -210,7 +296,7 @@ def compare_drops(
     Raises:
         ValueError: Numbers of seeds that differ, an unknown reference, or as in ``decide``.
     """
-    return decide(_differences(drops, reference), margin, min_seeds)
+    return decide(_differences(drops, reference), margin, min_seeds=min_seeds)
 
 
 def compare_levels(
@@ -223,4 +309,4 @@ def compare_levels(
     ``compare_drops``.
     """
     below = {arm: -values for arm, values in _differences(levels, reference).items()}
-    return decide(below, margin, min_seeds)
+    return decide(below, margin, min_seeds=min_seeds)

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from plasticity.statistics.inference import holm, ratio_interval
-from plasticity.studies.cures import judge
+from plasticity.studies.cures import beyond_young, judge
 
 N = [74, 76, 73, 75, 77, 72, 75, 74, 76, 75]
 F = [88, 87, 88, 87, 88, 87, 88, 88, 87, 88]
@@ -40,6 +40,27 @@ def test_worked_example(
     assert found.p["gap"] == pytest.approx(3.875e-8, rel=5e-4)
     for name, value in zip(("cures", "helps", "none", "harms"), p, strict=True):
         assert found.p[name] == pytest.approx(value, rel=5e-4, abs=0)
+
+
+def test_equal_gains_are_equal_though_computers_round_them() -> None:
+    aged, untrained = np.linspace(20.1, 70.7, 10), np.linspace(33.3, 82.1, 10)
+    assert np.ptp(aged + 0.3 - aged) > 0  # rounding
+    found = judge(aged, aged + 0.3, untrained)
+    assert found.p["none"] == 2.0**-10
+    assert judge(aged, (aged + untrained) / 2, untrained).p["cures"] == 1  # exactly half of the gap
+
+
+def test_what_helps_a_young_network_as_much_is_not_beyond_it() -> None:
+    changed, young = EXAMPLE[0][0], [87, 88, 86, 88, 87, 88, 87, 86, 88, 87]
+    better = [90, 92, 89, 92, 90, 91, 91, 89, 91, 91]
+    found = beyond_young(N, changed, young, better)
+    by_hand = [c - n - (b - y) for n, c, y, b in zip(N, changed, young, better, strict=True)]
+    expected = scipy.stats.ttest_1samp(by_hand, 0).confidence_interval(0.95)
+    assert found.interval_95 == pytest.approx((expected.low, expected.high))
+    assert found.interval_95[0] > 0  # it is a cure: 10.9 points, of the young 3.5
+    assert beyond_young(N, changed, N, changed).interval_95 == (0, 0)
+    with pytest.raises(ValueError, match="10, 10, 9, 10 seeds"):
+        beyond_young(N, changed, young[:9], better)
 
 
 def test_where_there_is_nothing_to_cure_no_share_is_given() -> None:

@@ -202,17 +202,29 @@ CHANGES = {
     "tuning_seeds": (9,),
     "rates": (0.1,),
     "tuning_values": {"mlp": {"optimizer.learning-rate": (0.1,)}},
+    "chance": 0.5,
 }
 
 
 def test_the_digest_is_of_all_that_is_declared(tiny: Study) -> None:
-    fields = {field.name for field in dataclasses.fields(Study)} - {"experiment"}
-    assert fields == {*CHANGES}
+    fields = {field.name for field in dataclasses.fields(Study)}
+    assert fields - {"experiment", "declared_seeds"} == {*CHANGES}
     others = [dataclasses.replace(tiny, **{name: value}) for name, value in CHANGES.items()]
     digests = [tiny.digest(), *(other.digest() for other in others)]
     assert len({*digests}) == len(digests)
     assert all(re.fullmatch("[0-9a-f]{16}", digest) for digest in digests)
     assert dataclasses.replace(tiny).digest() == tiny.digest()
+
+
+def test_a_study_with_other_seeds_knows_how_many_were_declared(tiny: Study) -> None:
+    declared = len(tiny.seeds)
+    more = tiny.with_seeds(declared + 3)
+    assert (len(more.seeds), more.num_declared) == (declared + 3, declared)
+    assert more.with_seeds(1).num_declared == declared
+    assert more.with_seeds(declared) == tiny
+    # What is declared of the cells is the same as if these seeds had been declared.
+    assert more.digest() == dataclasses.replace(tiny, seeds=more.seeds).digest()
+    assert Study(**more.json() | {"seeds": more.seeds}).num_declared == declared
 
 
 def test_the_digest_is_the_same_in_another_process(tiny: Study, tmp_path: Path) -> None:
@@ -256,6 +268,8 @@ WRONG = {
     "an option without values": (
         {"tuning_values": {"mlp": {"hidden": ()}}}, "tuning_values: mlp hidden has no values"
     ),
+    "a chance of 1": ({"chance": 1.0}, "chance 1.0: must be from 0 to below 1"),
+    "a chance in words": ({"chance": "half"}, "chance 'half': must be a number"),
     "a rate of zero": ({"rates": (0.1, 0.0)}, "rates: 0.0 must be above 0"),
     "a comparison with nothing": ({"compared": (("mlp", "qnn"),)}, "qnn is not among its arms"),
     "a name with a folder": ({"name": "../tiny"}, "study '../tiny': a name of"),

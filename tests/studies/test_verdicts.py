@@ -72,7 +72,7 @@ def test_numbers_of_a_worked_example() -> None:
     assert (found.p_loses, found.p_keeps) == pytest.approx((p, p))
     assert (found.p_loses_adjusted, found.p_keeps_adjusted) == (found.p_loses, found.p_keeps)
     assert (found.skewness, found.fragile) == (pytest.approx(0), False)
-    assert found.verdict == "loses"
+    assert found.verdict == "loses, less than the margin (too few seeds)"
     assert decide({"arm": [3, 1, 2]}, 4, min_seeds=3)["arm"].verdict == "loses less than the margin"
 
 
@@ -117,7 +117,7 @@ def test_interval_of_90_percent_decides_one_arm(mean: float) -> None:
 @pytest.mark.parametrize("n", [2, 9])
 def test_few_seeds_claim_no_absence(n: int) -> None:
     assert word(around(0.0, 1e-6, n)) == "undecided"
-    assert word(around(0.005, 1e-6, n)) == "loses"
+    assert word(around(0.005, 1e-6, n)) == "loses, less than the margin (too few seeds)"
     assert word(around(0.05, 1e-6, n)) == "loses"
     assert word(around(0.0, 1e-6, n), min_seeds=n) == "keeps"
     assert not flat({"arm": around(0.0, 1e-6, n)}, MARGIN)["arm"].flat
@@ -129,7 +129,7 @@ def test_single_seed_is_undecided_and_has_neither_interval_nor_p() -> None:
     assert found == Verdict(
         estimate=0.3, sd=None, interval_90=None, interval_95=None, n=1, skewness=None,
         fragile=False, verdict="undecided", margin=MARGIN, p_loses=None, p_loses_adjusted=None,
-        p_keeps=None, p_keeps_adjusted=None,
+        p_keeps=None, p_keeps_adjusted=None, collapsed=1, collapsed_at_most=1.0,
     )  # fmt: skip
     assert flat({"arm": [0.0]}, MARGIN, min_seeds=1)["arm"].p is None
     assert not flat({"arm": [0.0]}, MARGIN, min_seeds=1)["arm"].flat
