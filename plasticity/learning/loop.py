@@ -9,7 +9,7 @@ import torch
 
 from plasticity.errors import Diverged
 from plasticity.learning.learner import Learner
-from plasticity.learning.metric import Metric
+from plasticity.learning.metric import Course, Metric
 from plasticity.seeding import generator_for
 from plasticity.tasks.streams import TaskStream
 
@@ -64,6 +64,8 @@ def train_on_stream(
             raise TypeError(f"metrics: {metric!r:.100} is none; say Metric(name, function)")
     if not hasattr(stream, "__getitem__") or not hasattr(stream, "__len__"):
         raise TypeError(f"stream must be a sequence of Task, not {type(stream).__name__}")
+    course = Course(stream, epochs, batch_size, seed)
+    metrics = [metric.along(course) for metric in metrics]
     for place in range(start, len(stream)):
         task = stream[place]
         if not hasattr(task, "train"):

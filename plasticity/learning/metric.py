@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from plasticity.learning.learner import Learner
-    from plasticity.tasks.streams import Task
+    from plasticity.tasks.streams import Task, TaskStream
 
 Value = float | Mapping[str, float]
 
@@ -33,6 +33,23 @@ class Watching(Protocol):
 
 
 @dataclass(frozen=True)
+class Course:
+    """All that a learner is to learn, from its beginning to its end.
+
+    Attributes:
+        stream: The tasks.
+        epochs: Passes over a task's training samples.
+        batch_size: Samples an update.
+        seed: That of the order of the samples.
+    """
+
+    stream: TaskStream
+    epochs: int
+    batch_size: int
+    seed: int
+
+
+@dataclass(frozen=True)
 class Metric:
     """A quantity and its schedule.
 
@@ -42,7 +59,9 @@ class Metric:
     Attributes:
         name: Its column in the rows.
         fn: From the learner and the task at hand to a number, or to several by name; those become
-            columns ``<name>_<key>``. For ``when="during"``, to a ``Watching``.
+            columns ``<name>_<key>``. For ``when="during"``, to a ``Watching``. If it has a method
+            ``along``, that is called with the ``Course`` when training begins, and what it returns
+            is taken instead.
         when: Before the task's first update, during its first epoch, or after its last update.
         every: Due at tasks 0, every, 2 every, ...
         sparse: Due at tasks 1, 2, 4, 8, ... too: for what takes long, with a large ``every``.
@@ -77,6 +96,11 @@ class Metric:
         if self.prepare is None:
             return self
         return replace(self, fn=self.prepare(learner, first, seed), prepare=None)
+
+    def along(self, course: Course) -> Metric:
+        """Return the metric told of all that the learner is to learn, if it wants to know."""
+        along = getattr(self.fn, "along", None)
+        return self if along is None else replace(self, fn=along(course))
 
     def due(self, when: str, index: int) -> bool:
         """Tell whether the metric is to be taken at this point of task ``index``."""

@@ -14,6 +14,7 @@ from plasticity.metrics.accuracy import (
     test_accuracy,
 )
 from plasticity.metrics.circuits import GateDrift
+from plasticity.metrics.deficit import Deficit
 from plasticity.metrics.fisher import FisherProbe
 from plasticity.metrics.fresh import FreshGap
 from plasticity.metrics.norms import (
@@ -50,5 +51,6 @@ METRICS: dict[str, Metric] = {
         Metric("trainability", prepare=Trainability.of, sparse=True, declared=columns.TRAINABILITY),
         Metric("churn", when="during", prepare=Churn.of, sparse=True, declared=columns.CHURN),
         Metric("fresh", when="during", prepare=FreshGap.of, sparse=True, declared=columns.FRESH),
+        Metric("deficit", when="during", prepare=Deficit.of, declared=columns.DEFICIT),
     )
 }

@@ -75,6 +75,9 @@ FRESH = (
     *_own("fresh_accuracy", "test accuracy of a new network", FRACTION),
     *_own("fresh_gap", "test accuracy of a new network, less this one's"),
 )
+DEFICIT = _own(
+    "deficit", "test accuracy of a network that began at the last tasks, less this one's"
+)
 FISHER = tuple(
     Column(
         f"fisher_{kind}_{where}{version}", f"{kind} Fisher trace{words}, {samples}",

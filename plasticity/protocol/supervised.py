@@ -55,7 +55,7 @@ class SomeTasks:
 MECHANISMS = (
     "online_accuracy", "gradient_start", "gradient_end", "update_ratio", "initial_distance",
     "circuit", "max_probability", "logit", "fisher", "dormant", "feature_rank", "ntk", "spectrum",
-    "trainability", "churn",
+    "trainability", "churn", "deficit",
 )  # fmt: skip
 """What presets measure that ask why: all but what is measured anyway, and but ``fresh``, which
 takes as long as a task."""

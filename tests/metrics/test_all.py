@@ -120,6 +120,7 @@ COLUMNS = {
             "weight_norm", "gradient_norm", "online_accuracy", "test_accuracy", "max_probability",
             "update_ratio", "initial_distance",
         )),
+        ("deficit", {"deficit"}, {"deficit"}),
         ("gradient_start", {"zeros"}, {"zeros"}),
         ("gradient_end", {"norm", "zeros"}, {"norm", "zeros"}),
         ("fisher", TRACES, TRACES),
