@@ -80,11 +80,29 @@ def speed_table() -> str:
 # --- the pilot
 
 
-def pilot(study: str) -> Numbers:
-    """Return the numbers of a study's pilot, such as ``"mnist-why"``."""
+def pilot(study: str, *, with_twins: bool = True) -> Numbers:
+    """Return the numbers of a study's pilot, such as ``"mnist-why"``.
+
+    The column ``deficit`` is of ``docs/twins.py``: what untrained networks learn of the last tasks,
+    less what the pilot's networks learned of them.
+    """
     from plasticity.studies.numbers import load_records
 
-    return load_records(RECORDS / "pilot" / study)
+    found = load_records(RECORDS / "pilot" / study)
+    for arm, accuracies in twins_of(study).items() if with_twins else ():
+        last = accuracies.shape[1]
+        deficit = np.full((len(accuracies), found.tasks), np.nan, np.float32)
+        deficit[:, -last:] = accuracies - found.columns[arm]["test_accuracy"][:, -last:]
+        found.columns[arm]["deficit"] = deficit  # type: ignore[index]
+    return found
+
+
+def twins_of(study: str) -> dict[str, np.ndarray]:
+    """Return the accuracies of untrained networks on the last tasks, ``(seeds, tasks)`` by arm."""
+    from plasticity.results.compact import read_arrays
+
+    path = RECORDS / "pilot" / f"twins-{study}.npz"
+    return dict(read_arrays(path)) if path.exists() else {}
 
 
 CEILING = 0.98

@@ -15,6 +15,7 @@ import ast
 import contextlib
 import importlib
 import json
+import re
 import runpy
 import sys
 import textwrap
@@ -152,7 +153,7 @@ def registered() -> dict[str, dict[str, Any]]:
 
 def only_here(study: Study, before: Mapping[str, Mapping[str, Any]]) -> str:
     """Return what a study names that was registered in this process since, or nothing."""
-    words = {word for arm in study.arms for word in arm.removeprefix(FRESH).split("+")}
+    words = {word for arm in study.arms for word in re.split(r"[+@]", arm.removeprefix(FRESH))}
     words |= {*study.metrics, study.preset}
     for what, now in registered().items():
         for name in sorted(words & {*now}):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from plasticity.figures.over_seeds import LOOKS, how_many, write_title
+from plasticity.figures.over_seeds import LOOKS, how_many, look_of, write_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,6 +19,11 @@ GAP = 2.0
 """Between names, in points."""
 FONT = 7.5
 """Of labels, in points."""
+LOSSES = {
+    "drop": "drop of accuracy, first less last tenth of tasks (points)",
+    "deficit": "deficit: accuracy of an untrained network on the last tasks, less its own (points)",
+}
+"""What may be lost, as it stands at the axis."""
 
 
 class Placed(Protocol):
@@ -29,7 +34,11 @@ class Placed(Protocol):
         """Return its name."""
 
     @property
-    def drop(self) -> Any:
+    def headline(self) -> str:
+        """Return what its loss is: ``drop`` or ``deficit``."""
+
+    @property
+    def loss(self) -> Any:
         """Return what it lost, an ``Estimate`` with a ``verdict``."""
 
     @property
@@ -45,7 +54,7 @@ def level_against_drop(arms: Sequence[Placed], title: str, margin: float) -> Fig
     Args:
         arms: With scores from 0 to 1; they are drawn in per cent.
         title: Above all.
-        margin: Of the drop; drawn beside zero.
+        margin: Of the loss; drawn beside zero.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -56,9 +65,9 @@ def level_against_drop(arms: Sequence[Placed], title: str, margin: float) -> Fig
     axes = figure.add_axes((0.08, 0.9 / height, 0.9, 1 - 1.5 / height))
     bars: list[tuple[float, float, float, float]] = []
     for one in arms:
-        color, marker = LOOKS[one.drop.verdict]
-        x, y = 100 * one.drop.estimate, 100 * one.level.estimate
-        across, up = _interval(one.drop, (-100, 100)), _interval(one.level, (0, 100))
+        color, marker = LOOKS[look_of(one.loss.verdict)]
+        x, y = 100 * one.loss.estimate, 100 * one.level.estimate
+        across, up = _interval(one.loss, (-100, 100)), _interval(one.level, (0, 100))
         axes.plot(across, (y, y), color=color, linewidth=1, alpha=0.6)
         axes.plot((x, x), up, color=color, linewidth=1, alpha=0.6)
         axes.plot(x, y, marker, color=color, markersize=6, markeredgecolor="white",
@@ -67,26 +76,26 @@ def level_against_drop(arms: Sequence[Placed], title: str, margin: float) -> Fig
     axes.axvline(0, color="black", linewidth=0.8)
     axes.axvline(100 * margin, color="black", linewidth=0.8, linestyle=":")
     axes.set(
-        xlabel="drop of accuracy, first less last tenth of tasks (points)",
+        xlabel=LOSSES[arms[0].headline],
         ylabel="level: accuracy of the last tenth of tasks (%)",
     )
     axes.margins(0.08)
     axes.grid(alpha=0.25, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
     for words, (color, marker) in LOOKS.items():
-        count = sum(one.drop.verdict == words for one in arms)
-        axes.plot([], [], marker, color=color, label=f"{words} ({count})")
+        if count := sum(look_of(one.loss.verdict) == words for one in arms):
+            axes.plot([], [], marker, color=color, label=f"{words} ({count})")
     axes.plot([], [], ":", color="black", linewidth=0.8, label="margin")
     figure.legend(*axes.get_legend_handles_labels(), loc="lower center", ncols=5, frameon=False,
                   fontsize=8.5)  # fmt: skip
-    seeds = how_many({one.drop.n for one in arms})
+    seeds = how_many({one.loss.n for one in arms})
     write_title(
         figure,
         title,
         f"{seeds}; points: means over seeds; lines: 95 % intervals of the means (Student's t), "
         "which end at 0 and 100 %",
     )
-    points = np.array([(100 * o.drop.estimate, 100 * o.level.estimate) for o in arms])
+    points = np.array([(100 * o.loss.estimate, 100 * o.level.estimate) for o in arms])
     _place_labels(axes, [one.arm for one in arms], points, np.array(bars))
     return figure
 

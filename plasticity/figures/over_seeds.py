@@ -34,9 +34,17 @@ LOOKS = {
     "keeps": (COLORS[1], "o"),
     "loses less than the margin": (COLORS[4], "D"),
     "undecided": ("#666666", "s"),
+    "nothing to lose": (GRAY, "X"),
+    "loses, less than the margin (too few seeds)": (COLORS[0], "d"),
     "loses": (COLORS[0], "v"),
+    "no word": (GRAY, "P"),
 }
 """Color and marker of a verdict."""
+
+
+def look_of(verdict: str) -> str:
+    """Return which of the looks a verdict has: one that is incomplete or exploratory is no word."""
+    return verdict if verdict in LOOKS else "no word"
 
 
 @dataclass(frozen=True)
@@ -227,7 +235,7 @@ def _each(
         axes = figure.add_axes(box)
         if arm != reference and reference in curves:
             _draw(axes, curves[reference], GRAY, 1.0)
-        color = LOOKS[verdicts[arm]][0] if arm in verdicts else "black"
+        color = LOOKS[look_of(verdicts[arm])][0] if arm in verdicts else "black"
         _draw(axes, of, color, 1.6)
         words = verdicts.get(arm, "")
         # Some 0.6 of its height is a letter's width.

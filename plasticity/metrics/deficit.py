@@ -14,17 +14,8 @@ from plasticity.learning.learner import Learner
 from plasticity.learning.loop import train_on_stream
 from plasticity.learning.metric import Course, Metric
 from plasticity.metrics.accuracy import evaluating, test_accuracy
+from plasticity.statistics.summaries import last_tasks
 from plasticity.tasks.streams import Task
-
-FEWEST = 10
-"""Tasks that the untrained learner learns, at least."""
-PART = 30
-"""It learns one in so many of the run's tasks: the last ones."""
-
-
-def last_tasks(tasks: int) -> int:
-    """Return of how many of so many tasks, the last ones, there is a deficit."""
-    return min(tasks, max(FEWEST, tasks // PART))
 
 
 @dataclass(eq=False)

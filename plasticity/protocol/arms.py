@@ -1,6 +1,7 @@
 """An arm is a value: a network with its options, and how it is trained.
 
-``--arms mlp+reset-optimizer`` is the preset's arm ``mlp`` with a remedy. An arm whose network is
+``--arms mlp+reset-optimizer`` is the preset's arm ``mlp`` with a remedy, and ``mlp-sphere@mlp`` is
+``mlp-sphere`` with the learning rate of ``mlp``. An arm whose network is
 registered, but which the preset does not have, is trained as the preset's arm is that its network
 is like, and has the options of that arm's network as far as it adapts to them.
 """
@@ -17,7 +18,7 @@ from plasticity.learning.remedy import Remedy
 from plasticity.networks import ALIASES
 from plasticity.networks.network import Network
 from plasticity.protocol.serialization import from_json, named_from_json, named_json, short, to_json
-from plasticity.results.names import FRESH
+from plasticity.results.names import AT_RATE_OF, FRESH
 
 if TYPE_CHECKING:
     import torch
@@ -109,7 +110,8 @@ class Registry:
 
         Args:
             name: ``NETWORK`` or ``NETWORK+REMEDY...``; ``fresh:`` before it names an arm that
-                begins each task with the untrained network, on log-spaced tasks.
+                begins each task with the untrained network, on log-spaced tasks; ``@ARM`` after it
+                takes the learning rate of that arm.
             arms: The preset's.
 
         Raises:
@@ -122,6 +124,13 @@ class Registry:
             # First, so that the other remedies find the network with which the task begins.
             first = {"start-afresh": self.remedies["start-afresh"]}
             return dataclasses.replace(arm, remedies=first | dict(arm.remedies), log_spaced=True)
+        if AT_RATE_OF in name:
+            name, _, partner = name.rpartition(AT_RATE_OF)
+            arm = self.resolve(name, arms)
+            rate = self.resolve(partner, arms).optimizer.learning_rate
+            return dataclasses.replace(
+                arm, optimizer=dataclasses.replace(arm.optimizer, learning_rate=rate)
+            )
         base, *remedies = name.split("+")
         if base not in arms and base not in self.networks:
             base = ALIASES.get(base, base)

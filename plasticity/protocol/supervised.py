@@ -76,6 +76,16 @@ class Supervised(Arm):
     metrics: Sequence[Metric]
     remark: str = ""
 
+    @property
+    def about(self) -> dict[str, Any]:  # noqa: D102
+        first = self.stream[0]
+        x, _ = first.test.batch(slice(0, 1))
+        return {
+            "parameters": sum(p.numel() for p in self.learner.network.parameters()),
+            "data": f"{len(first.train):,} training and {len(first.test):,} test samples of "
+            f"{x[0].numel():,} numbers a task",
+        }
+
     def rows(self, start: int, advance: Callable[[int], object]) -> Iterator[Row]:  # noqa: D102
         from plasticity.learning.loop import train_on_stream
 

@@ -18,6 +18,11 @@ class Arm(abc.ABC):
 
     remark: str = ""
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """Return what else there is to note of the arm and its data, as JSON."""
+        return {}
+
     @abc.abstractmethod
     def rows(self, start: int, advance: Callable[[int], object]) -> Iterator[Row]:
         """Train from row ``start`` on and yield rows; ``advance`` moves the progress bar."""

@@ -32,6 +32,9 @@ FORMAT = 2
 """Of checkpoints and snapshots. Those of format 1 had the whole run in their config."""
 
 
+DIVERGED = "diverged.json"
+
+
 def identity_of(run: Mapping[str, Any], arm: Mapping[str, Any], folder: str) -> str:
     """Return what a checkpoint is bound to: the hash of all that decides an arm's numbers."""
     return hashlib.sha256(config_json(run) + config_json(arm) + folder.encode()).hexdigest()
@@ -90,6 +93,13 @@ class ArmRecord:
             before = read_lines(path)
             note = {"rows": len(self.rows)} | provenance(command, device) | dict(about or {})
             replace_file(path, before + json.dumps(note).encode() + b"\n")
+
+    def note_divergence(self, why: str) -> None:
+        """Note that the task after the last row could not be learned."""
+        content = {"rows": len(self.rows), "error": why}
+        self._check_open()
+        with disk_errors(self.path / DIVERGED):
+            replace_file(self.path / DIVERGED, json.dumps(content).encode() + b"\n")
 
     def save_npz(self, name: str, /, **arrays: Any) -> Path:
         """Write arrays to an .npz file; equal arrays give equal bytes, whatever the day."""
@@ -387,6 +397,17 @@ def _defined(row: Mapping[str, Any], what: str) -> dict[str, Any]:
             json.dumps(value, allow_nan=False)
             defined[key] = value
     return defined
+
+
+def has_diverged(path: Path, rows: int) -> bool:
+    """Tell whether the task after so many rows of an arm's folder was tried and diverged."""
+    try:
+        content = json.loads(read_whole(path / DIVERGED))
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        raise changed(path / DIVERGED, "was edited: it is no JSON") from None
+    return isinstance(content, dict) and content.get("rows") == rows
 
 
 def recorded(path: Path) -> list[dict[str, Any]]:

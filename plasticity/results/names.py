@@ -9,7 +9,10 @@ from typing import Any
 LOCK_FILES = {"lock", "lock.held", "lock.pid"}
 
 
-OF_TRAINING = {"provenance.jsonl", "rows.jsonl", "checkpoint.pt", "snapshots", "measured.jsonl"}
+OF_TRAINING = {
+    "provenance.jsonl", "rows.jsonl", "checkpoint.pt", "snapshots", "measured.jsonl",
+    "diverged.json",
+}  # fmt: skip
 
 
 _NOT_FREE = LOCK_FILES | OF_TRAINING | {"config.json", "arm.json", "", ".", ".."}
@@ -47,6 +50,10 @@ def checked_name(name: str) -> str:
 
 FRESH = "fresh:"
 """Before an arm's name: a network that is new at every task."""
+
+
+AT_RATE_OF = "@"
+"""In an arm's name, before the arm whose learning rate it takes: ``mlp-sphere@mlp``."""
 
 
 def record_name(name: str) -> str:

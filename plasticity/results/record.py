@@ -15,6 +15,7 @@ grow::
             checkpoint.pt    the state after the last row, and the sha256 of the rows up to it
             snapshots/       the network after tasks 0, 1, 2, 4, 8, ...
             measured.jsonl   what was measured on the snapshots after training
+            diverged.json    that the task after so many rows could not be learned, and why
             device.jsonl     how accurate they are on a device with noise and finitely many shots
 
 A row reaches the disk before its checkpoint, which is replaced in one step. So a kill at any

@@ -176,6 +176,7 @@ def train(
                         experiment, config, total, record, name, ready, about, advance
                     )
             except Diverged as error:
+                record.note_divergence(str(error))
                 yield ArmDiverged(name, record, error)
 
 
@@ -229,7 +230,7 @@ def _train_arm(
         arm.load_state_dict(state)
     # A name, not an identity: so that later measurements find the data.
     named = {"dataset": config.dataset} if hasattr(config, "dataset") else {}
-    record.note_provenance(device=config.device, about=named | dict(about))
+    record.note_provenance(device=config.device, about=named | arm.about | dict(about))
     yield ArmBegan(name, record, done, total, arm.remark)
     began, start = time.perf_counter(), done
     for row in arm.rows(len(record.rows), advance):

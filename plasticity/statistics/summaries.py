@@ -184,6 +184,19 @@ def improvements(ours: ArrayLike, reference: ArrayLike) -> Array:
     return (a > b) + 0.5 * (a == b)
 
 
+# --- the last tasks
+
+FEWEST_LAST = 10
+"""So many tasks at least are the last ones, of which there is a deficit."""
+PART_OF_LAST = 30
+"""One in so many of a run's tasks is among them."""
+
+
+def last_tasks(tasks: int) -> int:
+    """Return of how many of so many tasks, the last ones, there is a deficit."""
+    return min(tasks, max(FEWEST_LAST, tasks // PART_OF_LAST))
+
+
 # --- first and last tenth
 
 

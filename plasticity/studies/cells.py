@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ class Cell:
         ``plasticity`` does not, so a folder there may be called ``experiments``, too.
         """
         study, name = self.study, self.study.experiment
-        of_arm = study.of_arm.get(self.arm, {})
+        of_arm = study.options_of(self.arm)
         program = [f"experiments.{name}"] if name in EXPERIMENTS else ["experiments", name]
         return [
             sys.executable, "-m" if finds_modules_here() else "-Pm", *program,
@@ -133,8 +133,21 @@ def rows_of(cell: Cell, results: Path) -> list[Row]:
 
 
 def is_complete(cell: Cell, results: Path) -> bool:
-    """Return whether a cell has all its rows. What cannot be read has not: its command says why."""
-    return tasks_left(cell, results) == 0
+    """Return whether a cell has all its rows, or has diverged, which its command would do again.
+
+    What cannot be read has not: its command says why.
+    """
+    return tasks_left(cell, results) == 0 or diverged(cell, results)
+
+
+def diverged(cell: Cell, results: Path) -> bool:
+    """Return whether the task after a cell's last row was tried, and diverged."""
+    from plasticity.results.arm import has_diverged
+
+    try:
+        return has_diverged(folder_of(cell, results), len(rows_of(cell, results)))
+    except RecordError:
+        return False
 
 
 def tasks_left(cell: Cell, results: Path) -> int:
@@ -215,7 +228,7 @@ def num_tasks(study: Declaration) -> int:
 
 
 def _choice_of_arm(study: Declaration, arm: str) -> Choice:
-    of_arm: Mapping[str, Mapping[str, Any]] = {arm: study.of_arm.get(arm, {})}
+    of_arm = {arm: study.options_of(arm)}
     settings = {**study.settings, "threads": 1}
     return choose(find_experiment(study.experiment), study.preset, [arm], settings, of_arm)
 

@@ -31,7 +31,7 @@ from plasticity.statistics.inference import (
     p_above,
     ratio_interval,
 )
-from plasticity.studies.verdicts import ALPHA, MIN_SEEDS
+from plasticity.studies.rules import ALPHA, MIN_SEEDS
 
 Word = Literal[
     "nothing to cure", "gap not shown", "cures", "helps", "harms", "no effect", "undecided"

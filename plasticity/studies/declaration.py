@@ -13,9 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from plasticity.errors import PlasticityError, UsageError
-from plasticity.protocol.choices import choose, with_options
+from plasticity.protocol.choices import Choice, choose, with_options
 from plasticity.protocol.names import find_experiment, import_modules
 from plasticity.protocol.options import TaskSetting
+from plasticity.protocol.serialization import to_json
+from plasticity.results.names import AT_RATE_OF
+from plasticity.studies.rules import FIRST_UNSEEN, rules
 
 OF_A_CELL = ("seed", "threads")
 """Settings that each cell has from the study itself."""
@@ -45,6 +48,13 @@ class Declaration:
             (79, 790)}}``.
         modules: Modules that are imported before an arm is trained, because they register networks,
             remedies or metrics of your own.
+        looks: Numbers of seeds at which the report is read, if it is not only read at the end, such
+            as (10, 20). Each look has a lower level then.
+        causal: Pairs among ``compared`` of which the difference is to have a cause: each is run at
+            either partner's learning rate (``mlp-sphere@mlp`` and ``mlp@mlp-sphere`` are among
+            ``arms``, where the rates differ), and the weaker claim counts.
+        confirmatory: Whether it tests hypotheses; then its seeds are from 100 on, since those below
+            were looked at to find them.
         chance: Score of a guess, a part of 1; None: the experiment's, where it knows it.
         declared_seeds: How many seeds are declared, where the study has another number of them
             (``with_seeds``): then its report gives no words. It is not in the digest.
@@ -71,6 +81,9 @@ class Declaration:
         default_factory=dict, hash=False
     )
     modules: tuple[str, ...] = ()
+    looks: tuple[int, ...] = ()
+    causal: tuple[tuple[str, str], ...] = ()
+    confirmatory: bool = False
     chance: float | None = None
     declared_seeds: int | None = None
 
@@ -90,7 +103,7 @@ class Declaration:
         words, numbers = "words", "numbers"
         of_kind = {
             "arms": words, "metrics": words, "modules": words, "seeds": numbers,
-            "tuning_seeds": numbers, "rates": numbers,
+            "tuning_seeds": numbers, "rates": numbers, "looks": numbers,
         }  # fmt: skip
         for name, kind in of_kind.items():
             values = getattr(self, name)
@@ -101,11 +114,11 @@ class Declaration:
             if not is_right:
                 example = '("a", "b")' if kind is words else "(0, 1)"
                 raise UsageError(f"{name} {values!r:.60}: must be a tuple of {kind}, as {example}")
-        for pair in self.compared if isinstance(self.compared, tuple | list) else [None]:
-            if not isinstance(pair, tuple | list) or len(pair) != 2:
-                raise UsageError(
-                    f"compared {self.compared!r:.60}: must be a tuple of pairs of arms"
-                )
+        for name in ("compared", "causal"):
+            pairs = getattr(self, name)
+            for pair in pairs if isinstance(pairs, tuple | list) else [None]:
+                if not isinstance(pair, tuple | list) or len(pair) != 2:
+                    raise UsageError(f"{name} {pairs!r:.60}: must be a tuple of pairs of arms")
         for name in ("settings", "of_arm", "tuning_values"):
             if not isinstance(getattr(self, name), Mapping):
                 raise UsageError(f"{name} {getattr(self, name)!r:.60}: must be a dictionary")
@@ -148,10 +161,13 @@ class Declaration:
         for name in self.settings:
             if name in OF_A_CELL:
                 yield f"settings: {name} is not for a study to say"
+        yield from self._problems_of_seeds()
+        for arm, reference in self.causal:
+            if (arm, reference) not in self.compared:
+                yield f"causal: {arm} against {reference} is not among the pairs compared"
         try:
             import_modules(self.modules)
-            experiment = find_experiment(self.experiment)
-            choice = choose(experiment, self.preset, self.arms, self.settings, self.of_arm)
+            choice = self.choice()
             for arm, options in self.tuning_values.items():
                 for option, values in options.items():
                     if not values:
@@ -163,6 +179,48 @@ class Declaration:
         else:
             if not isinstance(choice.config, TaskSetting):
                 yield f"experiment {self.experiment}: studies are of experiments with tasks"
+            for pair in self.causal:
+                rates = {choice.arms[arm].optimizer.learning_rate for arm in pair}
+                for name in at_partners_rates(pair) if len(rates) > 1 else ():
+                    if name not in self.arms:
+                        yield f"causal: {' and '.join(pair)} differ in their rate: add {name}"
+
+    def _problems_of_seeds(self) -> Iterable[str]:
+        """Yield what is wrong with the seeds that are declared, the looks and the hypotheses."""
+        if self.looks:
+            if len(self.looks) != 2 or not 2 <= self.looks[0] < self.looks[1]:
+                yield f"looks {self.looks}: must be two numbers of seeds, the second larger"
+            elif self.declared_seeds is None and len(self.seeds) not in self.looks:
+                yield f"looks {self.looks}: it has {len(self.seeds)} seeds"
+        low = [seed for seed in self.seeds if seed < FIRST_UNSEEN]
+        if self.confirmatory and low:
+            yield (
+                f"seed {low[0]}: seeds below {FIRST_UNSEEN} were looked at to find hypotheses, "
+                "and do not test them"
+            )
+
+    def options_of(self, arm: str) -> dict[str, Any]:
+        """Return the options of an arm that differ from the preset's.
+
+        An arm at another's rate has its own options and that arm's learning rate.
+        """
+        own = dict(self.of_arm.get(arm, {}))
+        if AT_RATE_OF not in arm:
+            return own
+        base, _, partner = arm.rpartition(AT_RATE_OF)
+        of_base = {k: v for k, v in self.options_of(base).items() if not _is_rate(k)}
+        rate = {k: v for k, v in self.options_of(partner).items() if _is_rate(k)}
+        return of_base | rate | own
+
+    def choice(self) -> Choice:
+        """Return all arms with their options, and what they share.
+
+        Raises:
+            PlasticityError: There can be no such arms.
+        """
+        experiment = find_experiment(self.experiment)
+        of_arm = {arm: self.options_of(arm) for arm in self.arms}
+        return choose(experiment, self.preset, self.arms, self.settings, of_arm)
 
     def json(self) -> dict[str, Any]:
         """Return its fields as JSON holds them, without those that have their default."""
@@ -173,15 +231,25 @@ class Declaration:
                 value = {k: dict(v) if isinstance(v, Mapping) else v for k, v in value.items()}
             content[entry.name] = value
         # Studies without them keep their digest.
-        for later in ("tuning_values", "modules", "chance", "declared_seeds"):
-            if content[later] in (None, {}, ()):
+        for later in (
+            "tuning_values", "modules", "looks", "causal", "confirmatory", "chance",
+            "declared_seeds",
+        ):  # fmt: skip
+            if content[later] in (None, {}, (), False):
                 del content[later]
         return content
 
     def digest(self) -> str:
-        """Return 16 hexadecimal digits that stand for all that is declared, margins included."""
+        """Return 16 hexadecimal digits that stand for all that is declared.
+
+        That is what it says itself, the numbers of its arms and what they share, which it may have
+        from the preset, and the rules by which is decided.
+        """
+        choice = self.choice()
         fields = {name: of for name, of in self.json().items() if name != "declared_seeds"}
-        content = json.dumps(fields, sort_keys=True, allow_nan=False)
+        numbers = {name: arm.json() for name, arm in choice.arms.items()}
+        whole = [fields, numbers, to_json(choice.config), rules(self.looks)]
+        content = json.dumps(whole, sort_keys=True, allow_nan=False)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     @property
@@ -201,6 +269,17 @@ class Declaration:
         others = (seed for seed in further if seed not in self.tuning_seeds)
         seeds = itertools.islice(itertools.chain(self.seeds, others), number)
         declared = self.num_declared
+        as_declared = number == declared or number in self.looks
         return dataclasses.replace(
-            self, seeds=tuple(seeds), declared_seeds=None if number == declared else declared
+            self, seeds=tuple(seeds), declared_seeds=None if as_declared else declared
         )
+
+
+def at_partners_rates(pair: tuple[str, str]) -> tuple[str, str]:
+    """Return the names of either arm of a pair with the other's learning rate."""
+    arm, reference = pair
+    return f"{arm}{AT_RATE_OF}{reference}", f"{reference}{AT_RATE_OF}{arm}"
+
+
+def _is_rate(option: str) -> bool:
+    return option.replace("-", "_") == "optimizer.learning_rate"

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from plasticity.errors import Failure
+from plasticity.protocol.choices import choose
+from plasticity.protocol.names import find_experiment
 from plasticity.results.arm import recorded
 from plasticity.results.names import record_name
-from plasticity.studies.cells import Cell, Place, cells, folder_of, is_complete, num_tasks
+from plasticity.studies.cells import (
+    Cell,
+    Place,
+    cells,
+    diverged,
+    folder_of,
+    num_tasks,
+    tasks_left,
+)
 from plasticity.studies.declaration import Declaration
 
 INDEX = "study.json"
@@ -32,7 +43,11 @@ class Numbers:
         columns: By arm and column, ``(seeds, tasks)``, float32, the seeds in the study's order. NaN
             where a row lacks the number, or where there is no row.
         rows: By arm, ``(seeds,)``: how many rows there are; -1: the record cannot be read.
-        complete: By arm, ``(seeds,)``: which seeds have learned all that the study asks for.
+        complete: By arm, ``(seeds,)``: which seeds have learned all that the study asks for, or
+            have diverged.
+        diverged: By arm, ``(seeds,)``: which seeds have diverged. Their score is that of a guess
+            from then on; all other columns are undefined there.
+        sources: Of what the numbers were read: run folders, commits, versions, machines, dates.
     """
 
     study: Declaration
@@ -40,6 +55,8 @@ class Numbers:
     columns: Mapping[str, Mapping[str, np.ndarray]]
     rows: Mapping[str, np.ndarray]
     complete: Mapping[str, np.ndarray]
+    diverged: Mapping[str, np.ndarray] = field(default_factory=dict)
+    sources: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def of(self, arm: str, column: str) -> np.ndarray | None:
         """Return a column of an arm's complete seeds, or None where it has no such number."""
@@ -52,6 +69,12 @@ class Numbers:
     def seeds(self, arm: str) -> list[int]:
         """Return an arm's complete seeds."""
         return [s for s, c in zip(self.study.seeds, self.complete[arm], strict=True) if c]
+
+    def diverged_after(self, arm: str) -> dict[int, int]:
+        """Return after how many tasks an arm's seeds have diverged, by seed."""
+        flags = self.diverged.get(arm, np.zeros(len(self.study.seeds), bool))
+        counts = zip(self.study.seeds, self.rows[arm], flags, strict=True)
+        return {seed: int(count) for seed, count, flag in counts if flag}
 
     def missing(self) -> list[tuple[str, int, int]]:
         """Return arm, seed and number of rows of each cell that is not complete."""
@@ -82,9 +105,10 @@ def read_numbers(study: Declaration, results: Path, place: Place | None = None) 
         place: Where the data lies.
     """
     of_cells = {(cell.arm, cell.seed): cell for cell in cells(study, place)}
-    length = num_tasks(study)
+    length, chance = num_tasks(study), chance_of(study)
+    score, _ = find_experiment(study.experiment).score
     undefined = np.full(length, np.nan, np.float32)
-    columns, rows, complete = {}, {}, {}
+    columns, rows, complete, failed = {}, {}, {}, {}
     for arm in study.arms:
         mine = [of_cells[arm, seed] for seed in study.seeds]
         # One cell at a time: the rows of all would fill the memory.
@@ -94,13 +118,74 @@ def read_numbers(study: Declaration, results: Path, place: Place | None = None) 
             for name in dict.fromkeys(name for of_seed, _ in of_seeds for name in of_seed)
         }
         rows[arm] = np.array([count for _, count in of_seeds])
-        complete[arm] = np.array(
+        left = [
+            tasks_left(cell, results) if rows[arm][k] >= 0 else 1 for k, cell in enumerate(mine)
+        ]
+        failed[arm] = np.array(
             [
-                count >= 0 and is_complete(cell, results)
-                for cell, (_, count) in zip(mine, of_seeds, strict=True)
+                bool(left[k]) and rows[arm][k] >= 0 and chance is not None
+                and diverged(cell, results)
+                for k, cell in enumerate(mine)
             ]
-        )
-    return Numbers(study, length, columns, rows, complete)
+        )  # fmt: skip
+        complete[arm] = np.array([not some for some in left]) | failed[arm]
+        for k in np.flatnonzero(failed[arm]):
+            values = columns[arm].setdefault(score, np.tile(undefined, (len(mine), 1)))
+            values[k, rows[arm][k] :] = chance
+    return Numbers(
+        study, length, columns, rows, complete, failed, sources_of(of_cells.values(), results)
+    )
+
+
+def chance_of(study: Declaration) -> float | None:
+    """Return the score of a guess, which the study or else its experiment declares, if it does."""
+    if study.chance is not None:
+        return study.chance
+    experiment = find_experiment(study.experiment)
+    return experiment.chance(choose(experiment, study.preset, study.arms, study.settings).config)
+
+
+def sources_of(some: Iterable[Cell], results: Path) -> dict[str, list[str]]:
+    """Return what cells were trained by, as their run folders note it, each thing once.
+
+    By name: ``run folders``, ``commits``, ``versions``, ``machines``, ``dates`` (first and last)
+    and ``data`` (samples); and by ``parameters ARM`` how many that arm has.
+    """
+    found: dict[str, dict[str, None]] = {}
+    dates = []
+    for cell in some:
+        folder = folder_of(cell, results)
+        for note in _notes(folder):
+            versions = note.get("versions") or {}
+            packages = " ".join(
+                f"{name} {version}" for name, version in versions.items() if version
+            )
+            about = {
+                "run folders": folder.parent.name, "commits": note.get("commit"),
+                "versions": packages, "machines": _machine(note), "data": note.get("data"),
+                f"parameters {cell.arm}": note.get("parameters"),
+            }  # fmt: skip
+            for name, value in about.items():
+                if value:
+                    found.setdefault(name, {})[str(value)] = None
+            dates.append(str(note.get("started", ""))[:10])
+    dates = sorted(filter(None, dates))
+    ends = {"dates": dict.fromkeys([dates[0], dates[-1]])} if dates else {}
+    return {name: [*values] for name, values in (found | ends).items()}
+
+
+def _machine(note: Mapping[str, Any]) -> str:
+    return ", ".join(str(note[name]) for name in ("platform", "device") if note.get(name))
+
+
+def _notes(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of an arm's provenance; none where they cannot be read."""
+    from plasticity.errors import RecordError
+    from plasticity.results.files import read_rows
+
+    with contextlib.suppress(RecordError, OSError):
+        return read_rows(folder, "provenance.jsonl") if folder.is_dir() else []
+    return []
 
 
 def _arrays(cell: Cell, results: Path, length: int) -> tuple[dict[str, np.ndarray], int]:
@@ -155,8 +240,12 @@ def save_records(found: Numbers, folder: Path) -> Path:
             "complete": found.complete[arm],
             "rows": found.rows[arm],
         }
+        if found.diverged_after(arm):
+            about["diverged"] = found.diverged[arm]
         write_arrays(folder / f"{record_name(arm)}.npz", about | columns)
     content = {"digest": digest, "tasks": found.tasks, "study": found.study.json()}
+    if found.sources:
+        content["sources"] = {name: [*values] for name, values in found.sources.items()}
     with disk_errors(folder / INDEX):
         # Last: with it, all files are there.
         replace_file(folder / INDEX, json.dumps(content, indent=2).encode() + b"\n")
@@ -177,13 +266,13 @@ def load_records(folder: Path, study: Declaration | None = None) -> Numbers:
     from plasticity.errors import RecordError
     from plasticity.results.compact import read_arrays
 
-    own, tasks = _study_of(folder / INDEX)
+    own, tasks, sources = _study_of(folder / INDEX)
     digest = own.digest()
     if study is not None and study.digest() != digest:
         raise Failure(
             f"{folder}: records of {own.name} {digest}, not of {study.name} {study.digest()}"
         )
-    columns, rows, complete = {}, {}, {}
+    columns, rows, complete, failed = {}, {}, {}, {}
     for arm in own.arms:
         path = folder / f"{record_name(arm)}.npz"
         try:
@@ -193,6 +282,7 @@ def load_records(folder: Path, study: Declaration | None = None) -> Numbers:
             if arrays["seeds"].tolist() != list(own.seeds):
                 raise Failure(f"{path}: its seeds are not the study's")
             rows[arm], complete[arm] = arrays["rows"], arrays["complete"]
+            failed[arm] = arrays.get("diverged", np.zeros(len(own.seeds), bool))
         except RecordError as error:
             raise Failure(" ".join(str(error).splitlines())) from error
         except KeyError as error:
@@ -202,15 +292,18 @@ def load_records(folder: Path, study: Declaration | None = None) -> Numbers:
             for name, values in arrays.items()
             if name.startswith(OF_A_COLUMN)
         }
-        _check_shapes(path, rows[arm], complete[arm], columns[arm], (len(own.seeds), tasks))
+        of_seeds = {
+            "rows": (rows[arm], "iu"), "complete": (complete[arm], "b"),
+            "diverged": (failed[arm], "b"),
+        }  # fmt: skip
+        _check_shapes(path, of_seeds, columns[arm], (len(own.seeds), tasks))
     # Of the same digest; the one that is asked for knows how many seeds it declares.
-    return Numbers(study or own, tasks, columns, rows, complete)
+    return Numbers(study or own, tasks, columns, rows, complete, failed, sources)
 
 
 def _check_shapes(
     path: Path,
-    rows: np.ndarray,
-    complete: np.ndarray,
+    of_seeds: Mapping[str, tuple[np.ndarray, str]],
     columns: Mapping[str, np.ndarray],
     shape: tuple[int, int],
 ) -> None:
@@ -219,9 +312,9 @@ def _check_shapes(
     Raises:
         Failure: With the first that is not.
     """
-    of_seeds = {"rows": (rows, "iu", shape[:1]), "complete": (complete, "b", shape[:1])}
+    short = {name: (values, kinds, shape[:1]) for name, (values, kinds) in of_seeds.items()}
     of_tasks = {name: (values, "f", shape) for name, values in columns.items()}
-    for name, (values, kinds, expected) in (of_seeds | of_tasks).items():
+    for name, (values, kinds, expected) in (short | of_tasks).items():
         if values.dtype.kind not in kinds or values.shape != expected:
             raise Failure(
                 f"{path}: {name:.40} has {values.dtype!s:.40} of shape {values.shape}, which is "
@@ -229,11 +322,11 @@ def _check_shapes(
             )
 
 
-def _study_of(path: Path) -> tuple[Declaration, int]:
+def _study_of(path: Path) -> tuple[Declaration, int, dict[str, list[str]]]:
     """Read a study that ``save_records`` wrote, and check that it is still the same.
 
     Returns:
-        The study, and how many tasks its cells are to learn.
+        The study, how many tasks its cells are to learn, and what they were trained by.
     """
     from plasticity.results.disk import read_file
 
@@ -241,6 +334,10 @@ def _study_of(path: Path) -> tuple[Declaration, int]:
         content = json.loads(read_file(path, MAX_INDEX_BYTES))
         study = Declaration(**_with_tuples(content["study"]))
         written, tasks = content["digest"], int(content["tasks"])
+        sources = {
+            str(name): [str(value) for value in values]
+            for name, values in content.get("sources", {}).items()
+        }
     except OSError as error:
         raise Failure(f"{path}: {error.strerror or error}") from error
     except (
@@ -256,7 +353,7 @@ def _study_of(path: Path) -> tuple[Declaration, int]:
         raise Failure(
             f"{path}: its study has the digest {study.digest()}, its records {written!s:.40}"
         )
-    return study, tasks
+    return study, tasks, sources
 
 
 def _with_tuples(value: Any) -> Any:

@@ -31,7 +31,7 @@ from plasticity.studies.findings import (
     findings_of,
 )
 from plasticity.studies.numbers import Numbers, read_numbers, save_records
-from plasticity.studies.report_text import LARGER_SD
+from plasticity.studies.rules import LARGER_SD
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -97,16 +97,20 @@ def _write(found: Numbers, folder: Path) -> Path:
     arms, without_verdict = findings_of(found, score)
     # The order of all tables and figures.
     order = [*(one.arm for one in arms), *without_verdict]
-    drawing = Drawing(found, order, {one.arm: one.drop.claim for one in arms})
-    parts = [report_text.heading(found), report_text.verdicts(arms, without_verdict)]
+    drawing = Drawing(found, order, {one.arm: one.loss.verdict for one in arms})
+    parts = [
+        report_text.heading(found), report_text.arms_of(found), report_text.rules_in_words(found),
+        report_text.verdicts(arms, without_verdict),
+    ]  # fmt: skip
     if any(found.of(arm, score) is not None for arm in order):
         figure = save_figure(folder, "accuracy", drawing.over_tasks(score))
         parts.append(f"![{words} over tasks]({figure})\n")
     if arms:
-        title = f"{report_text.title_of_study(found.study)}: level against drop"
-        drawn = level_against_drop([one.as_drawn() for one in arms], title, found.study.drop_margin)
+        headline = arms[0].headline
+        title = f"{report_text.title_of_study(found.study)}: level against {headline}"
+        drawn = level_against_drop(arms, title, found.study.drop_margin)
         figure = save_figure(folder, "level-against-drop", drawn)
-        parts.append(f"![level against drop]({figure})\n")
+        parts.append(f"![level against {headline}]({figure})\n")
     parts += [
         report_text.pairs(comparisons(found, arms)),
         report_text.power(arms, len(found.study.arms)),
@@ -242,13 +246,15 @@ def _summary(
         seeds = found.seeds(arm)
         line: dict[str, Any] = {"arm": arm, "n": len(seeds), "seeds": " ".join(map(str, seeds))}
         if one := by_name.get(arm):
-            line |= {"verdict": one.drop.verdict, "fragile": one.drop.fragile}
+            loss = one.loss
+            line |= {"verdict": loss.verdict, "of": one.headline, "fragile": loss.fragile}
             line |= _numbers("early", one.early) | _numbers("level", one.level)
+            line |= _numbers("deficit", one.deficit)
             line |= _numbers("drop", one.drop) | {
                 "drop_margin": one.drop.margin, "drop_skewness": one.drop.skewness,
-                "p_loses": one.drop.p_loses, "p_loses_adjusted": one.drop.p_loses_adjusted,
-                "p_keeps": one.drop.p_keeps, "p_keeps_adjusted": one.drop.p_keeps_adjusted,
-                "collapsed": one.drop.collapsed, "collapsed_at_most": one.drop.collapsed_at_most,
+                "p_loses": loss.p_loses, "p_loses_adjusted": loss.p_loses_adjusted,
+                "p_keeps": loss.p_keeps, "p_keeps_adjusted": loss.p_keeps_adjusted,
+                "collapsed": loss.collapsed, "collapsed_at_most": loss.collapsed_at_most,
                 "seeds_needed": report_text.needed(one),
                 "seeds_needed_holm": report_text.needed(one, arms=len(found.study.arms)),
                 "seeds_needed_large_sd": report_text.needed(one, times=LARGER_SD),

@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from plasticity.figures.titles import WORDS
 from plasticity.learning.column import Column
+from plasticity.protocol.serialization import named_json
 from plasticity.statistics.estimates import SKEWED, Estimate
 from plasticity.statistics.inference import seeds_needed
+from plasticity.statistics.summaries import last_tasks
 from plasticity.statistics.tables import markdown_table
 from plasticity.studies.cells import words
 from plasticity.studies.declaration import Declaration
-from plasticity.studies.findings import (
-    GROWN,
-    Change,
-    Comparison,
-    Finding,
-    chance_of,
-)
-from plasticity.studies.numbers import Numbers
-from plasticity.studies.verdicts import (
+from plasticity.studies.findings import Change, Comparison, Finding
+from plasticity.studies.numbers import Numbers, chance_of
+from plasticity.studies.rules import (
     ALPHA,
     COLLAPSE,
     FLOOR,
+    GROWN,
+    LARGER_SD,
     MIN_SEEDS,
-    TOO_FEW_FOR_LESS,
-    Verdict,
+    alpha_of,
 )
+from plasticity.studies.verdicts import NOTHING_TO_LOSE, TOO_FEW_FOR_LESS, Verdict
 
 READINGS = {
     ("held", "keeps"): "held and keeps",
@@ -36,8 +35,8 @@ READINGS = {
     ("held", "loses"): "**held and loses**",
     ("grow", "keeps"): "**grows and keeps**",
 }
-LARGER_SD = 2.12
-"""The true SD may be so many times that of three seeds (80 % bound, chi-squared)."""
+MOST_SOURCES = 12
+"""Of run folders, machines and so on: more are counted."""
 OF_PAIRS = {
     "keeps": "no more than the margin more",
     "loses": "loses more",
@@ -65,9 +64,19 @@ def title_of_study(study: Declaration) -> str:
 
 
 def heading(found: Numbers) -> str:
-    """Return what the study asks, what it declared, and how it is decided."""
+    """Return what the study asks, what it declared, and what its numbers were read of."""
     study = found.study
     all_arms = [word for name, value in study.settings.items() for word in words(name, value)]
+    seeds = ", ".join(map(str, study.seeds))
+    looks = " and ".join(map(str, study.looks))
+    pairs_of = ", ".join(
+        f"`{a}` against `{r}`" + " (causal: at the rate of either)" * ((a, r) in study.causal)
+        for a, r in study.compared
+    )
+    kind = (
+        "confirmatory: its seeds were not looked at to find its hypotheses" if study.confirmatory
+        else "exploratory: its claims are hypotheses for seeds that nobody has looked at"
+    )  # fmt: skip
     lines = [
         f"# {study.name}",
         "",
@@ -77,44 +86,96 @@ def heading(found: Numbers) -> str:
         markdown_table(
             ("declared", ""),
             [
-                ("study", f"`{study.name}`, digest `{study.digest()}`"),
+                ("study", f"`{study.name}`, digest `{study.digest()}`, {kind}"),
                 ("protocol", f"`{study.experiment}`, preset `{study.preset}`, {found.tasks} tasks"),
                 ("for all arms", f"`{' '.join(all_arms)}`" if all_arms else "as the preset says"),
-                ("arms", ", ".join(f"`{arm}`" for arm in study.arms)),
-                ("seeds", ", ".join(map(str, study.seeds))),
-                ("number of seeds", str(study.num_declared)),
-                ("margin of the drop (points of accuracy)", points(study.drop_margin)),
+                ("arms", f"{len(study.arms)}, see below"),
+                ("metrics", ", ".join(f"`{m}`" for m in study.metrics) or "as the preset says"),
+                ("number of seeds", f"{study.num_declared}" + f", looks at {looks}" * bool(looks)),
+                ("seeds here", f"{len(study.seeds)}: {seeds}"),
+                ("margin of the loss (points of accuracy)", points(study.drop_margin)),
                 ("margin of the slope (points per 100 tasks)", points(study.slope_margin)),
-                ("pairs", ", ".join(f"`{a}` against `{r}`" for a, r in study.compared) or "none"),
+                ("pairs", pairs_of or "none"),
             ],
         ),
-        "## How it is decided",
-        "",
-        "*Early* is the mean accuracy of the first tenth of the tasks without the first task of "
-        "all, *late* or *level* that of the last tenth. *Drop* is early less late. *Slope* is the "
-        "slope by least squares; it is *flat* if it is shown to be within the margin on both "
-        "sides. Each "
-        "seed gives one number. Student's t tests over seeds, one-sided at "
-        f"{100 * ALPHA:g} %, decide two claims on each arm. It **loses** (against: the mean drop "
-        "is at most 0). It **keeps** (against: the mean drop is at least the margin). If both are "
-        "shown it **loses less than the margin**, if neither it is **undecided**. p values are "
-        "adjusted by Holm's method over the arms, within a claim. With fewer than "
-        f"{MIN_SEEDS} seeds nothing is said to be kept; *too few seeds* marks where it would be. "
-        "A verdict is *fragile* if the skewness "
-        f"over seeds exceeds {SKEWED:g}. Brackets hold 95 % intervals of means over seeds. They "
-        "end where there is no further value, as an accuracy is never above 100 %; in "
-        "`summary.csv` they do not. Beside the drop stands how many runs lost "
-        f"{COLLAPSE} margins or more, and the share of all runs that may do so (upper end of the "
-        "exact one-sided 95 % interval): a test of means does not see rare collapses. "
-        f"An arm that does not start {FLOOR} margins above chance has **nothing to lose**"
-        f"{_chance(found)}. An arm with fewer seeds than declared is **incomplete**, one with "
-        "more **exploratory**: it has estimates and no word. In each of five families "
-        "of claims (loses; keeps; flat; of pairs: loses more; inferior) any is false with a "
-        f"probability of up to {100 * ALPHA:g} %, so that any claim in this report is with up to "
-        f"{500 * ALPHA:g} %.",
-        "",
+        markdown_table(("source", ""), _sources(found)),
     ]
     return "\n".join(lines)
+
+
+def _sources(found: Numbers) -> list[tuple[str, str]]:
+    """Return what the numbers were read of, as it was noted when the runs were trained."""
+    cells_of = [flag for arm in found.study.arms for flag in found.complete[arm]]
+    lines = [("complete cells", f"{sum(map(int, cells_of))} of {len(cells_of)}")]
+    for name in ("run folders", "commits", "versions", "machines", "dates", "data"):
+        values = found.sources.get(name, ())
+        text = ("; " if name != "dates" else " to ").join(values[:MOST_SOURCES])
+        more = f" and {len(values) - MOST_SOURCES} more" if len(values) > MOST_SOURCES else ""
+        lines.append((name, text + more or "not recorded"))
+    return lines
+
+
+def arms_of(found: Numbers) -> str:
+    """Return the table of arms: what each is, and how it is trained."""
+    study = found.study
+    titles = (
+        "arm", "network", "parameters", "optimizer", "rate", "epochs", "remedies",
+        "the study's own",
+    )  # fmt: skip
+    rows = []
+    for name, arm in study.choice().arms.items():
+        parameters = found.sources.get(f"parameters {name}", ())
+        own = study.options_of(name)
+        rows.append(
+            (
+                f"`{name}`", _value(arm.network), ", ".join(parameters) or "not recorded",
+                type(arm.optimizer).__name__, f"{arm.optimizer.learning_rate:g}", str(arm.epochs),
+                ", ".join(_value(remedy) for remedy in arm.remedies.values()) or "none",
+                ", ".join(f"{option}={value}" for option, value in own.items()),
+            )
+        )  # fmt: skip
+    return "\n".join(["## Arms", "", markdown_table(titles, rows)])
+
+
+def _value(of: Any) -> str:
+    """Return a network or remedy with its options: units of a layer, gates, strengths."""
+    content = named_json(of)
+    options = ", ".join(f"{name} {value}" for name, value in content.items() if name != "class")
+    return content["class"] + (f" ({options})" if options else "")
+
+
+def rules_in_words(found: Numbers) -> str:
+    """Return how it is decided."""
+    alpha = 100 * alpha_of(found.study.looks)
+    looks = found.study.looks
+    at = f", at each of the looks at {looks[0]} and {looks[1]} seeds," if looks else ""
+    text = (
+        "*Early* is the mean accuracy of the first tenth of the tasks without the first task of "
+        "all, *late* or *level* that of the last tenth. *Drop* is early less late. *Deficit* is "
+        "the accuracy of an untrained network that learns the last "
+        f"{last_tasks(found.tasks)} tasks, one after another, from the same batches, less that of "
+        "the network itself. Verdicts are on the deficit where all arms have it, else on the drop: "
+        "this is the *loss*. *Slope* is the slope by least squares; it is *flat* if it is shown to "
+        "be within the margin on both sides. Each seed gives one number. Student's t tests over "
+        f"seeds, one-sided at {alpha:g} %,{at} decide two claims on each arm. It **loses** "
+        "(against: the mean loss is at most 0). It **keeps** (against: the mean loss is at least "
+        "the margin). If both are shown it **loses less than the margin**, if neither it is "
+        "**undecided**. p values are adjusted by Holm's method over all arms that are declared, "
+        f"within a claim; so the table has them. With fewer than {MIN_SEEDS} seeds nothing is "
+        "said to be kept; *too few seeds* marks where it would be. A verdict is *fragile* if the "
+        f"skewness over seeds exceeds {SKEWED:g}. Brackets hold 95 % intervals of means over "
+        "seeds. They end where there is no further value, as an accuracy is never above 100 %; in "
+        f"`summary.csv` they do not. Beside it stands how many runs lost {COLLAPSE} margins or "
+        "more, and the share of all runs that may do so (upper end of the exact one-sided 95 % "
+        "interval): a test of means does not see rare collapses. A run that diverges counts, with "
+        "the score of a guess from then on. An arm whose early accuracy is not shown to be "
+        f"{FLOOR} margins above chance has **nothing to lose**{_chance(found)}. An arm with fewer "
+        "seeds than declared is **incomplete**, one with more **exploratory**: it has estimates "
+        "and no word. In each of five families of claims (loses; keeps; flat; of pairs: loses "
+        f"more; inferior) any is false with a probability of up to {100 * ALPHA:g} %, so that any "
+        f"claim in this report is with up to {500 * ALPHA:g} %."
+    )
+    return "\n".join(["## How it is decided", "", text, ""])
 
 
 def _exploratory(study: Declaration) -> list[str]:
@@ -135,47 +196,57 @@ def _chance(found: Numbers) -> str:
 
 def verdicts(arms: Sequence[Finding], without_verdict: dict[str, str]) -> str:
     """Return the table of verdicts, and which arms have none."""
-    gaps = any(one.gap is not None for one in arms)
-    titles = ["arm", "n", "early (%)", "late = level (%)", "drop (points)"]
-    titles += ["slope (points per 100 tasks)", *["gap to fresh (points)"] * gaps]
+    some_have_it = any(one.deficit is not None for one in arms)
+    titles = ["arm", "n", "early (%)", "late = level (%)", *["deficit (points)"] * some_have_it]
+    titles += ["drop (points)", "slope (points per 100 tasks)"]
     titles += ["runs that collapse", "p loses", "p keeps", "verdict"]
     rows = []
     for one in arms:
         row = [f"`{one.arm}`", str(one.drop.n), percent(one.early)]
         row.append(percent(one.level, interval=True, bounds=(0, 1)))
+        if some_have_it:
+            row.append("" if one.deficit is None else percent(one.deficit, interval=True))
         row.append(percent(one.drop, interval=True))
         slope = percent(one.slope, interval=True, digits=3)
         row.append(slope + (", flat" if one.slope.flat else ""))
-        if gaps:
-            row.append("" if one.gap is None else percent(one.gap, interval=True))
-        most = 100 * one.drop.collapsed_at_most
-        row.append(f"{one.drop.collapsed} of {one.drop.n}, at most {most:.0f} %")
-        row += [p_value(one.drop.p_loses_adjusted), p_value(one.drop.p_keeps_adjusted)]
-        rows.append([*row, one.drop.verdict + _remarks(one.drop)])
+        most = 100 * one.loss.collapsed_at_most
+        row.append(f"{one.loss.collapsed} of {one.loss.n}, at most {most:.0f} %")
+        row += [p_value(one.loss.p_loses_adjusted), p_value(one.loss.p_keeps_adjusted)]
+        rows.append([*row, one.loss.verdict + _remarks(one.loss)])
     lines = [
         "## Verdicts",
         "",
         markdown_table(titles, rows) if rows else "No arm has a verdict yet.\n",
     ]
+    if some_have_it:
+        lines += [f"Verdicts are on the {arms[0].headline}.", ""]
     lines += [f"No verdict on `{arm}`: {reason}.  " for arm, reason in without_verdict.items()]
     return "\n".join([*lines, ""])
 
 
 def pairs(compared: Sequence[Comparison]) -> str:
     """Return the table of declared comparisons, seed by seed."""
-    titles = (
-        "arm", "reference", "n", "drop, arm less reference (points)", "loses more?",
-        "level, arm less reference (points)", "level", "differs also in",
-    )  # fmt: skip
-    rows = [
-        (
-            f"`{one.arm}`", f"`{one.reference}`", str(one.drop.n),
-            percent(one.drop, interval=True), _words(OF_PAIRS, one.drop),
-            percent(one.level, interval=True, sign=-1), _words(OF_LEVELS, one.level),
-            "; ".join(f"{name}: {a}, {b}" for name, (a, b) in one.differences.items()),
-        )
-        for one in compared
+    headline = compared[0].headline if compared else "drop"
+    there = any(one.drop_there is not None for one in compared)
+    titles = [
+        "arm", "reference", "n", f"{headline}, arm less reference (points)",
+        *["the same at the reference's rate"] * there, "loses more?",
+        "level, arm less reference (points)", *["the same at the reference's rate"] * there,
+        "level", "differs also in",
     ]  # fmt: skip
+    rows = []
+    for one in compared:
+        row = [f"`{one.arm}`", f"`{one.reference}`", str(one.loss.n)]
+        row.append(percent(one.loss, interval=True))
+        if there:
+            row.append(percent(one.loss_there, interval=True) if one.loss_there else "")
+        row += [_words(OF_PAIRS, one.loss), percent(one.level, interval=True, sign=-1)]
+        if there:
+            level = one.level_there
+            row.append(percent(level, interval=True, sign=-1) if level else "")
+        row.append(_words(OF_LEVELS, one.level))
+        row.append("; ".join(f"{name}: {a}, {b}" for name, (a, b) in one.differences.items()))
+        rows.append(row)
     if not rows:
         return ""
     text = (
@@ -185,11 +256,16 @@ def pairs(compared: Sequence[Comparison]) -> str:
         "*Differs also in*: options that both have, with the values of the arm and the reference. "
         "A pair that differs in its rate, too, does not say what the difference comes from."
     )
+    if there:
+        text += (
+            " A *causal* pair is run at the learning rate of either arm, and its words are the "
+            "weaker ones: each p value is the larger one of both."
+        )
     return "\n".join(["## Pairs", "", text, "", markdown_table(titles, rows)])
 
 
 def power(arms: Sequence[Finding], declared: int) -> str:
-    """Return how much drops differ between seeds, and how many seeds the margin needs for that.
+    """Return how much losses differ between seeds, and how many seeds the margin needs for that.
 
     Args:
         arms: What is said of each.
@@ -198,27 +274,28 @@ def power(arms: Sequence[Finding], declared: int) -> str:
     rows = [
         (
             f"`{one.arm}`",
-            str(one.drop.n),
-            points(one.drop.sd),
-            f"{one.drop.margin / one.drop.sd:.2f}" if one.drop.sd else "",
+            str(one.loss.n),
+            points(one.loss.sd),
+            f"{one.loss.margin / one.loss.sd:.2f}" if one.loss.sd else "",
             str(needed(one)),
             str(needed(one, arms=declared)),
             str(needed(one, times=LARGER_SD)),
         )
         for one in arms
-        if one.drop.sd is not None
+        if one.loss.sd is not None
     ]
     if not rows:
         return ""
     text = (
         "*Seeds needed*: as many as show `keeps` with a power of 80 %, at 5 %, if the arm loses "
-        "nothing and drops differ between seeds as they do here, and no fewer than "
+        "nothing and losses differ between seeds as they do here, and no fewer than "
         f"{MIN_SEEDS}. *With Holm*: the same at 5 % divided by the {declared} arms, which is what "
         f"the hardest of them needs. *If the SD is {LARGER_SD:g} times as large*: an SD of three "
         "seeds may be so much too small (80 % bound)."
     )
     titles = (
-        "arm", "n", "SD of the drop (points)", "margin / SD", "seeds needed", "with Holm",
+        "arm", "n", f"SD of the {arms[0].headline} (points)", "margin / SD", "seeds needed",
+        "with Holm",
         f"if the SD is {LARGER_SD:g} times as large",
     )  # fmt: skip
     return "\n".join(["## Are there enough seeds?", "", text, "", markdown_table(titles, rows)])
@@ -232,9 +309,9 @@ def needed(one: Finding, *, arms: int = 1, times: float = 1.0) -> int | str:
         arms: Over so many Holm's method divides the level.
         times: By so much the SD is larger than it was found.
     """
-    if one.drop.sd is None:
+    if one.loss.sd is None:
         return ""
-    return max(MIN_SEEDS, seeds_needed(times * one.drop.sd, one.drop.margin, alpha=ALPHA / arms))
+    return max(MIN_SEEDS, seeds_needed(times * one.loss.sd, one.loss.margin, alpha=ALPHA / arms))
 
 
 def skeptic(arms: Sequence[Finding]) -> str:
@@ -245,8 +322,8 @@ def skeptic(arms: Sequence[Finding]) -> str:
             factor(one.growth),
             factor(one.growth_in_all) if one.growth_in_all else "",
             one.parameters,
-            one.drop.verdict,
-            READINGS.get((one.parameters, one.drop.claim), "open"),
+            one.loss.verdict,
+            READINGS.get((one.parameters, one.loss.claim), "open"),
         )
         for one in arms
         if one.growth is not None
@@ -268,6 +345,10 @@ def skeptic(arms: Sequence[Finding]) -> str:
 def missing(found: Numbers) -> str:
     """Return which cells are not complete."""
     lines = ["## What is missing", ""]
+    for arm in found.study.arms:
+        if after := found.diverged_after(arm):
+            of_seeds = ", ".join(f"{seed} (after {n} tasks)" for seed, n in after.items())
+            lines += [f"Diverged, and at chance from there: `{arm}`, seeds {of_seeds}.", ""]
     cells = found.missing()
     if not cells:
         return "\n".join([*lines, "Nothing: all cells are complete.", ""])
@@ -356,4 +437,6 @@ def _remarks(of: Verdict) -> str:
     """Return what to beware of in a verdict."""
     shown = of.p_keeps_adjusted is not None and of.p_keeps_adjusted <= ALPHA
     few = of.verdict == "undecided" and shown  # but for the number of seeds
-    return (", too few seeds" if few else "") + (", fragile" if of.fragile else "")
+    low = of.verdict == NOTHING_TO_LOSE and (of.p_loses_adjusted or 1) <= ALPHA
+    few_or_low = ", too few seeds" if few else ", although a loss is shown" if low else ""
+    return few_or_low + (", fragile" if of.fragile else "")

@@ -75,19 +75,19 @@ class Results(Numbers):
             raise UsageError(f"{unknown[0]}: the study has {', '.join(self.study.arms)}")
         if all(self.of(arm, column) is None for arm in chosen):
             raise UsageError(f"no arm has a column {column!r}; there are {', '.join(self.names())}")
-        verdicts = {one.arm: one.drop.claim for one in self.findings()}
+        verdicts = {one.arm: one.loss.verdict for one in self.findings()}
         order = [*(arm for arm in verdicts if arm in chosen)]
         order += [arm for arm in chosen if arm not in order]
         return Drawing(self, order, verdicts).over_tasks(column)
 
     def level_against_drop(self) -> Figure:
-        """Draw what is left against what was lost, a point an arm."""
+        """Draw what is left against what was lost, a point an arm: the deficit or the drop."""
         from plasticity.figures.level_against_drop import level_against_drop
 
-        findings = [one.as_drawn() for one in self.findings()]
+        findings = self.findings()
         if not findings:
             raise Failure(f"{self.study.name}: no arm has a verdict yet")
-        title = f"{self.study.name}: level against drop"
+        title = f"{self.study.name}: level against {findings[0].headline}"
         return level_against_drop(findings, title, self.study.drop_margin)
 
     def report(self, folder: str | Path) -> Path:

@@ -85,11 +85,12 @@ def tuning_cells(
 
 def with_value(study: Declaration, trial: Trial, value: float) -> Declaration:
     """Return a study of one arm, with one of the values, on the seeds for tuning."""
-    declared = study.of_arm.get(trial.arm, {})
+    declared = study.options_of(trial.arm)
     of_arm = {name.replace("-", "_"): v for name, v in {**declared, trial.option: value}.items()}
     return dataclasses.replace(
         study, arms=(trial.arm,), seeds=study.tuning_seeds, tuning_seeds=(), rates=(), compared=(),
-        tuning_values={}, of_arm={trial.arm: of_arm},
+        causal=(), looks=(), confirmatory=False, declared_seeds=None, tuning_values={},
+        of_arm={trial.arm: of_arm},
     )  # fmt: skip
 
 

@@ -28,23 +28,15 @@ from plasticity.statistics.inference import (
     t_interval,
     tost,
 )
+from plasticity.studies.rules import ALPHA, COLLAPSE, FLOOR, MIN_SEEDS
 
 Claim = Literal["keeps", "loses", "loses less than the margin", "undecided"]
 
 NOTHING_TO_LOSE = "nothing to lose"
 TOO_FEW_FOR_LESS = "loses, less than the margin (too few seeds)"
 
-ALPHA = 0.05
-"""Rate at which a claim may be made that is false."""
-
-MIN_SEEDS = 10
-"""With fewer seeds, nothing is said to be absent."""
-
-COLLAPSE = 5
-"""A run that loses so many margins has collapsed."""
-
-FLOOR = 20
-"""An arm has something to lose if it starts so many margins above chance."""
+ROUNDING = 1e-9
+"""Differences of accuracies are rounded: so many margins less are as many."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +49,8 @@ class Verdict(Estimate):
     Attributes:
         verdict: ``loses`` if the loss is above 0, ``keeps`` if it is below the margin, ``loses less
             than the margin`` if both (``loses, less than the margin (too few seeds)`` with fewer
-            than ten), ``undecided`` if neither is shown; ``nothing to lose`` for an arm that does
-            not start far enough above chance to keep anything; ``incomplete (12 of 20)`` and
+            than ten), ``undecided`` if neither is shown; ``nothing to lose``, whatever is shown,
+            for an arm that does not start far enough above chance; ``incomplete (12 of 20)`` and
             ``exploratory (13 seeds, declared 10)`` where the seeds are not those declared.
         margin: In the unit of the values.
         p_loses: As it is.
@@ -82,9 +74,11 @@ class Verdict(Estimate):
     @property
     def claim(self) -> Claim:
         """What is claimed, of four words: ``undecided`` where the verdict claims nothing."""
-        if self.verdict == "keeps" or self.verdict == "loses less than the margin":
-            return self.verdict
-        return "loses" if self.verdict in ("loses", TOO_FEW_FOR_LESS) else "undecided"
+        words: dict[str, Claim] = {
+            "keeps": "keeps", "loses": "loses", TOO_FEW_FOR_LESS: "loses",
+            "loses less than the margin": "loses less than the margin",
+        }  # fmt: skip
+        return words.get(self.verdict, "undecided")
 
 
 @dataclass(frozen=True)
@@ -104,26 +98,36 @@ class Flatness(Estimate):
     p_adjusted: float | None
 
 
+def _raw(arms: Mapping[str, Array], test: Callable[[Array], Array]) -> dict[str, float | None]:
+    """Return each arm's p value of a claim; None for a single seed."""
+    return {arm: float(test(of)) if len(of) > 1 else None for arm, of in arms.items()}
+
+
 def _p_and_adjusted(
-    arms: Mapping[str, Array],
-    test: Callable[[Array], Array],
+    raw: Mapping[str, float | None],
     without_word: Iterable[str] = (),
     others: int = 0,
+    also: Mapping[str, float | None] | None = None,
 ) -> dict[str, tuple[float | None, float | None]]:
     """Return each arm's p value of a claim, and the same adjusted by Holm over the arms.
 
     What cannot be claimed counts as if its p value were 1: of an arm with a single seed, or without
     a word, and of ``others`` that were declared and have no values yet. So no claim is withdrawn
-    when these are there.
+    when these are there. Of an arm that is among ``also``, the larger of both p values counts.
     """
-    without = {*without_word}
-    raw = {arm: float(test(of)) if len(of) > 1 else None for arm, of in arms.items()}
-    counted = {arm: p for arm, p in raw.items() if p is not None and arm not in without}
-    adjusted = holm([counted.get(arm, 1.0) for arm in arms] + [1.0] * others)
+    without, also = {*without_word}, also or {}
+    weaker = {arm: _larger(p, also[arm]) if arm in also else p for arm, p in raw.items()}
+    counted = {arm: p for arm, p in weaker.items() if p is not None and arm not in without}
+    adjusted = holm([counted.get(arm, 1.0) for arm in raw] + [1.0] * others)
     return {
         arm: (p, float(adjusted[place]) if arm in counted else None)
-        for place, (arm, p) in enumerate(raw.items())
+        for place, (arm, p) in enumerate(weaker.items())
     }
+
+
+def _larger(p: float | None, other: float | None) -> float | None:
+    """Return the larger p value; None where one is missing."""
+    return None if p is None or other is None else max(p, other)
 
 
 def _arms(values: Mapping[str, ArrayLike], margin: float) -> dict[str, Array]:
@@ -147,18 +151,19 @@ def decide(
     chance: float | None = None,
     *,
     min_seeds: int = MIN_SEEDS,
+    alpha: float = ALPHA,
+    also: Mapping[str, ArrayLike] | None = None,
 ) -> dict[str, Verdict]:
     """Return for each arm whether it loses, and whether it keeps, by t tests over seeds.
 
-    Two claims are tested at 5 %: *loses*, against "the mean loss is at most 0", and *keeps*,
+    Two claims are tested at ``alpha``: *loses*, against "the mean loss is at most 0", and *keeps*,
     against "the mean loss is at least the margin". In each claim, p values are adjusted by Holm
     over the arms. An arm with a single seed is undecided. If all seeds have the same value, there
     is no t, and the p value is that of the exact sign test (see ``p_below``).
 
-    What is shown to lose less than the margin, or is undecided, may have had nothing to lose: with
-    ``levels`` and ``chance``, ``nothing to lose`` takes the place of ``keeps`` and ``loses less
-    than the margin`` unless the lower end of the 95 % interval of level - chance is 20 margins, and
-    that of ``undecided`` if the mean of level - chance is below. A loss that is shown remains one.
+    What never learned has nothing to lose. Where levels and chance are given, an arm has a word
+    only if the lower end of the 95 % interval of its mean level - chance is 20 margins; of a single
+    seed, that level itself. The p values stand beside ``nothing to lose`` as they are.
 
     Args:
         losses: Arm to one value per seed, positive for a loss, such as ``drop``.
@@ -170,42 +175,36 @@ def decide(
         levels: Arm to one value per seed from which it could lose, such as ``early``.
         chance: What a guess scores, in the same unit.
         min_seeds: Fewest seeds for the claim *keeps*, which says that something is absent.
+        alpha: Rate of false claims.
+        also: Some arms' losses under another condition under which a claim must hold, too: each p
+            value is the larger one of both. The estimates are those of ``losses``.
 
     Raises:
         ValueError: A margin that is not positive; an arm without values, or with one that is not
-            finite; an arm that is not among those declared.
+            finite; an arm that is not among those declared, or that has no levels.
     """
     arms = _arms(losses, margin)
-    family = arms if declared is None else dict.fromkeys(declared)
-    if strangers := [arm for arm in arms if arm not in family]:
-        raise ValueError(f"{strangers[0]} is not among the arms that were declared")
-    numbers = declared if isinstance(declared, Mapping) else {}
-    without_word = {
-        arm: reason
-        for arm, of in arms.items()
-        if arm in numbers and (reason := _not_as_declared(len(of), numbers[arm]))
-    }
-    others = len(family) - len(arms)
-    loses = _p_and_adjusted(arms, lambda values: p_above(values, 0.0), without_word, others)
-    keeps = _p_and_adjusted(arms, lambda values: p_below(values, margin), without_word, others)
-    above_chance: dict[str, Array] = {}
-    if levels is not None and chance is not None:
-        above_chance = {arm: one_per_seed(levels[arm]) - chance for arm in arms if arm in levels}
+    others_of = _arms(also or {}, margin)
+    without_word, others = _as_declared(arms, declared)
+    starts_low = _start_low(arms, margin, levels, chance)
+    loses, keeps = (
+        _p_and_adjusted(_raw(arms, test), without_word, others, _raw(others_of, test))
+        for test in (lambda of: p_above(of, 0.0), lambda of: p_below(of, margin))
+    )
     found = {}
     for arm, values in arms.items():
         (p_loses, q_loses), (p_keeps, q_keeps) = loses[arm], keeps[arm]
         is_shown = (
-            q_loses is not None and q_loses <= ALPHA,
-            q_keeps is not None and q_keeps <= ALPHA,
+            q_loses is not None and q_loses <= alpha,
+            q_keeps is not None and q_keeps <= alpha,
         )
         word = _word(*is_shown, is_enough=len(values) >= min_seeds)
-        if arm in above_chance and word != "loses":
-            word = _with_floor(word, above_chance[arm], FLOOR * margin)
-        collapsed = int(np.sum(values >= COLLAPSE * margin))
+        word = NOTHING_TO_LOSE if arm in starts_low else word
+        collapsed = int(np.sum(values >= (COLLAPSE - ROUNDING) * margin))
         found[arm] = Verdict(
             **_estimate(values), verdict=without_word.get(arm, word), margin=margin,
             p_loses=p_loses, p_loses_adjusted=q_loses, p_keeps=p_keeps, p_keeps_adjusted=q_keeps,
-            collapsed=collapsed, collapsed_at_most=_share_at_most(collapsed, len(values)),
+            collapsed=collapsed, collapsed_at_most=share_at_most(collapsed, len(values)),
         )  # fmt: skip
     return found
 
@@ -225,36 +224,78 @@ def _word(loses: bool, keeps: bool, *, is_enough: bool) -> str:
     return "keeps" if keeps and is_enough else "undecided"
 
 
-def _with_floor(word: str, above_chance: Array, least: float) -> str:
-    """Return the word of an arm that is not shown to lose, by what it had to lose."""
-    lower = above_chance.mean()
-    if word != "undecided" and len(above_chance) > 1:
-        lower = t_interval(above_chance)[0]
-    return word if lower >= least else NOTHING_TO_LOSE
+def _as_declared(
+    arms: Mapping[str, Array], declared: Mapping[str, int] | Iterable[str] | None
+) -> tuple[dict[str, str], int]:
+    """Return which arms get no word, and why, and how many were declared and have no values."""
+    if declared is None:
+        return {}, 0
+    numbers = dict(declared) if isinstance(declared, Mapping) else {}
+    family = dict.fromkeys(numbers or declared)
+    if strangers := [arm for arm in arms if arm not in family]:
+        raise ValueError(f"{strangers[0]} is not among the arms that were declared")
+    without_word = {
+        arm: reason
+        for arm, of in arms.items()
+        if arm in numbers and (reason := _not_as_declared(len(of), numbers[arm]))
+    }
+    return without_word, len(family) - len(arms)
 
 
-def _share_at_most(count: int, n: int) -> float:
+def _start_low(
+    arms: Mapping[str, Array],
+    margin: float,
+    levels: Mapping[str, ArrayLike] | None,
+    chance: float | None,
+) -> set[str]:
+    """Return the arms that are not shown to start high enough above chance to lose anything."""
+    if levels is None or chance is None:
+        return set()
+    found = set()
+    for arm in arms:
+        if arm not in levels:
+            raise ValueError(f"{arm} has no levels")
+        try:
+            values = one_per_seed(levels[arm])
+        except ValueError as error:
+            raise ValueError(f"levels of {arm}: {error}") from None
+        lower = t_interval(values)[0] if len(values) > 1 else values[0]
+        if lower - chance < (FLOOR - ROUNDING) * margin:
+            found.add(arm)
+    return found
+
+
+def share_at_most(count: int, n: int) -> float:
     """Return the upper end of the exact one-sided 95 % interval of a share, seen in k of n."""
     return 1.0 if count == n else float(scipy.special.betaincinv(count + 1, n - count, 0.95))
 
 
 def flat(
-    slopes: Mapping[str, ArrayLike], margin: float, min_seeds: int = MIN_SEEDS
+    slopes: Mapping[str, ArrayLike],
+    margin: float,
+    declared: Mapping[str, int] | Iterable[str] | None = None,
+    *,
+    min_seeds: int = MIN_SEEDS,
+    alpha: float = ALPHA,
 ) -> dict[str, Flatness]:
     """Return for each arm whether its mean is within +-margin: ``tost``, by Holm over the arms.
 
     Args:
         slopes: Arm to one value per seed, such as ``slope``.
         margin: As in ``decide``, in the unit of the slopes.
+        declared: As in ``decide``.
         min_seeds: Fewest seeds for the claim.
+        alpha: Rate of false claims.
 
     Raises:
         ValueError: As in ``decide``.
     """
     arms = _arms(slopes, margin)
+    raw = _raw(arms, lambda values: tost(values, margin))
+    tests = _p_and_adjusted(raw, *_as_declared(arms, declared))
     found = {}
-    for arm, (p, adjusted) in _p_and_adjusted(arms, lambda values: tost(values, margin)).items():
-        shown = adjusted is not None and adjusted <= ALPHA and len(arms[arm]) >= min_seeds
+    for arm, (p, adjusted) in tests.items():
+        shown = adjusted is not None and adjusted <= alpha and len(arms[arm]) >= min_seeds
         found[arm] = Flatness(
             **_estimate(arms[arm]), flat=shown, margin=margin, p=p, p_adjusted=adjusted
         )

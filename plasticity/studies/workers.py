@@ -214,7 +214,7 @@ def train(
                     if status == IN_USE:
                         in_use.append(cell)
                         continue
-                    if status:
+                    if status and not is_complete(cell, results):  # to diverge is a result
                         failed.append((cell, why))
                         bar.set_postfix({"failed": len(failed)}, refresh=False)
                     bar.update()

@@ -199,7 +199,7 @@ def test_forty_labels_of_level_against_drop_cover_neither_one_another_nor_a_poin
 
 def test_points_lie_at_drop_and_level_with_their_intervals() -> None:
     arms, _ = findings_of(
-        made_up.read_numbers({"mlp": 0.05, "qnn": 0.0}, tasks=40), "test_accuracy"
+        made_up.read_numbers({"mlp": 0.05, "qnn": 0.0}, tasks=100), "test_accuracy"
     )
     figure = level_against_drop(arms, "title", 0.01)
     (axes,) = figure.axes

@@ -10,11 +10,11 @@ from plasticity.learning.loop import train_on_stream
 from plasticity.learning.metric import Metric
 from plasticity.learning.remedy import Remedy
 from plasticity.metrics import METRICS
-from plasticity.metrics.deficit import last_tasks
 from plasticity.protocol.supervised import SomeTasks
 from plasticity.remedies.penalties import L2Init
 from plasticity.remedies.recycling import ContinualBackprop
 from plasticity.remedies.resets import ResetOptimizer
+from plasticity.statistics.summaries import last_tasks
 from tests.tiny import Before, tiny_images, tiny_learner, tiny_stream
 
 SEED = 4

@@ -186,6 +186,7 @@ def test_studies_that_differ_in_what_is_asked_only_share_their_cells(
 # --- what is declared
 
 
+SAME_RATE = {arm: {"optimizer.learning_rate": 0.01} for arm in ("mlp", "linear+l2-init")}
 CHANGES = {
     "name": "other",
     "question": "Which?",
@@ -203,13 +204,24 @@ CHANGES = {
     "rates": (0.1,),
     "tuning_values": {"mlp": {"optimizer.learning-rate": (0.1,)}},
     "chance": 0.5,
+    "looks": (2, 4),
+    "causal": (("mlp", "linear+l2-init"),),
+    "confirmatory": True,
 }
 
 
 def test_the_digest_is_of_all_that_is_declared(tiny: Study) -> None:
     fields = {field.name for field in dataclasses.fields(Study)}
     assert fields - {"experiment", "declared_seeds"} == {*CHANGES}
-    others = [dataclasses.replace(tiny, **{name: value}) for name, value in CHANGES.items()]
+    needed = {
+        "causal": {"compared": CHANGES["causal"], "of_arm": SAME_RATE},
+        "confirmatory": {"seeds": (100, 101)},
+    }
+    others = [
+        dataclasses.replace(tiny, **{name: value} | needed.get(name, {}))
+        for name, value in CHANGES.items()
+    ]
+    others += [dataclasses.replace(tiny, **more) for more in needed.values()]
     digests = [tiny.digest(), *(other.digest() for other in others)]
     assert len({*digests}) == len(digests)
     assert all(re.fullmatch("[0-9a-f]{16}", digest) for digest in digests)

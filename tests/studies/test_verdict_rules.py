@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from plasticity.studies.findings import chance_of, comparisons, findings_of
+from plasticity.studies.findings import comparisons, findings_of
+from plasticity.studies.numbers import chance_of
 from plasticity.studies.report import report_on
 from plasticity.studies.verdicts import decide
 from tests.studies import made_up
@@ -115,13 +116,25 @@ def test_an_arm_that_starts_at_chance_keeps_nothing() -> None:
     assert floor(kept, around(0.3 + 0.0225, spread)) == "nothing to lose"
 
 
-def test_a_loss_that_is_shown_is_one_wherever_an_arm_starts() -> None:
-    assert floor(around(0.05), around(0.2)) == "loses"
-    assert floor(around(0.005), around(0.2)) == "nothing to lose"
-    assert floor(around(0.01, 0.05), around(0.2)) == "nothing to lose"
-    assert floor(around(0.01, 0.05), around(0.5)) == "undecided"
-    assert floor(around(0.01, 0.05), around(0.5, 1.0)) == "undecided"  # its interval is wide
+@pytest.mark.parametrize("loss", [0.0, 0.005, 0.05])
+def test_what_starts_low_has_nothing_to_lose_whatever_is_shown(loss: float) -> None:
+    assert floor(around(loss), around(0.2)) == "nothing to lose"
+    assert floor(around(loss, 0.05), around(0.5, 1.0)) == "nothing to lose"  # its interval is wide
+    shown, plain = (
+        decide({"arm": around(loss)}, MARGIN, **more)["arm"]
+        for more in ({"levels": {"arm": around(0.2)}, "chance": 0.1}, {})
+    )
+    assert (shown.p_loses, shown.p_keeps) == (plain.p_loses, plain.p_keeps)
+    # At the floor itself, which is rounded: 0.3 - 0.1 is less than 0.2.
+    assert floor(around(loss), [0.3] * 10) == plain.verdict
     assert floor([0.3], [0.8]) == "undecided" and floor([0.3], [0.11]) == "nothing to lose"
+
+
+def test_levels_are_there_for_each_arm() -> None:
+    with pytest.raises(ValueError, match=r"^arm has no levels$"):
+        decide({"arm": [0.1, 0.2]}, MARGIN, levels={}, chance=0.1)
+    with pytest.raises(ValueError, match=r"^levels of arm: nan is not a finite number$"):
+        decide({"arm": [0.1, 0.2]}, MARGIN, levels={"arm": [np.nan]}, chance=0.1)
 
 
 # --- in a report

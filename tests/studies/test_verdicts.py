@@ -249,6 +249,67 @@ def test_values_that_cannot_be_tested_are_refused_by_the_arm(call, values, messa
             estimate(values)
 
 
+# --- a second way
+
+
+def second_decide(losses, margin, declared, levels, chance) -> dict[str, str]:
+    """Find the words with scipy's tests and Holm's method step by step."""
+
+    def claims(test) -> set[str]:
+        p = {}
+        for arm in declared:
+            values = losses.get(arm, [])
+            p[arm] = test(np.array(values)) if len(values) > 1 else 1.0
+        shown = set()
+        for rank, arm in enumerate(sorted(p, key=p.__getitem__)):
+            if p[arm] > 0.05 / (len(p) - rank):
+                break
+            shown.add(arm)
+        return shown
+
+    def p_of(values, bound, side) -> float:
+        if np.ptp(values) == 0:
+            above = values[0] > bound if side == "greater" else values[0] < bound
+            return 0.5 ** len(values) if above else 1.0
+        return stats.ttest_1samp(values, bound, alternative=side).pvalue
+
+    loses = claims(lambda values: p_of(values, 0, "greater"))
+    keeps = claims(lambda values: p_of(values, margin, "less"))
+    words = {}
+    for arm, values in losses.items():
+        level = np.array(levels[arm])
+        low = stats.t.interval(0.95, len(level) - 1, level.mean(), stats.sem(level))[0]
+        if low - chance < 20 * margin:
+            words[arm] = "nothing to lose"
+        elif arm in loses and arm in keeps:
+            words[arm] = "loses less than the margin" if len(values) >= 10 else (
+                "loses, less than the margin (too few seeds)"
+            )  # fmt: skip
+        elif arm in loses:
+            words[arm] = "loses"
+        else:
+            words[arm] = "keeps" if arm in keeps and len(values) >= 10 else "undecided"
+    return words
+
+
+def test_words_are_those_of_a_second_way_and_all_of_them_occur() -> None:
+    rng = np.random.default_rng(11)
+    said: set[str] = set()
+    for _ in range(400):
+        declared = [f"arm{k}" for k in range(rng.integers(1, 7))]
+        n = int(rng.choice([3, 9, 10, 20]))
+        losses, levels = {}, {}
+        for arm in declared[: rng.integers(1, len(declared) + 1)]:
+            mean = rng.choice([-0.01, 0.0, 0.005, 0.01, 0.05])
+            losses[arm] = rng.normal(mean, rng.choice([0.0, 0.0005, 0.004, 0.02]), n)
+            levels[arm] = rng.normal(rng.choice([0.1, 0.31, 0.9]), 0.02, n)
+        found = decide(losses, MARGIN, declared, levels, 0.1)
+        expected = second_decide(losses, MARGIN, declared, levels, 0.1)
+        assert {arm: one.verdict for arm, one in found.items()} == expected
+        said |= {*expected.values()}
+    assert len(said) == 6
+
+
 # --- flat
 
 
