@@ -24,15 +24,21 @@ sys.path[:0] = [str(HERE.parent)]
 from plasticity.statistics.estimates import SKEWED  # noqa: E402
 from plasticity.statistics.inference import p_above, p_below, t_interval  # noqa: E402
 from plasticity.statistics.tables import markdown_table  # noqa: E402
-from plasticity.studies.verdicts import decide  # noqa: E402
+from plasticity.studies.rules import (  # noqa: E402
+    ALPHA,
+    ALPHA_OF_TWO_LOOKS,
+    COLLAPSE,
+    FLOOR,
+    MIN_SEEDS,
+)
+from plasticity.studies.verdicts import decide, share_at_most  # noqa: E402
 
 DRAWS = 20_000
 SEEDS = (5, 10, 20)
 ARMS = 38
 """Of the family, as many as the study mnist-why has."""
-ALPHA = 0.05
-TWO_LOOKS = 0.030
-"""Level of each of two looks, at 10 and at 20 seeds."""
+FALLEN = 75.0
+"""So many margins above chance is a run before it diverges."""
 COMPARED = 100
 """So many studies of each case are decided by the program, too."""
 
@@ -57,7 +63,7 @@ def loses_before(losses: np.ndarray, alpha: float = ALPHA) -> Flags:
 
 def keeps_before(losses: np.ndarray, alpha: float = ALPHA) -> Flags:
     """Say ``keeps`` or ``loses less than the margin`` by the rules of old."""
-    if losses.shape[-1] < 10:
+    if losses.shape[-1] < MIN_SEEDS:
         return np.zeros(losses.shape[:-1], bool)
     p = np.where(equal(losses) & (losses[..., 0] < 1), 0.0, p_below(losses, 1.0))
     return p <= alpha
@@ -70,7 +76,7 @@ def loses_now(losses: np.ndarray, alpha: float = ALPHA) -> Flags:
 
 def keeps_now(losses: np.ndarray, alpha: float = ALPHA) -> Flags:
     """Say ``keeps`` by the rules of now, of an arm that has all of its seeds and learned."""
-    return (losses.shape[-1] >= 10) & (p_below(losses, 1.0) <= alpha)
+    return (losses.shape[-1] >= MIN_SEEDS) & (p_below(losses, 1.0) <= alpha)
 
 
 def check(losses: np.ndarray, arms: int = 1, levels: np.ndarray | None = None) -> None:
@@ -82,7 +88,7 @@ def check(losses: np.ndarray, arms: int = 1, levels: np.ndarray | None = None) -
     declared = ["arm", *map(str, range(1, arms))]
     loses, keeps = loses_now(losses, ALPHA / arms), keeps_now(losses, ALPHA / arms)
     if levels is not None:
-        keeps &= t_interval(levels)[0] >= 20
+        keeps &= t_interval(levels)[0] >= FLOOR
     for k, of_seeds in enumerate(losses[:COMPARED]):
         found = {} if levels is None else {"levels": {"arm": levels[k]}, "chance": 0.0}
         word = decide({"arm": of_seeds}, 1.0, declared, **found)["arm"].verdict
@@ -175,18 +181,11 @@ def collapse_denied(q: float) -> Callable[[Rng, int], Shares]:
 
     def case(rng: Rng, n: int) -> Shares:
         losses = np.where(rng.random((DRAWS, n)) < q, 60.0, rng.normal(0, 0.3, (DRAWS, n)))
-        share = np.array(
-            [decide({"arm": row}, 1.0)["arm"].collapsed_at_most for row in _with_collapses(n)]
-        )
-        denied = share[(losses >= 5).sum(1)] < q
+        share = np.array([share_at_most(k, n) for k in range(n + 1)])
+        denied = share[(losses >= COLLAPSE).sum(1)] < q
         return shares(keeps_before(losses), keeps_now(losses) & denied)
 
     return case
-
-
-def _with_collapses(n: int) -> np.ndarray:
-    """Return n + 1 studies of n seeds, with 0, 1, ..., n collapses."""
-    return np.where(np.arange(n) < np.arange(n + 1)[:, None], 60.0, 0.0)
 
 
 def equal_values(word: str, arms: int) -> Callable[[Rng, int], Shares]:
@@ -210,29 +209,26 @@ def at_chance(rng: Rng, n: int) -> Shares:
     """Let an arm guess from the first task to the last."""
     losses, early = rng.normal(0, 0.5, (2, DRAWS, n))
     check(losses, levels=early)
-    has_something = t_interval(early)[0] >= 20
+    has_something = t_interval(early)[0] >= FLOOR
     return shares(keeps_before(losses), keeps_now(losses) & has_something)
 
 
 def divergence(q: float) -> Callable[[Rng, int], Shares]:
     """Return a case in which a part q of the runs diverges, and the others lose nothing.
 
-    Before, what diverged was not in the sample. Now, the arm is incomplete.
+    Before, what diverged was not in the sample. Now, it is at chance.
     """
 
     def case(rng: Rng, n: int) -> Shares:
-        losses, diverged = rng.normal(0, 0.5, (DRAWS, n)), rng.random((DRAWS, n)) < q
+        losses, diverged = rng.normal(0, 0.3, (DRAWS, n)), rng.random((DRAWS, n)) < q
         before = np.zeros(DRAWS, bool)
         for left in range(2, n + 1):
             those = n - diverged.sum(1) == left
             complete = losses[those][~diverged[those]].reshape(-1, left)
             before[those] = keeps_before(complete)
-        for k in range(COMPARED):
-            some = losses[k][~diverged[k]]
-            if len(some):
-                word = decide({"arm": some}, 1.0, {"arm": n})["arm"].verdict
-                assert word.startswith("incomplete") == diverged[k].any()
-        return shares(before, keeps_now(losses) & ~diverged.any(1))
+        fallen = np.where(diverged, FALLEN, losses)
+        check(fallen)
+        return shares(before, keeps_now(fallen))
 
     return case
 
@@ -303,7 +299,7 @@ def cases() -> list[Case]:
         name = "looks at 10, 11, ..., 20 seeds; now 20 declared"
         found.append((name, word, stopping(word, (20,), ALPHA), (20,)))
         name = "the same; now looks at 10 and 20, each at 3 %"
-        found.append((name, word, stopping(word, (10, 20), TWO_LOOKS), (20,)))
+        found.append((name, word, stopping(word, (10, 20), ALPHA_OF_TWO_LOOKS), (20,)))
     for word in ("loses", "keeps"):
         name = f"any of {ARMS} arms, read after each"
         found.append((name, word, family(word), SEEDS))

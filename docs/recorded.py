@@ -18,7 +18,9 @@ import numpy as np
 from plasticity.statistics.summaries import early_and_late, tenths
 
 if TYPE_CHECKING:
+    from plasticity.studies.findings import Finding
     from plasticity.studies.numbers import Numbers
+    from plasticity.studies.verdicts import Verdict
 
 RECORDS = Path(__file__).parent / "records"
 PREFIXES = {"mlp": "classical", "qnn": "quantum"}
@@ -80,28 +82,28 @@ def speed_table() -> str:
 # --- the pilot
 
 
-def pilot(study: str, *, with_twins: bool = True) -> Numbers:
-    """Return the numbers of a study's pilot, such as ``"mnist-why"``.
+def pilot(study: str) -> Numbers:
+    """Return the numbers of a study's pilot, such as ``"mnist-why"``."""
+    return of_study(study)
 
-    The column ``deficit`` is of ``docs/twins.py``: what untrained networks learn of the last tasks,
-    less what the pilot's networks learned of them.
-    """
+
+def of_study(study: str) -> Numbers:
+    """Return the numbers of a study that is recorded here: a pilot, or ``"quick"``."""
     from plasticity.studies.numbers import load_records
 
-    found = load_records(RECORDS / "pilot" / study)
-    for arm, accuracies in twins_of(study).items() if with_twins else ():
-        last = accuracies.shape[1]
-        deficit = np.full((len(accuracies), found.tasks), np.nan, np.float32)
-        deficit[:, -last:] = accuracies - found.columns[arm]["test_accuracy"][:, -last:]
-        found.columns[arm]["deficit"] = deficit  # type: ignore[index]
-    return found
+    return load_records(folder_of_study(study))
+
+
+def folder_of_study(study: str) -> Path:
+    """Return where the records of a study are."""
+    return RECORDS / ("pilot" if study in PROBLEMS else "studies") / study
 
 
 def twins_of(study: str) -> dict[str, np.ndarray]:
     """Return the accuracies of untrained networks on the last tasks, ``(seeds, tasks)`` by arm."""
     from plasticity.results.compact import read_arrays
 
-    path = RECORDS / "pilot" / f"twins-{study}.npz"
+    path = RECORDS / "twins" / f"{study}.npz"
     return dict(read_arrays(path)) if path.exists() else {}
 
 
@@ -218,3 +220,104 @@ def seeds_for_ten() -> str:
         cells = [sum(n <= most for n in of) for most in (10, 20) for of in needed.values()]
         lines.append(f"| {words} | {len(arms)} | {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
+
+
+def verdicts_before_and_now() -> str:
+    """Return the pilot's verdicts by the rules of the first pilot and by those of now, and why."""
+    from plasticity.studies.findings import findings_of
+
+    lines = ["| problem | arm | drop | before | deficit | now | why |"]
+    lines.append("|---|---|--:|---|--:|---|---|")
+    before = verdicts_before()
+    for study, words in PROBLEMS.items():
+        for one in findings_of(pilot(study), "test_accuracy")[0]:
+            old, new = before[study, one.arm], one.loss.verdict
+            lines.append(
+                f"| {words} | `{one.arm}` | {100 * one.drop.estimate:.1f} | {old} "
+                f"| {100 * one.loss.estimate:.1f} | {new} | {_why(one, old.partition(',')[0])} |"
+            )
+    return "\n".join(lines)
+
+
+def verdicts_before() -> dict[tuple[str, str], str]:
+    """Return the words of the first pilot, by study and arm."""
+    import csv
+
+    with (RECORDS / "pilot" / "verdicts-before.csv").open(newline="") as file:
+        return {(row["study"], row["arm"]): row["verdict"] for row in csv.DictReader(file)}
+
+
+def _why(one: Finding, old: str) -> str:
+    """Return why the word of an arm is another one now; nothing where it is the same."""
+    new = one.loss.verdict
+    if new == old:
+        return ""
+    if new == "nothing to lose":
+        low = 100 * one.early.interval_95[0]
+        return f"floor: the interval of the early accuracy begins at {low:.1f} %"
+    if one.drop.verdict != new:
+        return "deficit in the place of the drop"
+    return "other rules"
+
+
+def deficit_and_drop() -> str:
+    """Return how the deficit goes with the drop over the arms, and their SDs over seeds."""
+    from scipy.stats import spearmanr
+
+    from plasticity.studies.findings import findings_of
+
+    lines = ["| problem | arms | rank correlation | median SD of the deficit | of the drop |"]
+    lines.append("|---|--:|--:|--:|--:|")
+    for study, words in PROBLEMS.items():
+        arms = findings_of(pilot(study), "test_accuracy")[0]
+        deficits, drops = ([of.estimate for of in some] for some in _losses(arms))
+        spreads = (f"{100 * np.median([of.sd for of in some]):.2f}" for some in _losses(arms))
+        r = spearmanr(deficits, drops).statistic
+        lines.append(f"| {words} | {len(arms)} | {r:.2f} | {' | '.join(spreads)} |")
+    return "\n".join(lines)
+
+
+def _losses(arms: list[Finding]) -> tuple[list[Verdict], list[Verdict]]:
+    return [one.loss for one in arms], [one.drop for one in arms]
+
+
+# --- tables of pages
+
+
+def part_of_report(found: Numbers, part: str) -> str:
+    """Return a table of a study's report: ``verdicts``, ``pairs``, ``power`` or ``skeptic``."""
+    from plasticity.studies import report_text
+    from plasticity.studies.findings import comparisons, findings_of
+
+    arms, silent = findings_of(found, "test_accuracy")
+    text = {
+        "verdicts": lambda: report_text.verdicts(arms, silent),
+        "pairs": lambda: report_text.pairs(comparisons(found, arms)),
+        "power": lambda: report_text.power(arms, len(found.study.arms)),
+        "skeptic": lambda: report_text.skeptic(arms),
+    }[part]()
+    return "\n".join(line for line in text.splitlines() if line.startswith("|"))
+
+
+def table_named(name: str) -> str:
+    """Return the table that follows ``<!-- table: NAME -->`` on a page.
+
+    A name is that of a study and of a part of its report, of a file in ``docs/records``, or of a
+    function here.
+    """
+    first, _, part = name.partition(" ")
+    if part:
+        return part_of_report(of_study(first), part)
+    if name.endswith(".md"):
+        return (RECORDS / name).read_text().strip()
+    return str(globals()[name]())
+
+
+def with_tables(page: str) -> str:
+    """Return a page with each table as its records give it."""
+    import re
+
+    def table(match: re.Match[str]) -> str:
+        return f"<!-- table: {match[1]} -->\n{table_named(match[1])}\n\n"
+
+    return re.sub(r"<!-- table: (.+?) -->\n(?:\|.*\n)*\n", table, page)

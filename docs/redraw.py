@@ -18,7 +18,7 @@ import numpy as np
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
-from recorded import PREFIXES, RECORDS, pilot  # noqa: E402
+from recorded import PREFIXES, RECORDS, pilot, with_tables  # noqa: E402
 
 from plasticity.figures.overview import overview, table  # noqa: E402
 from plasticity.protocol.experiment import LABELS, Definition  # noqa: E402
@@ -134,13 +134,13 @@ def draw_study(found: Numbers, prefix: str) -> None:
     references = [reference for _, reference in found.study.compared]
     over_tasks(
         {one.arm: 100 * found.of(one.arm, score) for one in arms}, f"{words} (%)",
-        f"{title}: {words} (%)", verdicts={one.arm: one.drop.verdict for one in arms},
+        f"{title}: {words} (%)", verdicts={one.arm: one.loss.verdict for one in arms},
         reference=max(references, key=references.count),
         looks=dict(zip(found.study.arms, looks, strict=True)), logarithmic=False, bounds=(0, 100),
     ).savefig(HERE / "studies" / f"{prefix}-accuracy.png")  # fmt: skip
-    level_against_drop(arms, f"{title}: level against drop", found.study.drop_margin).savefig(
-        HERE / "studies" / f"{prefix}-level.png"
-    )
+    level_against_drop(
+        arms, f"{title}: level against {arms[0].headline}", found.study.drop_margin
+    ).savefig(HERE / "studies" / f"{prefix}-level.png")
 
 
 def main() -> None:
@@ -154,6 +154,9 @@ def main() -> None:
     for study in ("mnist-why", "qdata-why"):
         draw_study(pilot(study), f"pilot-{study}")
     draw_study(load_records(RECORDS / "studies" / "quick"), "quick")
+    for page in ("pilot", "verdict"):
+        path = HERE / "studies" / f"{page}.md"
+        path.write_text(with_tables(path.read_text()))
 
 
 if __name__ == "__main__":

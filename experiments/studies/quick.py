@@ -1,4 +1,4 @@
-"""Six arms, five seeds, scikit-learn's digits: no download, done within five minutes."""
+"""Six arms, five seeds, scikit-learn's digits: no download, done within three minutes."""
 
 from plasticity.studies.study import Study
 
@@ -12,7 +12,7 @@ STUDY = Study(
     preset="quick",
     arms=("mlp", "mlp+l2-init", "mlp-sphere", "qnn", "stiefel", "stiefel-free"),
     seeds=(0, 1, 2, 3, 4),
-    settings={"num_tasks": 60},
+    settings={"num_tasks": 40},
     metrics=("deficit",),
     compared=(("mlp-sphere", "mlp"), ("mlp+l2-init", "mlp"), ("stiefel", "stiefel-free")),
     tuning_seeds=(1000,),

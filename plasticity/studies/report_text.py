@@ -148,7 +148,7 @@ def rules_in_words(found: Numbers) -> str:
     """Return how it is decided."""
     alpha = 100 * alpha_of(found.study.looks)
     looks = found.study.looks
-    at = f", at each of the looks at {looks[0]} and {looks[1]} seeds," if looks else ""
+    at = f" at each of the looks at {looks[0]} and {looks[1]} seeds" if looks else ""
     text = (
         "*Early* is the mean accuracy of the first tenth of the tasks without the first task of "
         "all, *late* or *level* that of the last tenth. *Drop* is early less late. *Deficit* is "
@@ -157,7 +157,7 @@ def rules_in_words(found: Numbers) -> str:
         "the network itself. Verdicts are on the deficit where all arms have it, else on the drop: "
         "this is the *loss*. *Slope* is the slope by least squares; it is *flat* if it is shown to "
         "be within the margin on both sides. Each seed gives one number. Student's t tests over "
-        f"seeds, one-sided at {alpha:g} %,{at} decide two claims on each arm. It **loses** "
+        f"seeds, one-sided at {alpha:g} %{at}, decide two claims on each arm. It **loses** "
         "(against: the mean loss is at most 0). It **keeps** (against: the mean loss is at least "
         "the margin). If both are shown it **loses less than the margin**, if neither it is "
         "**undecided**. p values are adjusted by Holm's method over all arms that are declared, "
@@ -191,7 +191,9 @@ def _exploratory(study: Declaration) -> list[str]:
 
 def _chance(found: Numbers) -> str:
     chance = chance_of(found.study)
-    return "" if chance is None else f" (chance is {100 * chance:g} %)"
+    if chance is None:
+        return " (chance is not declared here, so no arm has)"
+    return f" (chance is {100 * chance:g} %)"
 
 
 def verdicts(arms: Sequence[Finding], without_verdict: dict[str, str]) -> str:

@@ -94,10 +94,10 @@ def with_value(study: Declaration, trial: Trial, value: float) -> Declaration:
     )  # fmt: skip
 
 
-def late_scores(
+def mean_scores(
     study: Declaration, results: Path, place: Place | None = None
 ) -> dict[Trial, dict[float, list[float]]]:
-    """Return the mean score of the last tenth of the tasks: by trial and value, one for each seed.
+    """Return the mean score of all tasks: by trial and value, one for each seed.
 
     Args:
         study: With seeds for tuning.
@@ -113,9 +113,9 @@ def late_scores(
         of_value = found.setdefault(trial, {}).setdefault(value, [])
         for cell in some:
             rows = rows_of(cell, results)
-            late = [row[score] for row in rows[-max(1, len(rows) // 10) :] if score in row]
-            if late:
-                of_value.append(statistics.mean(late))
+            scores = [row[score] for row in rows if score in row]
+            if scores:
+                of_value.append(statistics.mean(scores))
     return found
 
 
@@ -128,7 +128,7 @@ def tuning_table(study: Declaration, scores: Scores) -> str:
     lines = [
         f"# Tuning of {study.name}",
         "",
-        f"Mean {words} of the last tenth of the tasks, over {len(study.tuning_seeds)} seeds that "
+        f"Mean {words} over all tasks, and over {len(study.tuning_seeds)} seeds that "
         "are not evaluated. In brackets: the number of seeds, where some are missing. At the edge: "
         "a value beyond those tried may be better.",
     ]
@@ -174,7 +174,7 @@ def write_tuning(
     from plasticity.results.disk import locked_folder
     from plasticity.results.files import save_file
 
-    scores = late_scores(study, results, place)
+    scores = mean_scores(study, results, place)
     text = tuning_table(study, scores)
     print(text)
     path = folder / "tuning.md"

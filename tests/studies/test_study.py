@@ -18,7 +18,7 @@ from plasticity.remedies import REMEDIES
 from plasticity.results.record import read_rows
 from plasticity.studies.cells import Cell, cells, folder_of, is_complete, rows_of, tasks_left
 from plasticity.studies.study import Study
-from plasticity.studies.tuning import Trial, late_scores, tuning_cells, tuning_table, with_value
+from plasticity.studies.tuning import Trial, mean_scores, tuning_cells, tuning_table, with_value
 from tests.experiments.runs import arm_folders, start
 from tests.experiments.test_commands import run
 from tests.studies.studying import tiny_study, train_here, write_study
@@ -378,7 +378,7 @@ def test_scores_are_means_of_the_last_tenth_and_the_best_value_is_bold(
         folder.mkdir(parents=True)
         lines = [json.dumps({"task": k, "test_accuracy": v}) + "\n" for k, v in enumerate(scores)]
         (folder / "rows.jsonl").write_text("".join(lines))
-    scores = late_scores(tiny, results)
+    scores = mean_scores(tiny, results)
     assert scores == {
         rate: {0.1: [pytest.approx(0.3)], 0.01: [0.9, 0.6], 0.001: []}, period: {7: [], 70: [0.8]}
     }  # fmt: skip
