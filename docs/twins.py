@@ -4,11 +4,12 @@
     python docs/twins.py qdata-why
     python docs/twins.py quick
 
-The records are older than the metric ``deficit``, and have no untrained networks. This trains, for each arm and seed, the network with the run's initial weights on the last tasks, one
-after another, from the same batches: the very thing that the metric does while a run is recorded.
-The accuracies are in ``docs/records/twins/STUDY.npz``, ``(seeds, last tasks)`` for each arm; arms
-that are there already are not trained again. When all are there, the column ``deficit`` is put into
-the records of the study: these accuracies, less those that the recorded networks had.
+The records are older than the metric ``deficit``, and have no untrained networks. This trains, for
+each arm and seed, the network with the run's initial weights on the last tasks, one after another,
+from the same batches: the very thing that the metric does while a run is recorded. The accuracies
+are in ``docs/records/twins/STUDY.npz``, ``(seeds, last tasks)`` for each arm; arms that are there
+already are not trained again. When all are there, the column ``deficit`` is put into the records of
+the study: these accuracies, less those that the recorded networks had.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def with_deficit(found: Numbers, accuracies: Mapping[str, np.ndarray]) -> Number
     """Return the numbers of a study with the column ``deficit``, as it is declared now."""
     from experiments.study import find
 
-    columns = {}
+    columns = dict(found.columns)
     for arm, of_twins in accuracies.items():
         last = of_twins.shape[1]
         deficit = np.full((len(of_twins), found.tasks), np.nan, np.float32)

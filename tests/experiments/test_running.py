@@ -403,3 +403,20 @@ def test_arm_that_diverged_has_the_rows_before_that_in_its_exports(
     uninterrupted = contents(arm_folder(finish([*tiny, f"--results={tmp_path / 'whole'}"]), "mlp"))
     finish(tiny)
     assert contents(arm) == uninterrupted
+
+
+@pytest.mark.parametrize("update", [62, 68])  # of the learner, and of the untrained copy
+def test_a_run_that_stops_within_its_last_tasks_has_the_same_deficits(
+    tiny: list[str], stop: Stop, tmp_path: Path, update: int
+) -> None:
+    longer = [*only([w for w in tiny if not w.startswith("--num-tasks")], "mlp"), "--num-tasks=12"]
+    longer += ["--metrics", "deficit"]
+    whole = finish([*longer, f"--results={tmp_path / 'whole'}"])
+    stop.at(update, interrupt)
+    assert start(*longer) != 0
+    stopped = run_folder(tmp_path / "results")
+    assert 0 < len(rows_of(stopped, "mlp")) < 12
+    assert finish(longer) == stopped
+    rows = rows_of(stopped, "mlp")
+    assert rows == rows_of(whole, "mlp")
+    assert ["deficit" in row for row in rows] == [False] * 2 + [True] * 10
