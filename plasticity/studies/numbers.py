@@ -156,7 +156,8 @@ def sources_of(some: Iterable[Cell], results: Path) -> dict[str, list[str]]:
     for cell in some:
         folder = folder_of(cell, results)
         for note in _notes(folder):
-            versions = note.get("versions") or {}
+            versions = note.get("versions")
+            versions = versions if isinstance(versions, Mapping) else {}
             packages = " ".join(
                 f"{name} {version}" for name, version in versions.items() if version
             )

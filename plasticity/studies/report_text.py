@@ -438,7 +438,7 @@ def _words(of: dict[str, str], verdict: Verdict) -> str:
 def _remarks(of: Verdict) -> str:
     """Return what to beware of in a verdict."""
     shown = of.p_keeps_adjusted is not None and of.p_keeps_adjusted <= ALPHA
-    few = of.verdict == "undecided" and shown  # but for the number of seeds
+    few = of.verdict == "undecided" and shown and of.n < MIN_SEEDS
     low = of.verdict == NOTHING_TO_LOSE and (of.p_loses_adjusted or 1) <= ALPHA
     few_or_low = ", too few seeds" if few else ", although a loss is shown" if low else ""
     return few_or_low + (", fragile" if of.fragile else "")
