@@ -212,9 +212,11 @@ def write(command: Command, study: Study, results: Path, place: Place) -> None:
     """
     folder = results / "studies" / f"{study.name}-{study.digest()}"
     if command.tune:
-        from plasticity.studies.tuning import write_tuning
+        from plasticity.studies.tuning import mean_scores, tuning_table, write_tuning
 
-        print(f"tuning: {write_tuning(study, results, folder, place)}")
+        scores = mean_scores(study, results, place)
+        print(tuning_table(study, scores))
+        print(f"tuning: {write_tuning(study, scores, folder)}")
         return
     from plasticity.studies import report
 

@@ -79,10 +79,11 @@ def render(command: Watch) -> None:
     with needed():
         from plasticity.rl.video import watch
 
-    watch(
+    line = watch(
         command.run, command.video, arm=command.arm, policy=command.policy, env_said=command.env,
         seed=command.seed, steps=command.steps, size=command.size,
     )  # fmt: skip
+    print(line)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

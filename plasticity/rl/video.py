@@ -54,8 +54,8 @@ def watch(
     seed: int = 0,
     steps: int | None = None,
     size: tuple[int, int] | None = None,
-) -> None:
-    """Play an episode of a saved policy and write the video.
+) -> str:
+    """Play an episode of a saved policy and write the video; say in a line what it shows.
 
     Args:
         run: The run folder.
@@ -87,7 +87,7 @@ def watch(
     with contextlib.closing(env):
         done, total = write_episode(env, model, video, seed, steps)
     name = printable(arm_name(path))
-    print(f"{name}, {policy} policy: return {total:.1f} in {done} steps: {video}")
+    return f"{name}, {policy} policy: return {total:.1f} in {done} steps: {video}"
 
 
 def read_protocol(folder: RunFolder) -> Config:

@@ -143,7 +143,7 @@ def _be(words: list[str], folder: str) -> NoReturn:
     except SystemExit as stop:
         status = stop.code
         if isinstance(status, str):
-            print(status, file=sys.stderr)
+            print(status, file=sys.stderr)  # as Python does at the end of a program
             status = 1
     except BaseException:
         import traceback

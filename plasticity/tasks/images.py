@@ -416,6 +416,7 @@ def locked(path: Path, doing: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
+        # At once: whoever waits for minutes must know why, and there is nothing to return yet.
         print(f"waiting for another process that {doing}", file=sys.stderr)
         lock.acquire()
     try:

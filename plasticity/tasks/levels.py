@@ -412,6 +412,7 @@ def _num_cores() -> int:
 
 
 def _say(message: str) -> None:
+    """Tell of minutes of work, on standard error, at once: there is nothing to return yet."""
     print(message, file=sys.stderr)
 
 

@@ -113,7 +113,7 @@ def kept_networks(folder: Path, arm: str, data: Path, name: str) -> dict[int, tu
     config = find_arms(experiment, run.arms(), [arm], "tests")[path]
     with run.arm(arm, run.arms()[path]) as record:
         shared = config_of(experiment, run, 6)
-        images = load_data(experiment, run, shared, record, None, data)
+        images, _ = load_data(experiment, run, shared, record, None, data)
         options = TaskOptions(arms=(arm,))
         for place, state in networks_of(record):
             ready: Any = experiment.build(shared, images, config, arm, options)
