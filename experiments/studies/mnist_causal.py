@@ -18,4 +18,6 @@ STUDY = Study(
     compared=CAUSAL,
     causal=CAUSAL,
     confirmatory=True,
+    tuning_seeds=(1000, 1001, 1002),
+    rates=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
 )
