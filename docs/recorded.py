@@ -250,13 +250,14 @@ def seeds_for_ten() -> str:
 def verdicts_before_and_now() -> str:
     """Return the pilot's verdicts by the rules of the first pilot and by those of now, and why."""
     from plasticity.studies.findings import findings_of
+    from plasticity.studies.report_text import remarks
 
     lines = ["| problem | arm | drop | before | deficit | now | why |"]
     lines.append("|---|---|--:|---|--:|---|---|")
     before = verdicts_before()
     for study, words in PROBLEMS.items():
         for one in findings_of(pilot(study), "test_accuracy")[0]:
-            old, new = before[study, one.arm], one.loss.verdict
+            old, new = before[study, one.arm], one.loss.verdict + remarks(one.loss)
             lines.append(
                 f"| {words} | `{one.arm}` | {100 * one.drop.estimate:.1f} | {old} "
                 f"| {100 * one.loss.estimate:.1f} | {new} | {_why(one, old.partition(',')[0])} |"

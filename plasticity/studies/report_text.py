@@ -214,7 +214,7 @@ def verdicts(arms: Sequence[Finding], without_verdict: dict[str, str]) -> str:
         most = 100 * one.loss.collapsed_at_most
         row.append(f"{one.loss.collapsed} of {one.loss.n}, at most {most:.0f} %")
         row += [p_value(one.loss.p_loses_adjusted), p_value(one.loss.p_keeps_adjusted)]
-        rows.append([*row, one.loss.verdict + _remarks(one.loss)])
+        rows.append([*row, one.loss.verdict + remarks(one.loss)])
     lines = [
         "## Verdicts",
         "",
@@ -432,10 +432,10 @@ def factor(of: Estimate) -> str:
 
 
 def _words(of: dict[str, str], verdict: Verdict) -> str:
-    return of.get(verdict.verdict, verdict.verdict) + _remarks(verdict)
+    return of.get(verdict.verdict, verdict.verdict) + remarks(verdict)
 
 
-def _remarks(of: Verdict) -> str:
+def remarks(of: Verdict) -> str:
     """Return what to beware of in a verdict."""
     shown = of.p_keeps_adjusted is not None and of.p_keeps_adjusted <= ALPHA
     few = of.verdict == "undecided" and shown and of.n < MIN_SEEDS
