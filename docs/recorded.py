@@ -276,14 +276,15 @@ def verdicts_before() -> dict[tuple[str, str], str]:
 def _why(one: Finding, old: str) -> str:
     """Return why the word of an arm is another one now; nothing where it is the same."""
     new = one.loss.verdict
-    if new == old:
+    equal = bool(np.ptp(one.of_seeds["drop"]) == 0)
+    if new == old and not equal:
         return ""
     if new == "nothing to lose":
         low = 100 * one.early.interval_95[0]
         return f"floor: the interval of the early accuracy begins at {low:.1f} %"
-    if one.drop.verdict != new:
+    if not equal:
         return "deficit in the place of the drop"
-    return "other rules"
+    return "equal values: p by the sign test, not 0"
 
 
 def deficit_and_drop() -> str:
