@@ -281,7 +281,7 @@ def _why(one: Finding, old: str) -> str:
         return ""
     if new == "nothing to lose":
         low = 100 * one.early.interval_95[0]
-        return f"floor: the interval of the early accuracy begins at {low:.1f} %"
+        return f"floor: the interval of the early accuracy begins at {low:.1f} points"
     if not equal:
         return "deficit in the place of the drop"
     return "equal values: p by the sign test, not 0"
