@@ -360,7 +360,7 @@ def test_tuning_varies_the_option_that_a_remedy_names_and_else_the_rate(tmp_path
         tuning_cells(tiny_study(tmp_path, arms=("mlp",), compared=(), tuning_seeds=(8,)))
 
 
-def test_scores_are_means_of_the_last_tenth_and_the_best_value_is_bold(
+def test_scores_are_means_of_all_tasks_and_the_best_value_is_bold(
     tmp_path: Path, results: Path
 ) -> None:
     tiny = tiny_study(
@@ -380,13 +380,13 @@ def test_scores_are_means_of_the_last_tenth_and_the_best_value_is_bold(
         (folder / "rows.jsonl").write_text("".join(lines))
     scores = mean_scores(tiny, results)
     assert scores == {
-        rate: {0.1: [pytest.approx(0.3)], 0.01: [0.9, 0.6], 0.001: []}, period: {7: [], 70: [0.8]}
+        rate: {0.1: [pytest.approx(0.48)], 0.01: [0.9, 0.6], 0.001: []}, period: {7: [], 70: [0.8]}
     }  # fmt: skip
     _, of_rates, of_periods = tuning_table(tiny, scores).split("\n## ")
     assert of_rates == (
         "`optimizer.learning-rate`\n\n| arm | 0.1 | 0.01 | 0.001 | best |\n"
         "| --- | --- | --- | --- | --- |\n"
-        "| mlp | 0.3000 (1) | **0.7500** | none | 0.01 |\n"
+        "| mlp | 0.4800 (1) | **0.7500** | none | 0.01 |\n"
     )
     assert of_periods == (
         "`redo.every`\n\n| arm | 7 | 70 | best |\n| --- | --- | --- | --- |\n"
