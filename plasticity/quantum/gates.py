@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from plasticity.quantum.engine.contraction import (
     rescaled_states,
     sweep,
 )
-from plasticity.quantum.engine.costs import Ways
+from plasticity.quantum.engine.costs import Size, Ways
 from plasticity.quantum.engine.planning import pieces
 from plasticity.quantum.engine.reading import batch_first
 from plasticity.quantum.engine.transforms import are_transforms_active, is_forward_mode
@@ -125,8 +125,7 @@ class FreeCircuit(nn.Module):
     def _final_states(self, gates: Tensor, states: Tensor) -> Tensor:
         """Return the states after all gates, each of some scale that squares can have."""
         features, batch = states.shape
-        size: dict[str, Any] = {"batch": batch, "features": features, "outcomes": None}
-        plan = self._ways.cheapest(**size, grad=True, carry="states").plan
+        plan = self._ways.cheapest(Size(batch, features, None, grad=True), "states").plan
         careful = gates.device.type != "cpu" or are_transforms_active() or is_forward_mode()
         if careful or batch == 0:  # where numbers cannot be looked at
             return in_words(plan, gates, states, rescaled=True)

@@ -16,7 +16,7 @@ from plasticity.quantum.circuits import Ansatz
 from plasticity.quantum.device import DeviceQNN, NoiseModel
 from plasticity.quantum.encoding import checked_samples, initial_state, precision_of
 from plasticity.quantum.engine.contraction import sweep
-from plasticity.quantum.engine.costs import Carry, Way, Ways, cheapest
+from plasticity.quantum.engine.costs import Carry, Size, Way, Ways
 from plasticity.quantum.engine.gates import gate_matrices
 from plasticity.quantum.engine.program import Lease
 from plasticity.quantum.engine.reading import by_matrix, matrix_of, probabilities
@@ -88,13 +88,8 @@ class _Evaluate:
 
     def _way(self, x: Tensor, grad: bool) -> Way:
         """Return what is cheapest."""
-        return self._ways.cheapest(
-            batch=len(x),
-            features=x.shape[1],
-            outcomes=self.readout.num_outcomes(self.ansatz.num_qubits),
-            grad=grad,
-            carry=self.carry,
-        )
+        outcomes = self.readout.num_outcomes(self.ansatz.num_qubits)
+        return self._ways.cheapest(Size(len(x), x.shape[1], outcomes, grad), self.carry)
 
     def _matrix(self, way: Way, weights: Tensor, count: int) -> Tensor:
         """Return the matrix of ``count`` rows or columns, or the kept one that has them."""
@@ -307,15 +302,8 @@ class QNN(TorchLayer):
         """
         num_qubits, qubit = self.ansatz.num_qubits, self.readout.qubit
         outcomes = self.readout.num_outcomes(num_qubits)
-        way = cheapest(
-            self.ansatz,
-            qubit,
-            batch=1,
-            features=2**num_qubits,
-            outcomes=outcomes,
-            grad=False,
-            carry="columns",
-        )
+        size = Size(1, 2**num_qubits, outcomes, grad=False)
+        way = Ways(self.ansatz, qubit).cheapest(size, "columns")
         matrix = matrix_of(way, self._weights(), 2**num_qubits, sweep)
         return PlainCircuit(matrix[..., :outcomes].clone(), self.readout)
 
