@@ -134,7 +134,8 @@ def find(name: str) -> Study:
             f"{name}: it registers {own}, which the commands of its cells do not know.\n"
             'Register it in a module, say mine.py, and give the study modules=("mine",).'
         )
-    return content["STUDY"]
+    result: Study = content["STUDY"]
+    return result
 
 
 def registered() -> dict[str, dict[str, Any]]:

@@ -164,12 +164,14 @@ def _of_norm_two(gates: Tensor) -> Tensor:
     is_fine = (largest > limits.tiny**0.25) & (largest < limits.max**0.25)
     parts = parts / torch.where(is_fine, 1, largest.clamp(min=limits.tiny))
     gates = torch.view_as_complex(parts)
-    return gates / (torch.linalg.matrix_norm(gates.detach(), keepdim=True) / 2)
+    result: Tensor = gates / (torch.linalg.matrix_norm(gates.detach(), keepdim=True) / 2)
+    return result
 
 
 def _paired(squares: Tensor) -> Tensor:
     """Add the squares of real and imaginary parts, which are neighbors on the last axis."""
-    return squares.unflatten(-1, (-1, 2)).sum(-1)
+    result: Tensor = squares.unflatten(-1, (-1, 2)).sum(-1)
+    return result
 
 
 def haar_unitaries(shape: tuple[int, int, int], generator: torch.Generator | None = None) -> Tensor:
@@ -185,4 +187,5 @@ def haar_unitaries(shape: tuple[int, int, int], generator: torch.Generator | Non
     """
     normal = torch.randn(*shape, 2, dtype=torch.float64, generator=generator)
     q, r = torch.linalg.qr(torch.view_as_complex(normal))
-    return q * r.diagonal(dim1=-2, dim2=-1).sgn().unsqueeze(-2)
+    result: Tensor = q * r.diagonal(dim1=-2, dim2=-1).sgn().unsqueeze(-2)
+    return result

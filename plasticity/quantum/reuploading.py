@@ -179,7 +179,8 @@ def _rotated(states: Tensor, phi: Tensor) -> Tensor:
         angles = signs @ part
         phases = torch.complex(angles.cos(), -angles.sin())
         result = result * phases.unsqueeze(axis)
-    return result.flatten(0, 1)
+    found: Tensor = result.flatten(0, 1)
+    return found
 
 
 @cached_constants

@@ -11,9 +11,9 @@ from plasticity.quantum.engine.planning import (
     Plan,
     attempted_plan,
     make_plan,
-    products,
     reversed_plan,
 )
+from plasticity.quantum.engine.products import products
 
 Carry = Literal["rows", "columns", "states"]
 

@@ -18,9 +18,9 @@ from plasticity.quantum.engine.gates import gate_matrices
 from plasticity.quantum.engine.planning import (
     attempted_plan,
     make_plan,
-    products,
     reversed_plan,
 )
+from plasticity.quantum.engine.products import products
 from plasticity.quantum.layer import QNN
 from plasticity.quantum.readouts import LogOdds, PauliZ, Probabilities, SignedPauliZ
 from tests.oracle import (
