@@ -9,6 +9,7 @@ in their order; ``tests/test_docs.py`` compares::
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -177,6 +178,30 @@ def held_and_free() -> str:
             f"| {100 * pair.drop.estimate:.1f} [{low:.1f}, {high:.1f}] "
             f"| {' and '.join(f'{rate:g}' for rate in rates)} |"
         )
+    return "\n".join(lines)
+
+
+def applied() -> str:
+    """Return with which options the pilot applied each remedy to the MLP, as a table.
+
+    They are the study's own, and else the defaults: none has changed since the pilot was trained.
+    """
+    from plasticity.protocol.choices import choose
+    from plasticity.protocol.names import find_experiment
+
+    study = pilot("mnist-why").study
+    experiment = find_experiment(study.experiment)
+    arms = choose(experiment, study.preset, study.arms, study.settings, study.of_arm).arms
+    lines = ["| arm | learning rate | options of the remedy |", "|---|--:|---|"]
+    for name, arm in arms.items():
+        if "+" in name:
+            options = [
+                f"`{field.name.replace('_', '-')}` {getattr(remedy, field.name)}"
+                for remedy in arm.remedies.values()
+                for field in dataclasses.fields(remedy)
+            ]
+            rate = f"{arm.optimizer.learning_rate:g}"
+            lines.append(f"| `{name}` | {rate} | {', '.join(options) or 'none'} |")
     return "\n".join(lines)
 
 

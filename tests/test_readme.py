@@ -246,6 +246,8 @@ def test_options_that_the_pages_name_are_there() -> None:
     of_others = {"--logdir"}  # of the program tensorboard
     slurm = {"--array", "--cpus-per-task", "--ntasks", "--time", "--wrap"}
     of_others |= slurm | {"--nthreads", "--scheduler-file"}  # of dask
+    # Of nox, pip and docker.
+    of_others |= {"--no-venv", "--require-hashes", "--no-deps", "--rm", "--build-arg"}
     # Of the network and the experiment that a page makes, which are run above.
     of_own = {"--scaled-linear.scale", "--num-points"}
     known = (

@@ -207,7 +207,7 @@ class QNN(TorchLayer):
             use_jit=False,
         )
         # One parameter, under the name it has in the literature rather than "q_weights.0".
-        self.angles = self.q_weights[0]
+        self.angles: torch.nn.Parameter = self.q_weights[0]
         del self.q_weights
 
     @property

@@ -174,6 +174,26 @@ def test_panels_show_each_condition_once_and_zero_and_infinity_beside_the_axis()
     assert said[-1] == "dashed, hollow: at depolarizing 0.001, readout error 0.01"
 
 
+def test_bars_and_bands_end_where_accuracies_and_their_differences_end() -> None:
+    def lost(task: int, condition: dict[str, Any]) -> np.ndarray:
+        few = np.arange(50) < (0 if condition["shots"] is None else 1)
+        return few if task >= 8 else ~few
+
+    drawn: Any = figure({"first": made_up_rows(lost)}, "title")
+    axes = drawn.subfigs[0].axes
+    for row, low, high in ((axes[:3], 0.0, 1.0), (axes[3:], -1.0, 1.0)):
+        ends = [
+            y
+            for one in row
+            for bars in one.collections
+            for bar in bars.get_segments()
+            for y in bar[:, 1]
+        ]
+        bands = [y for one in row for band in one.patches for y in band.get_corners()[:, 1]]
+        assert low <= min(ends + bands) < low + 0.01
+        assert max(ends + bands) <= high
+
+
 def test_arms_stand_below_one_another() -> None:
     rows = made_up_rows(right)
     one = made_up_rows(right, (0,))
@@ -184,10 +204,15 @@ def test_arms_stand_below_one_another() -> None:
     assert second.get_suptitle() == "second: n = 400 test samples a task, one seed"
 
 
-def test_title_and_legend_are_on_the_page_where_there_is_a_single_panel() -> None:
-    rows = [row for row in made_up_rows(right) if row["shots"] is None]
-    rows = [row for row in rows if not row["readout_error"]]
+@pytest.mark.parametrize("of", ["shots", "noise"])
+def test_title_and_legend_are_on_the_page_where_there_is_a_single_panel(of: str) -> None:
+    rows = made_up_rows(right)
+    if of == "shots":  # the legend has a long line, of the noise
+        rows = [row for row in rows if {k: row[k] for k in NONE} in (NONE, QUOTED)]
+    else:
+        rows = [row for row in rows if row["shots"] is None and not row["readout_error"]]
     drawn: Any = figure({"first": rows}, "a title " * 20)
+    assert [len(part.axes) for part in drawn.subfigs] == [2]
     drawn.draw_without_rendering()
     page = drawn.bbox
     boxes = [text.get_window_extent() for text in (drawn._suptitle, *drawn.subfigs[0].texts)]
