@@ -147,6 +147,22 @@ def test_what_a_study_file_registers_is_refused_at_once_since_cells_would_not_kn
     assert said("own.py", "--list")[0] == 0
 
 
+@pytest.mark.usefixtures("registries")
+def test_what_the_module_of_an_own_experiment_registers_is_known_to_the_cells(
+    said: Callable[..., tuple], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path.cwd())
+    code, *_ = OWN_ENTRIES["the network 'mine'"]
+    Path("own_bench.py").write_text(f"{code}\nfrom experiments.mnist import EXPERIMENT\n")
+    Path("own.py").write_text(
+        "from plasticity.studies.study import Study\n"
+        "STUDY = Study('own', '?', 'own_bench:EXPERIMENT', 'quick', ('mine',), (0,))\n"
+    )
+    status, printed, _ = said("own.py", "--list")
+    assert status == 0
+    assert "own_bench:EXPERIMENT" in printed
+
+
 def test_what_a_study_file_prints_is_no_command_of_the_list(
     tiny: Study, tmp_path: Path, results: Path, said: Callable[..., tuple]
 ) -> None:
