@@ -53,7 +53,14 @@ SMALLER = {"n_steps=256": "n_steps=64", "learn(1_000)": "learn(64)"}
 def test_speed_table_is_that_of_the_recorded_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     recorded = importlib.import_module("recorded")
-    assert recorded.speed_table() in (ROOT / "README.md").read_text()
+    assert recorded.speed_table() in (ROOT / "docs/fast.md").read_text()
+    assert f"takes {recorded.speed_range()} as long" in (ROOT / "README.md").read_text()
+
+
+def test_what_was_found_is_what_the_records_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    recorded = importlib.import_module("recorded")
+    assert recorded.found_table() in (ROOT / "README.md").read_text()
 
 
 def test_readme_is_a_door() -> None:
