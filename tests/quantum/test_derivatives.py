@@ -23,7 +23,7 @@ from tests.quantum.engine.test_contraction import random_angles
 
 pytestmark = [
     # torch's own, where it first makes a dual tensor and where it folds constants.
-    pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script"),
     pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node:UserWarning"),
 ]
 
