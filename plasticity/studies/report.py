@@ -19,12 +19,11 @@ from plasticity.figures.over_seeds import over_tasks
 from plasticity.learning.column import Column
 from plasticity.protocol.columns import column_of
 from plasticity.protocol.names import find_experiment
-from plasticity.statistics.estimates import Estimate
+from plasticity.statistics.estimates import Change, Estimate
 from plasticity.studies import report_text
 from plasticity.studies.cells import Place
 from plasticity.studies.declaration import Declaration
 from plasticity.studies.findings import (
-    Change,
     Finding,
     changes,
     comparisons,

@@ -23,7 +23,7 @@ from plasticity.learning.remedy import Learns, Remedy
 from plasticity.metrics import METRICS
 from plasticity.remedies import REMEDIES
 from plasticity.results import provenance
-from plasticity.results.arm import recorded
+from plasticity.results.reading import recorded
 from plasticity.results.record import RunFolder
 from plasticity.tasks.streams import Task
 from tests.experiments.measuring import KEPT, measured, start, train, write_data

@@ -267,8 +267,8 @@ def test_a_cluster_that_is_not_there_is_a_line(tmp_path: Path) -> None:
     file = write_study(tmp_path / "own.py", tiny_study(tmp_path))
     code = (
         "import sys\nfrom experiments import study\n"
-        "from plasticity.studies import workers as engine\n"
-        "engine.CONNECT_WITHIN = 0.1\nsys.exit(study.main(sys.argv[1:]))"
+        "from plasticity.studies import clusters\n"
+        "clusters.CONNECT_WITHIN = 0.1\nsys.exit(study.main(sys.argv[1:]))"
     )
     done = run("-c", code, str(file), "--cluster=tcp://127.0.0.1:9")
     assert (done.returncode, done.stdout) == (1, "")
