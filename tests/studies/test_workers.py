@@ -96,26 +96,28 @@ def held(results: Path) -> Iterator[None]:
 
 
 @pytest.mark.slow
-def test_a_study_is_trained_reported_and_goes_on_with_one_seed_more(tmp_path: Path) -> None:
+def test_a_study_goes_on_with_what_is_missing_and_one_seed_more_and_is_reported(
+    tmp_path: Path,
+) -> None:
     tiny = tiny_study(tmp_path, seeds=(0,))
     file = write_study(tmp_path / "own.py", tiny)
     results = tmp_path / "results"
-    train_here(cells(tiny)[0], results)
-    before = snapshot(folder_of(cells(tiny)[0], results))
-    status, printed, said = run_study(tmp_path, str(file), "--workers=2")
+    first, *missing = cells(tiny.with_seeds(2))
+    train_here(first, results)
+    before = snapshot(folder_of(first, results))
+    status, printed, said = run_study(tmp_path, str(file), "--workers=2", "--seeds=2")
     assert status == 0, said
-    folder = results / "studies" / f"tiny-{tiny.digest()}"
+    folder = results / "studies" / f"tiny-{tiny.with_seeds(2).digest()}"
     assert printed == f"report: {folder / 'report.md'}\n"
-    assert (folder / "report.md").read_text() == "mlp 0 3\nlinear+l2-init 0 3\n"
-    assert " 2/2 " in said
-    assert snapshot(folder_of(cells(tiny)[0], results)) == before
-    (note,) = provenance_of(folder_of(cells(tiny)[1], results).parent, "linear+l2-init")
-    assert note["threads"] == 1
-
-    trained = {cell: snapshot(folder_of(cell, results)) for cell in cells(tiny)}
-    assert run_study(tmp_path, str(file), "--workers=1", "--seeds=2")[0] == 0
-    assert {cell: snapshot(folder_of(cell, results)) for cell in cells(tiny)} == trained
-    assert [len(rows_of(cell, results)) for cell in cells(tiny.with_seeds(2))] == [3] * 4
+    assert (folder / "report.md").read_text() == (
+        "mlp 0 3\nlinear+l2-init 0 3\nmlp 1 3\nlinear+l2-init 1 3\n"
+    )
+    assert " 4/4 " in said
+    assert snapshot(folder_of(first, results)) == before
+    for cell in missing:
+        assert len(rows_of(cell, results)) == 3
+        (note,) = provenance_of(folder_of(cell, results).parent, cell.arm)
+        assert note["threads"] == 1
 
 
 def test_failed_cells_are_lines_to_paste_with_what_they_said(
@@ -148,6 +150,16 @@ def test_a_stopped_study_says_that_what_is_finished_is_kept(
     assert capsys.readouterr() == (
         "", "stopped: what is finished is kept; the same command goes on.\n"
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(("physical", "allowed", "cores"), [(4, 1, 1), (2, 4, 2), (None, 3, 1)])
+def test_cores_are_physical_ones_that_this_process_may_use(
+    physical: int | None, allowed: int, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical: None if logical else physical)
+    mine = {0: {*range(allowed)}}  # 0 is this process
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: mine.get(pid, {*range(99)}))
+    assert engine.physical_cores() == cores
 
 
 @pytest.mark.slow
