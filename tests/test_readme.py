@@ -182,7 +182,7 @@ def test_studies_of_the_pages_train_what_others_wrote(folder: Path) -> None:
     for name in ("sides", "linear_scales"):
         declared = study.find(f"{name}.py")
         small = dataclasses.replace(declared, seeds=(0,), settings={"num_tasks": 20})
-        small.train("results", workers=2, progress=False)
+        small.train("results", workers=1, progress=False)
         found = small.load("results")
         assert {finding.arm for finding in found.findings()} == {*small.arms}
         assert all(found.column(arm, "test_accuracy").shape == (1, 20) for arm in small.arms)

@@ -80,6 +80,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_has_all_files_of_all_folders_and_no_tests(wheel: Path) -> None:
     files = {file for package in PACKAGES for file in (ROOT / package).rglob("*.py")}
     data = {"plasticity/py.typed", "plasticity/tasks/digits_order.npy"}
+    data |= {f"plasticity/studies/template/page.{kind}" for kind in ("html", "css", "js")}
     expected = {str(file.relative_to(ROOT)) for file in files} | data
     folders = {file.rpartition("/")[0] for file in expected}
     rooms = {"plasticity/studies", "experiments/cli", "experiments/studies"}

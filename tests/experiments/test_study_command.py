@@ -7,6 +7,7 @@ import runpy
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -281,20 +282,18 @@ def test_commands_of_the_list_give_the_records_of_the_cells_in_a_shell(
     assert rest.splitlines() == printed.splitlines()[1:]
 
 
-@pytest.mark.slow
-def test_without_distributed_a_line_says_what_to_install(tiny: Study, tmp_path: Path) -> None:
-    write_study(tmp_path / "own.py", tiny)
-    for package in ("distributed", "dask", "psutil"):
-        code = (
-            f"import sys; sys.modules[{package!r}] = None\n"
-            "from experiments import study\n"
-            f"sys.exit(study.main([{str(tmp_path / 'own.py')!r}]))"
-        )
-        done = run("-c", code)
-        assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr.startswith("error: ")
-        assert done.stderr.endswith("pip install 'quantum-plasticity[study]'\n")
-        assert len(done.stderr.splitlines()) == 1
+@pytest.mark.parametrize("package", ["distributed", "dask", "psutil"])
+def test_without_distributed_a_line_says_what_to_install(
+    package: str, tiny: Study, tmp_path: Path, said: Callable[..., tuple],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    file = write_study(tmp_path / "own.py", tiny)
+    monkeypatch.setitem(sys.modules, package, None)
+    status, printed, errors = said(str(file))
+    assert (status, printed) == (1, "")
+    assert errors.startswith("error: ")
+    assert errors.endswith("pip install 'quantum-plasticity[study]'\n")
+    assert len(errors.splitlines()) == 1
 
 
 # --- the workers' side

@@ -99,7 +99,7 @@ def circuits(mode: str) -> list[tuple[QNN, torch.Tensor]]:
 
 
 @pytest.mark.sampled(2)
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
 @pytest.mark.parametrize("mode", ["fake tensors", "meta by default", "inference", "grad", "fake"])
 def test_a_layer_is_right_after_it_was_evaluated_in_a_mode(mode) -> None:
     for net, x in circuits(mode):
