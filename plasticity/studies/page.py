@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from plasticity._version import __version__
+from plasticity.protocol.arms import FRESH
 from plasticity.protocol.choices import choose
 from plasticity.protocol.names import find_experiment
 from plasticity.statistics.summaries import SUMMARIES
@@ -31,8 +32,8 @@ from plasticity.studies.numbers import Numbers
 
 PAGE = "report.html"
 TEMPLATE = Path(__file__).parent / "template"
-KEPT_BITS = 12
-"""Of the 23 bits after a number's leading one; so a number is off by 1/8192 of itself at most."""
+KEPT_BITS = 10
+"""Of the 23 bits after a number's leading one; so a number is off by 1/2048 of itself at most."""
 EXPLAINED = {
     "keeps": "The mean drop is shown to be below the margin (one-sided t test at 5 %, Holm over "
     "the arms), with at least ten seeds.",
@@ -56,6 +57,7 @@ def page_of(found: Numbers, summary: str, labels: Mapping[str, str]) -> str:
     data = {
         "study": _declared(found),
         "arms": {arm: _arm(found, arm) for arm in found.study.arms},
+        "options": _options(found),
         "columns": [{"name": name, "label": labels.get(name, name)} for name in found.names()],
         "places": places,
         "summary": summary,
@@ -101,24 +103,32 @@ def _declared(found: Numbers) -> dict[str, Any]:
 
 
 def _arm(found: Numbers, arm: str) -> dict[str, Any]:
-    """Return an arm's options, and what was lost by each of its complete seeds."""
-    study = found.study
-    experiment = find_experiment(study.experiment)
-    config = choose(experiment, study.preset, study.arms, study.settings, study.of_arm).arms[arm]
-    parts = {"": config.network, "optimizer.": config.optimizer, "inputs.": config.inputs}
-    parts |= {f"{name}.": remedy for name, remedy in config.remedies.items()}
-    options: dict[str, Any] = {"epochs": config.epochs}
-    for prefix, part in parts.items():
-        for field in dataclasses.fields(part):
-            options[prefix + field.name.replace("_", "-")] = str(getattr(part, field.name))
-    score = found.of(arm, experiment.score[0])
+    """Return an arm's complete seeds, and what each of them lost."""
+    score = found.of(arm, find_experiment(found.study.experiment).score[0])
     of_seeds: dict[str, list[float]] = {}
-    if score is not None and not arm.startswith("fresh:"):
+    if score is not None and not arm.startswith(FRESH):
         try:
             of_seeds = {name: of(score).tolist() for name, of in SUMMARIES.items()}
         except ValueError:  # too few tasks: the report says so
             of_seeds = {}
-    return {"seeds": found.seeds(arm), "options": options, "of_seeds": of_seeds}
+    return {"seeds": found.seeds(arm), "of_seeds": of_seeds}
+
+
+def _options(found: Numbers) -> dict[str, dict[str, str]]:
+    """Return the options of each arm, as text, by the names that they have on the command line."""
+    study = found.study
+    experiment = find_experiment(study.experiment)
+    arms = choose(experiment, study.preset, study.arms, study.settings, study.of_arm).arms
+    options = {}
+    for name, arm in arms.items():
+        parts = {"": arm.network, "optimizer.": arm.optimizer, "inputs.": arm.inputs}
+        parts |= {f"{remedy}.": of for remedy, of in arm.remedies.items()}
+        options[name] = {"epochs": str(arm.epochs)} | {
+            prefix + field.name.replace("_", "-"): str(getattr(part, field.name))
+            for prefix, part in parts.items()
+            for field in dataclasses.fields(part)
+        }
+    return options
 
 
 def _packed(found: Numbers) -> tuple[bytes, dict[str, dict[str, Any]]]:

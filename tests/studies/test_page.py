@@ -69,10 +69,11 @@ def test_page_has_the_summary_and_the_curves_of_the_records(folder: Path, found:
             if column == "test_accuracy":
                 np.testing.assert_array_equal(shown, recorded)
             else:
-                np.testing.assert_allclose(shown, recorded, rtol=2**-13)
+                np.testing.assert_allclose(shown, recorded, rtol=2**-11)
         score = found.columns[arm]["test_accuracy"].astype(float)
         drops = score[:, 1:6].mean(1) - score[:, 54:60].mean(1)
         np.testing.assert_allclose(data["arms"][arm]["of_seeds"]["drop"], drops)
+    assert data["options"]["mlp+l2-init"]["l2-init.strength"] == "0.01"
     assert data["places"]["mlp"]["ntk_condition"][1] == [0, 50]  # it is taken now and then
 
 
@@ -111,9 +112,9 @@ def test_page_of_38_arms_10_seeds_and_300_tasks_is_small_enough() -> None:
     arms = ("mlp", "mlp+l2", "mlp+redo")
     study = made_up.study(arms, seeds=10, tasks=300, compared=())
     # As many numbers in as many columns as the study mnist-why records; noise cannot be packed.
-    names = ["test_accuracy", *(f"column_{k}" for k in range(round(12 * 38 / 3)))]
+    names = ["test_accuracy", *(f"column_{k}" for k in range(13 * 38 // 3))]
     columns = {
-        arm: {name: rng.lognormal(0, 1, (10, 300)).astype(np.float32) for name in names}
+        arm: {name: rng.lognormal(0, 3, (10, 300)).astype(np.float32) for name in names}
         for arm in arms
     }
     for of in columns.values():
@@ -279,7 +280,7 @@ class TestInBrowser:
         assert [t["name"] for t in seeds] == [f"mlp, seed {seed}" for seed in range(4)]
         pick(browser, "column", "weight_norm")
         expected = found.columns["mlp"]["weight_norm"].mean(0)
-        np.testing.assert_allclose(traces(browser, "curves")[-1]["y"], expected, rtol=2**-12)
+        np.testing.assert_allclose(traces(browser, "curves")[-1]["y"], expected, rtol=2**-11)
         pick(browser, "column", "test_accuracy")
 
     def test_two_arms_are_compared_seed_by_seed(self, browser: Driver, folder: Path) -> None:

@@ -276,7 +276,7 @@ function drawCurves() {
   Plotly.react("curves", traces, layout({x: "task", y: label, yaxis: {type: at("logarithmic").checked ? "log" : "linear"}}), CONFIG);
   const without = chosenArms().filter((arm) => !curveOf(arm, name));
   at("about-curves").textContent = "Thick: mean over seeds; shaded: its 95 % interval; thin: single seeds. "
-    + (name === data.study.score ? "" : "Numbers of this column have four digits here; the records have all. ")
+    + (name === data.study.score ? "" : "Numbers of this column have three digits here; the records have all. ")
     + (without.length ? `No such column: ${without.join(", ")}.` : "");
 }
 
@@ -307,10 +307,10 @@ function drawSeeds() {
 
 function drawOptions() {
   const arms = chosenArms();
-  const names = [...new Set(arms.flatMap((arm) => Object.keys(data.arms[arm].options)))];
+  const names = [...new Set(arms.flatMap((arm) => Object.keys(data.options[arm])))];
   const head = make("tr", {}, make("th", {scope: "col", textContent: "option"}), ...arms.map((arm) => make("th", {scope: "col", textContent: arm})));
   const body = names.map((name) => {
-    const of = arms.map((arm) => data.arms[arm].options[name] ?? "");
+    const of = arms.map((arm) => data.options[arm][name] ?? "");
     return make("tr", {className: of.every(Boolean) && new Set(of).size > 1 ? "differs" : ""}, make("td", {textContent: name}), ...of.map((text) => make("td", {textContent: text})));
   });
   at("options").replaceChildren(make("thead", {}, head), make("tbody", {}, ...body));
