@@ -71,7 +71,10 @@ def parse(arguments: Sequence[str]) -> Watch:
         UsageError: With one line that says what is wrong.
         SystemExit: With status 0, after ``--help``.
     """
-    return cli.in_one_line(tyro.cli, Watch, command="watch", description=__doc__, args=arguments)
+    result: Watch = cli.in_one_line(
+        tyro.cli, Watch, command="watch", description=__doc__, args=arguments
+    )
+    return result
 
 
 def render(command: Watch) -> None:

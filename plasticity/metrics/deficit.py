@@ -109,7 +109,7 @@ class Deficit:
         assert self.course is not None
         x, _ = self.course.stream[0].test.batch(slice(0, 1))
         with torch.no_grad(), evaluating(self.untrained.network):
-            return max(2, self.untrained.network(x).shape[-1])
+            return max(2, int(self.untrained.network(x).shape[-1]))
 
 
 @dataclass

@@ -80,7 +80,8 @@ def _norms(x: Tensor) -> Tensor:
     """Return the samples' norms, ``(batch, 1)``."""
     parts = torch.view_as_real(x).flatten(1) if x.is_complex() else x
     if parts.stride(1) == 1:
-        return torch.linalg.vector_norm(parts, dim=1, keepdim=True)
+        result: Tensor = torch.linalg.vector_norm(parts, dim=1, keepdim=True)
+        return result
     # Five times as fast as torch's norm, where features are the first axis in memory.
     return parts.square().sum(1, keepdim=True).sqrt()
 

@@ -163,7 +163,8 @@ def config_of(experiment: Definition[Any], folder: RunFolder, num_tasks: int) ->
         check_device(config.device)
     except (TypeError, ValueError, UsageError) as error:
         raise Failure(f"{folder.path / 'config.json'}: {error}") from error
-    return config
+    result: TaskSetting = config
+    return result
 
 
 def load_data(

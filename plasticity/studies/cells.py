@@ -142,7 +142,7 @@ def is_complete(cell: Cell, results: Path) -> bool:
 
 def diverged(cell: Cell, results: Path) -> bool:
     """Return whether the task after a cell's last row was tried, and diverged."""
-    from plasticity.results.arm import has_diverged
+    from plasticity.results.reading import has_diverged
 
     try:
         return has_diverged(folder_of(cell, results), len(rows_of(cell, results)))

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from plasticity.protocol.arms import FRESH, ArmConfig
+from plasticity.protocol.arms import ArmConfig
+from plasticity.results.names import FRESH
 from plasticity.statistics.estimates import Change, Estimate, change, estimate
 from plasticity.statistics.summaries import SUMMARIES, last_tasks, tenths
 from plasticity.studies.declaration import Declaration, at_partners_rates

@@ -14,8 +14,8 @@ import numpy as np
 from plasticity.errors import Failure
 from plasticity.protocol.choices import choose
 from plasticity.protocol.names import find_experiment
-from plasticity.results.arm import recorded
 from plasticity.results.names import record_name
+from plasticity.results.reading import recorded
 from plasticity.studies.cells import (
     Cell,
     Place,

@@ -10,13 +10,13 @@ import numpy as np
 from plasticity.figures.titles import WORDS
 from plasticity.learning.column import Column
 from plasticity.protocol.serialization import named_json
-from plasticity.statistics.estimates import SKEWED, Estimate
+from plasticity.statistics.estimates import SKEWED, Change, Estimate
 from plasticity.statistics.inference import seeds_needed
 from plasticity.statistics.summaries import last_tasks
 from plasticity.statistics.tables import markdown_table
 from plasticity.studies.cells import words
 from plasticity.studies.declaration import Declaration
-from plasticity.studies.findings import Change, Comparison, Finding
+from plasticity.studies.findings import Comparison, Finding
 from plasticity.studies.numbers import Numbers, chance_of
 from plasticity.studies.rules import (
     ALPHA,
@@ -141,7 +141,7 @@ def _value(of: Any) -> str:
     """Return a network or remedy with its options: units of a layer, gates, strengths."""
     content = named_json(of)
     options = ", ".join(f"{name} {value}" for name, value in content.items() if name != "class")
-    return content["class"] + (f" ({options})" if options else "")
+    return str(content["class"]) + (f" ({options})" if options else "")
 
 
 def rules_in_words(found: Numbers) -> str:

@@ -24,7 +24,8 @@ from plasticity.quantum.readouts import LogOdds, PauliZ
 from plasticity.results import provenance
 from plasticity.results.record import read_rows, read_run
 from plasticity.runs import drawing
-from plasticity.tasks.streams import ArraySamples, Task
+from plasticity.tasks.samples import ArraySamples
+from plasticity.tasks.streams import Task
 from tests.experiments.measuring import EXPERIMENTS, KEPT, train, write_data
 from tests.experiments.runs import arm_folder, arm_folders, rows_of, snapshot
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from plasticity.errors import InUse, RecordError
-from plasticity.results.arm import finished_rows, load_tensors
+from plasticity.results.reading import finished_rows, load_tensors
 from plasticity.results.record import open_run, read_rows, read_run
 from tests.results.demo import (
     ARMS,

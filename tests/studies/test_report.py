@@ -373,7 +373,7 @@ def test_report_of_records_alone_is_that_of_run_folders_byte_for_byte() -> None:
         {p.name: p.read_bytes() for p in Path(folder).iterdir() if p.is_file()}
         for folder in ("report", "again")
     )
-    assert first == again and len(first) == 9
+    assert first == again and len(first) == 10
 
 
 def test_study_of_which_nothing_is_recorded_has_a_report_that_says_so() -> None:
@@ -381,7 +381,7 @@ def test_study_of_which_nothing_is_recorded_has_a_report_that_says_so() -> None:
     text = path.read_text()
     assert "No arm has a verdict yet." in text
     assert "4 of 4 cells are not complete" in text
-    files = {"lock", "records", "report.md", "summary.csv"}
+    files = {"lock", "records", "report.html", "report.md", "summary.csv"}
     assert {p.name for p in Path("report").iterdir()} == files
 
 
