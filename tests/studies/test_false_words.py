@@ -33,7 +33,7 @@ def test_fewer_draws_say_what_the_record_says(program) -> None:
         for cell, theirs in zip(row[2:], other[2:], strict=False):
             for one, two in zip(cell.split(", "), theirs.split(", "), strict=True):
                 if one.strip():
-                    q = max(float(one) / 100, 0.002)
+                    q = min(max(float(one) / 100, 0.002), 0.998)
                     assert abs(float(one) - float(two)) < 100 * 5 * np.sqrt(q * (1 - q) / FEWER)
 
 
