@@ -9,6 +9,7 @@ another are joined by a plus sign: ``turns:3+unwind``. To add one, write a class
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from difflib import get_close_matches
 from typing import Any
@@ -54,13 +55,16 @@ def parse(text: str) -> tuple[str, Intervention]:
     Raises:
         UsageError: There is no such intervention, or it takes no such option.
     """
-    found = [_parse_one(part, text) for part in text.split("+")]
+    # Not the plus sign in 1e+3.
+    found = [_parse_one(part, text) for part in re.split(r"\+(?=[A-Za-z])", text)]
     if len(found) == 1:
         return found[0]
     names, parts = zip(*found, strict=True)
     for name, part in found[1:]:
         if part.replaces:
-            raise UsageError(f"{text}: {name} takes another state, so it must come first")
+            raise UsageError(
+                f"intervention {text!r}: {name} takes another state, so it must come first"
+            )
     return "+".join(names), Chain(parts)
 
 
@@ -69,12 +73,12 @@ def _parse_one(text: str, whole: str) -> tuple[str, Intervention]:
     if name not in INTERVENTIONS:
         near = get_close_matches(name, INTERVENTIONS, 1)
         meant = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"{whole}: there are {', '.join(INTERVENTIONS)}{meant}")
+        raise UsageError(f"intervention {whole!r}: there are {', '.join(INTERVENTIONS)}{meant}")
     registered = INTERVENTIONS[name]
     fields = dataclasses.fields(registered)  # type: ignore[arg-type]
     if len(options) > len(fields):
         takes = ", ".join(field.name for field in fields) or "no option"
-        raise UsageError(f"{whole}: {name} takes {takes}")
+        raise UsageError(f"intervention {whole!r}: {name} takes {takes}")
     hints = typing.get_type_hints(type(registered))
     values: dict[str, Any] = {}
     for field, word in zip(fields, options, strict=False):
@@ -83,11 +87,13 @@ def _parse_one(text: str, whole: str) -> tuple[str, Intervention]:
             values[field.name] = kind(word)
         except ValueError:
             wanted = {int: "a whole number", float: "a number"}.get(kind, kind.__name__)
-            raise UsageError(f"{whole}: {field.name} {word!r:.40} must be {wanted}") from None
+            raise UsageError(
+                f"intervention {whole!r}: {field.name} {word!r:.40} must be {wanted}"
+            ) from None
     try:
         made = dataclasses.replace(registered, **values)  # type: ignore[type-var]
     except ValueError as error:
-        raise UsageError(f"{whole}: {error}") from error
+        raise UsageError(f"intervention {whole!r}: {error}") from error
     return _name_of(name, made), made
 
 

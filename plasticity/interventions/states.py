@@ -71,13 +71,19 @@ class Forget(Intervention):
 
     A new optimizer takes the place of the old one, with the same numbers: Adam's moments and its
     count of steps begin anew. Weights and function stay. Theory: Adam's memory of old tasks sizes
-    its steps wrongly (Lyle et al. 2023; Dohare et al. 2023).
+    its steps wrongly (Lyle et al. 2023; Dohare et al. 2023). The column ``forgotten`` is how many
+    numbers it remembered.
     """
+
+    declared = (Column("forgotten", "numbers forgotten"),)
 
     def act(self, aged: Aged) -> dict[str, float]:
         """Replace the optimizer."""
+        memories = aged.learner.optimizer.state.values()
+        sizes = (getattr(m, "numel", int)() for memory in memories for m in memory.values())
+        forgotten = float(sum(sizes))
         aged.learner.optimizer = aged.learner.new_optimizer()
-        return {}
+        return {"forgotten": forgotten}
 
 
 @dataclass(frozen=True)

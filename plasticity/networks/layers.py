@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
 from plasticity.errors import DoesNotFit
+
+if TYPE_CHECKING:
+    from torch import nn
 
 ENDS = ("first", "last")
 """Other names of the layers at both ends."""
@@ -37,6 +38,8 @@ class Layer:
     @property
     def norm(self) -> float:
         """Return the Frobenius norm of its matrices together, without biases."""
+        import torch
+
         norms = [torch.linalg.vector_norm(p.detach()) for p in self.matrices]
         return float(torch.linalg.vector_norm(torch.stack(norms)))
 
@@ -53,6 +56,8 @@ def layers_of(network: nn.Module) -> list[Layer]:
     circuit is one, with all its gates. Numbers that stand alone, as the scales of a LayerNorm, are
     no layer. A parameter that two modules share belongs to the first.
     """
+    from torch import nn
+
     found: list[Layer] = []
     seen: set[int] = set()
     inside: tuple[str, ...] = ()

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import nn
 
+    from plasticity.runs.diagnose import Diagnosis
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -61,13 +63,14 @@ class RecordedArm:
     """What is recorded of an arm of a run; it is read when it is first asked for.
 
     Attributes:
+        run: Of which it is one.
         name: As one types it: ``mlp+l2``, ``fresh:mlp``.
         path: Its folder.
         config: All that decides its numbers, as ``arm.json`` has it.
     """
 
     def __init__(self, run: Run, name: str, path: Path, config: Mapping[str, Any]) -> None:
-        self._run = run
+        self.run = run
         self.name = name
         self.path = path
         self.config = dict(config)
@@ -147,14 +150,86 @@ class RecordedArm:
         from plasticity.runs.restore import restored_network
 
         return restored_network(
-            self._run.experiment,
-            self._run.folder,
+            self.run.experiment,
+            self.run.folder,
             self,
             self.config,
             task,
             dataset,
             Path(data_root),
         )
+
+    def diagnose(
+        self,
+        at: int | str | Sequence[int | str] = "last",
+        interventions: Sequence[str] = (),
+        *,
+        tasks: int = 10,
+        dataset: str | Path | None = None,
+        data_root: str | Path = "~/.cache/plasticity",
+        out: str | Path | None = None,
+        workers: int = 1,
+        progress: bool = False,
+    ) -> Diagnosis:
+        """Intervene in copies of the aged learner, and let each learn the next tasks.
+
+        The rows are written into ``diagnosis.jsonl``, and what is there already is not learned
+        again. Nothing of the run is changed.
+
+        Args:
+            at: Ages: how many tasks the learner has learned, 1, 2, 4, 8, ... or ``"last"``.
+            interventions: By name, such as ``"rate:first"``; by default all that fit the arm.
+            tasks: How many each branch learns.
+            dataset: The run's data set, if its file lies elsewhere now.
+            data_root: Folder of data sets that are downloaded or computed.
+            out: Folder that gets the file; by default the run's.
+            workers: Processes that branches are shared among.
+            progress: Show a progress bar on standard error.
+
+        Raises:
+            UsageError: The learner was not kept at an age, or an intervention does not fit the arm.
+            InUse: Another process diagnoses into the same folder.
+            Failure: The arm cannot be made here, or the data is not the run's.
+            RecordError: What was kept is damaged.
+        """
+        return _diagnosed(
+            [self], at, interventions, tasks, dataset, data_root, out, workers, progress
+        )
+
+
+def _diagnosed(
+    arms: Sequence[RecordedArm],
+    at: int | str | Sequence[int | str],
+    interventions: Sequence[str],
+    tasks: int,
+    dataset: str | Path | None,
+    data_root: str | Path,
+    out: str | Path | None,
+    workers: int,
+    progress: bool,
+) -> Diagnosis:
+    """Diagnose an arm of runs that differ in nothing but the seed."""
+    from plasticity.runs.diagnose import diagnose
+
+    growing = diagnose(
+        arms[0].run.experiment,
+        [arm.run.folder for arm in arms],
+        arms=[*dict.fromkeys(arm.path.name for arm in arms)],
+        at=[at] if isinstance(at, int | str) else at,
+        tasks=tasks,
+        interventions=interventions,
+        dataset=None if dataset is None else str(dataset),
+        data_root=Path(data_root),
+        out=None if out is None else Path(out).expanduser().absolute(),
+        workers=workers,
+        show=progress,
+    )
+    while True:
+        try:
+            next(growing)
+        except StopIteration as stop:
+            found: Diagnosis = stop.value
+            return found
 
 
 class Run:
@@ -297,6 +372,26 @@ class RunsArm:
         for row, of_seed in zip(stacked, values, strict=True):
             row[: len(of_seed)] = of_seed
         return stacked
+
+    def diagnose(
+        self,
+        at: int | str | Sequence[int | str] = "last",
+        interventions: Sequence[str] = (),
+        *,
+        tasks: int = 10,
+        dataset: str | Path | None = None,
+        data_root: str | Path = "~/.cache/plasticity",
+        out: str | Path | None = None,
+        workers: int = 1,
+        progress: bool = False,
+    ) -> Diagnosis:
+        """Diagnose the arm with all seeds; see ``RecordedArm.diagnose``.
+
+        The file is that of the first run, unless ``out`` names another folder.
+        """
+        return _diagnosed(
+            self.of_seeds, at, interventions, tasks, dataset, data_root, out, workers, progress
+        )
 
 
 class Runs:

@@ -198,7 +198,8 @@ def test_momentum_goes_along_too_and_an_unknown_memory_is_refused():
 # ------------------------------------------------------------------------------ memory, new starts
 def test_forget_clears_the_optimizer_and_nothing_else(mlp):
     changed, columns = intervene("forget", mlp)
-    assert columns == {}
+    # Two moments of each number, and a count of steps of each of four tensors.
+    assert columns == {"forgotten": 2 * len(flat(mlp)) + 4}
     assert torch.equal(flat(changed), flat(mlp))
     assert not changed.learner.optimizer.state
     assert mlp.learner.optimizer.state
@@ -370,6 +371,8 @@ def test_names_say_all_options_and_lead_back():
     assert parse("rate")[0] == "rate:first"
     assert parse("rate:1:2.50")[0] == "rate:1:2.5"
     assert parse("induce:4")[0] == "induce:4"
+    assert parse("rate:1:1e30")[0] == "rate:1:1e+30"
+    assert parse("rate:1:1e+30+forget")[0] == "rate:1:1e+30+forget"
     assert parse("turns+unwind")[0] == "turns:3+unwind"
     for text in USUAL:
         name, intervention = parse(text)
