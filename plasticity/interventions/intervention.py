@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from plasticity.learning.learner import Learner
+    from plasticity.networks.layers import Layer
     from plasticity.tasks.streams import Task
 
 LEAST_GROWTH = 1.5
@@ -141,20 +142,19 @@ def growth_of(now: nn.Module, young: Mapping[str, Any]) -> dict[int, float]:
 
     then = copy.deepcopy(now)
     then.load_state_dict(young)
-    return {
-        layer.number: _sizes(layer.module, layer.norm) / _sizes(before.module, before.norm)
-        for layer, before in zip(layers_of(now), layers_of(then), strict=True)
-    }
+    pairs = zip(layers_of(now), layers_of(then), strict=True)
+    return {layer.number: _size(layer) / _size(before) for layer, before in pairs}
 
 
-def _sizes(module: nn.Module, norm: float) -> float:
-    """Return the norm of a layer; of a circuit, one over its damping."""
+def _size(layer: Layer) -> float:
+    """Return the norm of a layer's matrices; of a circuit, one over its damping."""
     from plasticity.metrics.circuits import circuits, mean_damping
+    from plasticity.networks.layers import norm_of
 
-    for circuit in circuits(module):
-        if circuit is module:
+    for circuit in circuits(layer.module):
+        if circuit is layer.module:
             return 1 / mean_damping(circuit)
-    return norm
+    return norm_of([p for p in layer.parameters if p.dim() > 1])
 
 
 def is_circuit(module: nn.Module) -> bool:

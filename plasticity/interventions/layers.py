@@ -11,16 +11,36 @@ from typing import TYPE_CHECKING, Any
 from plasticity.errors import DoesNotFit
 from plasticity.interventions.intervention import Aged, Intervention, is_circuit
 from plasticity.learning.column import Column
-from plasticity.networks.layers import Layer, find_layer, layers_of
-from plasticity.networks.trained import is_trained
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
     from plasticity.learning.learner import Learner
+    from plasticity.networks.layers import Layer
 
 FACTOR = Column("factor", "factor c")
+
+
+ENDS = ("first", "last")
+"""Other names of the layers at both ends."""
+
+
+def find_layer(network: nn.Module, which: str) -> Layer:
+    """Return a layer by its number, or as ``first`` or ``last``.
+
+    Raises:
+        DoesNotFit: The network has no such layer.
+    """
+    from plasticity.networks.layers import layers_of
+
+    layers = layers_of(network)
+    if which in ENDS and layers:
+        return layers[0 if which == "first" else -1]
+    if which.isdecimal() and 1 <= int(which) <= len(layers):
+        return layers[int(which) - 1]
+    many = f"the layers 1 to {len(layers)}, first and last" if layers else "no layer"
+    raise DoesNotFit(f"there is no layer {which}: the network has {many}")
 
 
 def check_factor(factor: float | None) -> None:
@@ -34,16 +54,15 @@ def check_factor(factor: float | None) -> None:
 
 
 def trained_layer(network: nn.Module, which: str, who: str) -> Layer:
-    """Return a layer with the parameters of it that are trained.
+    """Return a layer of which a matrix is trained.
 
     Raises:
         DoesNotFit: There is no such layer, or all of it is frozen.
     """
     layer = find_layer(network, which)
-    trained = tuple(p for p in layer.parameters if is_trained(p))
-    if not any(p.dim() > 1 for p in trained):
+    if not layer.weights:
         raise DoesNotFit(f"{who}: layer {layer.number} is frozen")
-    return Layer(layer.number, layer.name, layer.module, trained)
+    return layer
 
 
 def scalable(network: nn.Module, which: str, who: str) -> Layer:
@@ -55,7 +74,7 @@ def scalable(network: nn.Module, which: str, who: str) -> Layer:
     layer = trained_layer(network, which, who)
     if is_circuit(layer.module):
         raise DoesNotFit(f"{who}: layer {layer.number} is a circuit; unwind makes its angles short")
-    if len(layer.parameters) < len(find_layer(network, which).parameters):
+    if len(layer.trained) < len(layer.parameters):
         raise DoesNotFit(f"{who}: a part of layer {layer.number} is frozen")
     return layer
 
@@ -93,7 +112,7 @@ class Rate(Intervention):
         """Scale the rate."""
         layer = trained_layer(aged.learner.network, self.layer, "rate")
         factor = aged.growth_of(layer.number) if self.factor is None else self.factor
-        aged.learner.scale_rate(layer.parameters, factor)
+        aged.learner.scale_rate(layer.trained, factor)
         return {"factor": factor}
 
 
@@ -237,6 +256,8 @@ class Rebalance(Intervention):
             _powers(learner.optimizer, parameter)
 
     def _pair(self, network: nn.Module) -> tuple[Layer, Layer]:
+        from plasticity.networks.layers import layers_of
+
         layer = scalable(network, self.layer, "rebalance")
         layers = layers_of(network)
         if layer.number == len(layers):
@@ -252,7 +273,7 @@ class Rebalance(Intervention):
             move_factor(layer, following, factor)
             for parameters, growth in (
                 (layer.parameters, 1 / factor),
-                (following.matrices, factor),
+                (following.weights, factor),
             ):
                 for parameter in parameters:
                     carry_memory(aged.learner.optimizer, parameter, growth)
@@ -268,7 +289,7 @@ def multiply(parameters: Sequence[nn.Parameter], factor: float) -> None:
 def move_factor(layer: Layer, following: Layer, factor: float) -> None:
     """Divide a layer by a factor and multiply the next layer's matrix by it."""
     multiply(layer.parameters, 1 / factor)
-    multiply(following.matrices, factor)
+    multiply(following.weights, factor)
 
 
 def carry_memory(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, growth: float) -> None:
@@ -306,6 +327,7 @@ def _is_homogeneous(network: nn.Module, number: int, x: Tensor) -> bool:
     import torch
 
     from plasticity.metrics.accuracy import evaluating
+    from plasticity.networks.layers import layers_of
 
     halved = copy.deepcopy(network)
     layers = layers_of(halved)
@@ -333,7 +355,8 @@ class Redraw(Intervention):
         """Load the layer's part of the state before the first task."""
         learner = aged.learner
         layer = trained_layer(learner.network, self.layer, "redraw")
-        prefix = f"{layer.name}." if layer.name else ""
+        (name,) = (n for n, m in learner.network.named_modules() if m is layer.module)
+        prefix = f"{name}." if name else ""
         inside = layer.module.state_dict().keys()
         untrained = aged.untrained["network"]
         layer.module.load_state_dict({name: untrained[prefix + name] for name in inside})

@@ -1,91 +1,82 @@
-"""The layers of a network: modules that hold a matrix of parameters, in order, from 1."""
+"""The layers of a network: whatever tells one layer from another counts them as this does."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from plasticity.errors import DoesNotFit
+import torch
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from torch import nn
+from plasticity.networks.trained import is_trained
 
-ENDS = ("first", "last")
-"""Other names of the layers at both ends."""
+
+def is_layer(module: nn.Module) -> bool:
+    """Tell whether a module is a layer: a linear one, or one that has a matrix of its own.
+
+    The angles of a circuit are such a matrix, as is any parameter of two dimensions or more.
+    """
+    own = module.parameters(recurse=False)
+    return isinstance(module, nn.Linear) or any(p.dim() > 1 for p in own)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer.
+    """A layer and the parameters that it does not share with a layer before it.
 
     Attributes:
-        number: Its place, from 1.
-        name: Of the module in its network; empty where the layer is the network.
-        module: What it is.
-        parameters: All that it holds, biases among them, each once.
+        number: Its place among the layers, from 1.
+        module: The layer.
+        parameters: All of its own, biases among them.
     """
 
     number: int
-    name: str
     module: nn.Module
     parameters: tuple[nn.Parameter, ...]
 
     @property
-    def matrices(self) -> tuple[nn.Parameter, ...]:
-        """Return the parameters of two dimensions or more."""
-        return tuple(p for p in self.parameters if p.dim() > 1)
+    def trained(self) -> tuple[nn.Parameter, ...]:
+        """Return the parameters that are trained."""
+        return tuple(p for p in self.parameters if is_trained(p))
 
     @property
-    def norm(self) -> float:
-        """Return the Frobenius norm of its matrices together, without biases."""
-        import torch
-
-        norms = [torch.linalg.vector_norm(p.detach()) for p in self.matrices]
-        return float(torch.linalg.vector_norm(torch.stack(norms)))
-
-    @property
-    def rms(self) -> float:
-        """Return the root of the mean square of the numbers in its matrices."""
-        return self.norm / sum(p.numel() for p in self.matrices) ** 0.5
+    def weights(self) -> tuple[nn.Parameter, ...]:
+        """Return the trained parameters that are no biases: those of two dimensions or more."""
+        return tuple(p for p in self.trained if p.dim() > 1)
 
 
 def layers_of(network: nn.Module) -> list[Layer]:
-    """Return the layers of a network, in the order of ``modules()``.
+    """Return the layers of a network in the order of its modules, numbered from 1.
 
-    A layer is a linear layer, or a module with a parameter of two dimensions or more of its own: a
-    circuit is one, with all its gates. Numbers that stand alone, as the scales of a LayerNorm, are
-    no layer. A parameter that two modules share belongs to the first.
+    A circuit is one layer. What makes a layer's matrix, as torch's parametrizations do, belongs to
+    the layer. Parameters of modules without a matrix, such as the gains of a normalization, belong
+    to none. A frozen layer is counted, too, so that no other changes its number.
     """
-    from torch import nn
+    layers: list[Layer] = []
+    counted: set[nn.Parameter] = set()
+    for module in _modules(network):
+        own = [*module.parameters(recurse=False)]
+        parametrizations = module._modules.get("parametrizations")
+        if parametrizations is not None:
+            own += parametrizations.parameters()
+        new = tuple(dict.fromkeys(p for p in own if p not in counted))
+        counted.update(new)
+        layers.append(Layer(len(layers) + 1, module, new))
+    return layers
 
-    found: list[Layer] = []
-    seen: set[int] = set()
-    inside: tuple[str, ...] = ()
+
+def _modules(network: nn.Module) -> Iterator[nn.Module]:
     for name, module in network.named_modules():
-        if inside and name.startswith(inside):  # what makes the matrix of a linear layer
-            continue
-        is_linear = isinstance(module, nn.Linear)
-        if is_linear:
-            inside = (*inside, f"{name}." if name else "")
-        held = [p for p in module.parameters(recurse=is_linear) if id(p) not in seen]
-        if any(p.dim() > 1 for p in held):
-            seen |= {id(p) for p in held}
-            found.append(Layer(len(found) + 1, name, module, tuple(held)))
-        if inside == ("",):
-            break
-    return found
+        if "parametrizations" not in name.split(".") and is_layer(module):
+            yield module
 
 
-def find_layer(network: nn.Module, which: str) -> Layer:
-    """Return a layer by its number, or as ``first`` or ``last``.
+def norm_of(parts: Iterable[Tensor]) -> float:
+    """Return the norm of all numbers as one vector; 0 of none."""
+    norms = [torch.linalg.vector_norm(part.detach()) for part in parts]
+    return float(torch.stack([norm.double() for norm in norms]).norm()) if norms else 0.0
 
-    Raises:
-        DoesNotFit: The network has no such layer.
-    """
-    layers = layers_of(network)
-    if which in ENDS and layers:
-        return layers[0 if which == "first" else -1]
-    if which.isdecimal() and 1 <= int(which) <= len(layers):
-        return layers[int(which) - 1]
-    many = f"the layers 1 to {len(layers)}, first and last" if layers else "no layer"
-    raise DoesNotFit(f"there is no layer {which}: the network has {many}")
+
+def count_of(parts: Iterable[Tensor]) -> int:
+    """Return how many numbers there are; a complex one counts as two."""
+    return sum(part.numel() * (2 if part.is_complex() else 1) for part in parts)

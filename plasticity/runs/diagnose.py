@@ -17,7 +17,6 @@ import numpy as np
 
 from plasticity.errors import InUse, RecordError, UsageError
 from plasticity.interventions import INTERVENTIONS, REFERENCES, USUAL, parse
-from plasticity.networks.layers import layers_of
 from plasticity.protocol.experiment import Definition
 from plasticity.results.names import arm_name, config_hash
 from plasticity.results.record import RunFolder
@@ -279,6 +278,8 @@ def _checked_arm(
 
 def _is_said_twice(arm: AgedArm, name: str, said: Sequence[str]) -> str:
     """Return why one of the usual interventions is left out: the last layer is the first."""
+    from plasticity.networks.layers import layers_of
+
     one_layer = len(layers_of(arm.ready.learner.network)) == 1
     return "its last layer is its first" if not said and one_layer and "last" in name else ""
 

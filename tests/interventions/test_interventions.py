@@ -11,7 +11,7 @@ from torch import nn
 from plasticity.errors import DoesNotFit, UsageError
 from plasticity.interventions import INTERVENTIONS, USUAL, parse
 from plasticity.interventions.intervention import Aged, growth_of
-from plasticity.networks.layers import layers_of
+from plasticity.networks.layers import layers_of, norm_of
 from plasticity.remedies.dead_units import dead_units, layers_with_units
 from tests.interventions.aged import (
     aged,
@@ -120,7 +120,7 @@ def test_rebalance_keeps_the_function(name, layer):
     assert columns["factor"] != pytest.approx(1, abs=0.01)
     assert same(outputs(changed), outputs(of), abs=1e-5)
     sizes = zip(layers_of(of.learner.network), layers_of(changed.learner.network), strict=True)
-    ratios = [new.norm / old.norm for old, new in sizes]
+    ratios = [norm_of(new.weights) / norm_of(old.weights) for old, new in sizes]
     c, k = columns["factor"], int(layer)
     assert ratios[k - 1 : k + 1] == pytest.approx([1 / c, c])
 
@@ -154,7 +154,7 @@ def test_after_rebalance_adam_goes_on_as_if_it_had_always_had_the_new_coordinate
     from plasticity.interventions.layers import carry_memory, move_factor
 
     move_factor(first, second, c)
-    for parameters, growth in ((first.parameters, 1 / c), (second.matrices, c)):
+    for parameters, growth in ((first.parameters, 1 / c), (second.weights, c)):
         for parameter in parameters:
             carry_memory(optimizer, parameter, growth)
     before = [p.detach().clone() for p in network.parameters()]
