@@ -25,6 +25,7 @@ import tyro
 
 from experiments.cli import parse as cli
 from experiments.cli.recorded import Source
+from plasticity.errors import UsageError
 from plasticity.protocol.options import expanded
 
 if TYPE_CHECKING:
@@ -92,6 +93,8 @@ def diagnose_runs(command: Diagnose) -> None:
     from plasticity.runs.load import Run, check_same
     from plasticity.studies.causes import write_causes
 
+    if not command.runs:
+        raise UsageError("RUN: name a run folder, or several that differ in the seed")
     folders = [read_run(expanded(path, "RUN")) for path in command.runs]
     experiment = command.source.experiment_of(folders[0])
     check_same([Run(folder, experiment) for folder in folders])

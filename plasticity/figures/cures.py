@@ -22,6 +22,7 @@ LOOKS = {
     "undecided": ("#666666", "D"),
     "does not apply": ("#999999", "x"),
     "one seed": (COLORS[1], "o"),
+    "control": (COLORS[3], "P"),
 }
 """Color and marker of a verdict."""
 OTHER = ("#999999", "d")
@@ -92,13 +93,16 @@ def cures_figure(cases: Sequence[Case], title: str, abscissa: str) -> Figure:
     handles = []
     for word in words:
         color, marker = LOOKS.get(word.partition(",")[0], OTHER)
-        handles.append(Line2D([], [], color=color, marker=marker, linestyle="", label=word))
+        inside = "white" if "fragile" in word else color
+        handles.append(
+            Line2D([], [], color=color, marker=marker, mfc=inside, linestyle="", label=word)
+        )
     handles += [
         Line2D([], [], color="#000000", linestyle=":", label="aged, as it is"),
         Line2D([], [], color="#000000", linestyle="--", label="untrained"),
     ]
     figure.legend(
-        handles=handles, loc="lower center", ncols=min(len(handles), 2 + 3 * across), fontsize=8,
+        handles=handles, loc="lower center", ncols=min(len(handles), 3 * across), fontsize=8,
         frameon=False, handletextpad=0.4, columnspacing=1.2,
     )  # fmt: skip
     return figure
@@ -114,7 +118,10 @@ def _draw(axes: Axes, case: Case) -> None:
                          linestyle=":" if point.name == "none" else "--", zorder=0)  # fmt: skip
         if point.interval:
             axes.plot(point.interval, [line, line], color=color, linewidth=1.6)
-        axes.plot(point.mean, line, marker=marker, color=color, markersize=5.5, linestyle="")
+        inside = "white" if "fragile" in point.word else color
+        axes.plot(
+            point.mean, line, marker=marker, color=color, mfc=inside, markersize=5.5, linestyle=""
+        )
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.tick_params(axis="x", labelsize=8)

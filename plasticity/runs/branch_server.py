@@ -13,6 +13,7 @@ import os
 import queue
 import threading
 from pathlib import Path
+from typing import Any
 
 from plasticity.errors import PlasticityError
 
@@ -39,6 +40,7 @@ def answer_all(requests: queue.SimpleQueue[bytes], answers: object) -> None:
     nursery = Nursery(source, first["longest"])
     while True:
         branch = Branch(**json.loads(requests.get()))
+        answer: dict[str, Any]
         try:
             answer = {"rows": nursery.grow(branch)}
         except PlasticityError as error:

@@ -101,10 +101,18 @@ class Diagnosis:
             name: Of the column.
         """
         found: dict[int, list[float]] = {}
-        for row in self.rows:
-            if self._is_of(row, arm, age) and row["intervention"] == intervention:
-                found.setdefault(row["seed"], []).append(float(row.get(name, np.nan)))
+        for row in self.of(arm, age, intervention):
+            found.setdefault(row["seed"], []).append(float(row.get(name, np.nan)))
         return np.array([found[seed] for seed in sorted(found)])
+
+    def of(self, arm: str, age: int, intervention: str) -> list[BranchRow]:
+        """Return the rows of what was done to an arm at an age, of all seeds."""
+        rows = (row for row in self.rows if self._is_of(row, arm, age))
+        return [row for row in rows if row["intervention"] == intervention]
+
+    def arm_of(self, folder: str) -> str:
+        """Return the name of the arm that a folder is of."""
+        return next(str(row["arm"]) for row in self.rows if row["folder"] == folder)
 
     def seeds(self, arm: str, age: int) -> list[int]:
         """Return the seeds of an arm at an age."""
@@ -322,6 +330,10 @@ class BranchRows:
     def of(self, branches: Sequence[Branch]) -> tuple[BranchRow, ...]:
         """Return the rows of branches, in the order of the branches."""
         return tuple(row for b in branches for row in self._rows.get(_key(b), [])[: b.tasks])
+
+    def all(self) -> list[BranchRow]:
+        """Return all rows of the file."""
+        return [row for rows in self._rows.values() for row in rows]
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -72,6 +72,8 @@ class Cause:
         """Return the verdict in a word or a few; empty of a reference."""
         if self.intervention in REFERENCES:
             return ""
+        if of_parts(parse(self.intervention)[1])[0].replaces:
+            return "control"
         if not self.applies:
             return "does not apply"
         if self.cure is None:
@@ -194,7 +196,8 @@ NOTE = (
     f"point, or below minus that. *no effect*: it is within {MARGIN:.0f} point, which takes ten "
     "seeds to say. *does not apply*: the layer has grown by less than "
     f"{LEAST_GROWTH} since the first task. Tests are one-sided paired t tests at 5 % each, of each "
-    "line by itself: this is exploration. A star marks what sees samples of the next task."
+    "line by itself: this is exploration. *control*: it begins with another network. A star marks "
+    "what sees samples of the next task."
 )
 
 

@@ -16,6 +16,7 @@ from plasticity.errors import PlasticityError, UsageError
 from plasticity.protocol.choices import choose, with_options
 from plasticity.protocol.names import find_experiment, import_modules
 from plasticity.protocol.options import TaskSetting
+from plasticity.studies.diagnosed import Diagnosed, Hypothesis, as_json, problems_of, restored
 
 OF_A_CELL = ("seed", "threads")
 """Settings that each cell has from the study itself."""
@@ -45,6 +46,9 @@ class Declaration:
             (79, 790)}}``.
         modules: Modules that are imported before an arm is trained, because they register networks,
             remedies or metrics of your own.
+        diagnosed: Arms whose aged networks are intervened in after training; then the report has a
+            section *Causes*.
+        hypotheses: Claims on what cures them.
 
     Raises:
         UsageError: Something of it cannot be trained or claimed; one line.
@@ -68,8 +72,12 @@ class Declaration:
         default_factory=dict, hash=False
     )
     modules: tuple[str, ...] = ()
+    diagnosed: tuple[Diagnosed, ...] = ()
+    hypotheses: tuple[Hypothesis, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "diagnosed", restored(Diagnosed, self.diagnosed))
+        object.__setattr__(self, "hypotheses", restored(Hypothesis, self.hypotheses))
         self._check_kinds()
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name):
             raise UsageError(f"study {self.name!r}: a name of letters, digits, - and _")
@@ -137,6 +145,7 @@ class Declaration:
         for name in self.settings:
             if name in OF_A_CELL:
                 yield f"settings: {name} is not for a study to say"
+        yield from problems_of(self)
         try:
             import_modules(self.modules)
             experiment = find_experiment(self.experiment)
@@ -161,7 +170,10 @@ class Declaration:
             if isinstance(value, Mapping):
                 value = {k: dict(v) if isinstance(v, Mapping) else v for k, v in value.items()}
             content[entry.name] = value
-        for later in ("tuning_values", "modules"):  # studies without them keep their digest
+        content["diagnosed"] = as_json(self.diagnosed)
+        content["hypotheses"] = as_json(self.hypotheses)
+        # Studies without them keep their digest.
+        for later in ("tuning_values", "modules", "diagnosed", "hypotheses"):
             if not content[later]:
                 del content[later]
         return content

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,10 @@ from plasticity.results.arm import recorded
 from plasticity.results.names import record_name
 from plasticity.studies.cells import Cell, Place, cells, folder_of, is_complete, num_tasks
 from plasticity.studies.declaration import Declaration
+from plasticity.studies.diagnosed import RECORD, load_diagnosis, save_diagnosis
+
+if TYPE_CHECKING:
+    from plasticity.runs.diagnose import Diagnosis
 
 INDEX = "study.json"
 MAX_INDEX_BYTES = 2**24
@@ -33,6 +37,7 @@ class Numbers:
             where a row lacks the number, or where there is no row.
         rows: By arm, ``(seeds,)``: how many rows there are; -1: the record cannot be read.
         complete: By arm, ``(seeds,)``: which seeds have learned all that the study asks for.
+        diagnosis: What was diagnosed of them; None where the study asks for nothing.
     """
 
     study: Declaration
@@ -40,6 +45,7 @@ class Numbers:
     columns: Mapping[str, Mapping[str, np.ndarray]]
     rows: Mapping[str, np.ndarray]
     complete: Mapping[str, np.ndarray]
+    diagnosis: Diagnosis | None = None
 
     def of(self, arm: str, column: str) -> np.ndarray | None:
         """Return a column of an arm's complete seeds, or None where it has no such number."""
@@ -156,6 +162,8 @@ def save_records(found: Numbers, folder: Path) -> Path:
             "rows": found.rows[arm],
         }
         write_arrays(folder / f"{record_name(arm)}.npz", about | columns)
+    if found.diagnosis is not None:
+        save_diagnosis(found.diagnosis, folder / RECORD)
     content = {"digest": digest, "tasks": found.tasks, "study": found.study.json()}
     with disk_errors(folder / INDEX):
         # Last: with it, all files are there.
@@ -203,7 +211,13 @@ def load_records(folder: Path, study: Declaration | None = None) -> Numbers:
             if name.startswith(OF_A_COLUMN)
         }
         _check_shapes(path, rows[arm], complete[arm], columns[arm], (len(own.seeds), tasks))
-    return Numbers(own, tasks, columns, rows, complete)
+    diagnosis = None
+    if own.diagnosed:
+        try:
+            diagnosis = load_diagnosis(folder / RECORD)
+        except RecordError as error:
+            raise Failure(" ".join(str(error).splitlines())) from error
+    return Numbers(own, tasks, columns, rows, complete, diagnosis)
 
 
 def _check_shapes(
