@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from plasticity.figures.cures import Case, Point, cures_figure
-from plasticity.interventions import REFERENCES, parse
+from plasticity.interventions import INTERVENTIONS, REFERENCES, parse
 from plasticity.interventions.intervention import LEAST_GROWTH, of_parts
 from plasticity.protocol.experiment import Definition
 from plasticity.results.disk import locked_folder
@@ -100,12 +100,17 @@ def causes_of(diagnosis: Diagnosis) -> list[Cause]:
         }
         if not all(name in level for name in REFERENCES):
             continue
-        names = sorted(level, key=lambda name: REFERENCES.index(name) if name in REFERENCES else 9)
-        for name in names:
+        for name in sorted(level, key=_place):
             seeds = sorted({*level[name]} & {*level["none"]} & {*level["untrained"]})
             if seeds:
                 found.append(_cause(diagnosis, arm, age, name, seeds, level))
     return found
+
+
+def _place(name: str) -> tuple[int, str]:
+    """Return where an intervention stands in tables: in the order of the registry, then by name."""
+    kind = name.partition(":")[0].partition("+")[0]
+    return [*INTERVENTIONS].index(kind), name
 
 
 def _seeds(diagnosis: Diagnosis, arm: str, age: int, name: str) -> list[int]:
