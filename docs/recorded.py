@@ -9,6 +9,7 @@ in their order; ``tests/test_docs.py`` compares::
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,7 +62,7 @@ NAMES = {
 
 
 def speed_table() -> str:
-    """Return README's table: our time, the best rival's, and their ratio, in Markdown.
+    """Return the table of times: ours, the best rival's, and their ratio, in Markdown.
 
     They are medians of ``docs/records/bench.json``, a report of ``python -m experiments.bench``.
     """
@@ -75,6 +76,12 @@ def speed_table() -> str:
         numbers = f"{ours:.2g} | {theirs:.3g} ({NAMES[rival]}) | {theirs / ours:.2g}"
         lines.append(f"| {text} | {numbers} |")
     return "\n".join(lines)
+
+
+def speed_range() -> str:
+    """Return how many times as long the best rival takes, of the steps in the table."""
+    ratios = [float(line.split("|")[-2]) for line in speed_table().splitlines()[2:]]
+    return f"{min(ratios):g} to {max(ratios):g} times"
 
 
 # --- the pilot
@@ -140,6 +147,37 @@ def _correlation(study: str, account: str, below: float) -> str:
     return f"{r:.2f} [{low:.2f}, {high:.2f}], n = {n}"
 
 
+FOUND = {
+    "mlp": "a small network of ReLU units, as in the paper",
+    "qnn": "a circuit of 10 qubits, the paper's",
+    "free-brickwork": "a circuit whose gates need not be unitary",
+    "stiefel": "no circuit: orthonormal vectors, which stay so",
+    "stiefel-free": "the same map, free to grow",
+    "mlp+l2": "`mlp` with weight decay",
+}
+"""The arms of README's table, and what they are."""
+
+
+def found_table() -> str:
+    """Return README's table: level and drop of some arms on both problems, in Markdown."""
+    from plasticity.studies.findings import findings_of
+
+    lines = ["| arm | what it is | MNIST: level | drop | XXZ: level | drop |"]
+    lines.append("|---|---|--:|--:|--:|--:|")
+    found = [{f.arm: f for f in findings_of(pilot(s), "test_accuracy")[0]} for s in PROBLEMS]
+    for arm, words in FOUND.items():
+        cells = [f"`{arm}`", words]
+        for one in (of.get(arm) for of in found):
+            if one is None:
+                cells += ["", ""]
+                continue
+            low, high = (100 * end for end in one.drop.interval_95)
+            cells += [f"{100 * one.level.estimate:.0f}"]
+            cells += [f"{100 * one.drop.estimate:.1f} [{low:.1f}, {high:.1f}]"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 HELD_AND_FREE = (
     ("mnist-why", "stiefel", "stiefel-free"),
     ("mnist-why", "mlp-sphere", "mlp"),
@@ -177,6 +215,30 @@ def held_and_free() -> str:
             f"| {100 * pair.drop.estimate:.1f} [{low:.1f}, {high:.1f}] "
             f"| {' and '.join(f'{rate:g}' for rate in rates)} |"
         )
+    return "\n".join(lines)
+
+
+def applied() -> str:
+    """Return with which options the pilot applied each remedy to the MLP, as a table.
+
+    They are the study's own, and else the defaults: none has changed since the pilot was trained.
+    """
+    from plasticity.protocol.choices import choose
+    from plasticity.protocol.names import find_experiment
+
+    study = pilot("mnist-why").study
+    experiment = find_experiment(study.experiment)
+    arms = choose(experiment, study.preset, study.arms, study.settings, study.of_arm).arms
+    lines = ["| arm | learning rate | options of the remedy |", "|---|--:|---|"]
+    for name, arm in arms.items():
+        if "+" in name:
+            options = [
+                f"`{field.name.replace('_', '-')}` {getattr(remedy, field.name)}"
+                for remedy in arm.remedies.values()
+                for field in dataclasses.fields(remedy)
+            ]
+            rate = f"{arm.optimizer.learning_rate:g}"
+            lines.append(f"| `{name}` | {rate} | {', '.join(options) or 'none'} |")
     return "\n".join(lines)
 
 

@@ -87,7 +87,7 @@ def draw_arms(name: str) -> None:
 
 
 def draw_quick() -> None:
-    """Draw README's figure."""
+    """Draw the figure of the preset quick."""
     from experiments.mnist import EXPERIMENT
     from plasticity.figures.curves import learning_curves
     from plasticity.protocol.columns import panels_of
@@ -102,6 +102,37 @@ def draw_quick() -> None:
         series[LABELS[arm]] = [rows]
     title = "Permuted images (mnist), preset quick, seed 0"
     learning_curves(series, panels_of(EXPERIMENT), title).savefig(HERE / "mnist.png")
+
+
+FOUND = {"mnist-why": "permuted MNIST", "qdata-why": "levels of the XXZ chain"}
+FOUND_ARMS = {
+    "stiefel": "#0072B2", "qnn": "#009E73", "mlp": "#D55E00", "stiefel-free": "#CC79A7",
+}  # fmt: skip
+
+
+def draw_found() -> None:
+    """Draw README's figure: accuracy over tasks on both problems, two held arms and two free."""
+    from matplotlib.figure import Figure
+    from scipy.stats import t
+
+    figure = Figure(figsize=(9, 3.6), dpi=150, layout="constrained")
+    for axes, (study, words) in zip(figure.subplots(1, 2), FOUND.items(), strict=True):
+        found = pilot(study)
+        window = np.ones(15) / 15
+        for arm, color in FOUND_ARMS.items():
+            values = 100 * found.columns[arm]["test_accuracy"][found.complete[arm]]
+            runs = np.array([np.convolve(run, window, "valid") for run in values])
+            tasks, mean = np.arange(runs.shape[1]) + 7, runs.mean(0)
+            half = t.ppf(0.975, len(runs) - 1) * runs.std(0, ddof=1) / np.sqrt(len(runs))
+            axes.plot(tasks, mean, color=color, label=arm)
+            low, high = (mean - half).clip(0, 100), (mean + half).clip(0, 100)
+            axes.fill_between(tasks, low, high, color=color, alpha=0.15, linewidth=0)
+        axes.set(title=f"{words}, {len(runs)} seeds", xlabel="task", ylabel="test accuracy (%)")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25, linewidth=0.5)
+    handles = axes.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False)
+    figure.savefig(HERE / "found.png")
 
 
 def draw_devices() -> None:
@@ -157,6 +188,7 @@ def main() -> None:
     """Draw all of them."""
     from plasticity.studies.numbers import load_records
 
+    draw_found()
     draw_quick()
     draw_devices()
     draw_diagnosis()

@@ -27,7 +27,10 @@ from plasticity.protocol.options import expanded
 
 def parse(arguments: Sequence[str]) -> Options:
     """Read the command line; raise UsageError with one line that says what is wrong."""
-    return in_one_line(tyro.cli, Options, command="bench", description=__doc__, args=arguments)
+    result: Options = in_one_line(
+        tyro.cli, Options, command="bench", description=__doc__, args=arguments
+    )
+    return result
 
 
 def measure(options: Options) -> None:

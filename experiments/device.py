@@ -125,10 +125,13 @@ def evaluate_run(command: Device) -> None:
         there = folder.arms()
         arms = find_arms(experiment, there, command.arms, "experiments.device")
         records = open_records(folder, arms, opened)
+        for path in arms:
+            if path not in records:
+                print(f"{arm_name(path)}: no task is finished yet")
         ready: dict[Path, Supervised] = {}
         unfit: dict[str, str] = {}
         for path, record in records.items():
-            arm = untrained(
+            arm, remark = untrained(
                 experiment,
                 folder,
                 arms[path],
@@ -136,6 +139,8 @@ def evaluate_run(command: Device) -> None:
                 command.source.dataset,
                 command.source.data_root,
             )
+            if remark:
+                print(f"{arm_name(path)}: {remark}")
             if why := unfit_for_device(arm):
                 unfit[arm_name(path)] = why
             else:

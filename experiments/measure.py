@@ -62,6 +62,10 @@ def measure_run(command: Measure) -> None:
         command.source.dataset,
         command.source.data_root,
     ):
+        if done.remark:
+            print(f"{arm_name(done.path)}: {done.remark}")
+        if not done.networks:
+            continue
         many = f"{done.networks} network{'s' if done.networks > 1 else ''}"
         file = done.path / "measured.jsonl"
         print(f"{arm_name(done.path)}: {', '.join(done.metrics)} of {many}: {file}")

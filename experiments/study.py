@@ -129,12 +129,15 @@ def find(name: str) -> Study:
         raise Failure(f"{name}: {type(error).__name__}: {line}") from error
     if not isinstance(content.get("STUDY"), Study):
         raise Failure(f"{name}: it has no STUDY = Study(...)")
-    if not content["STUDY"].modules and (own := only_here(content["STUDY"], before)):
+    result: Study = content["STUDY"]
+    # Cells import the module of the experiment, too, if it is one of your own.
+    known = result.modules or ":" in result.experiment
+    if not known and (own := only_here(result, before)):
         raise Failure(
             f"{name}: it registers {own}, which the commands of its cells do not know.\n"
             'Register it in a module, say mine.py, and give the study modules=("mine",).'
         )
-    return content["STUDY"]
+    return result
 
 
 def registered() -> dict[str, dict[str, Any]]:
@@ -216,9 +219,11 @@ def write(command: Command, study: Study, results: Path, place: Place) -> None:
     """
     folder = results / "studies" / f"{study.name}-{study.digest()}"
     if command.tune:
-        from plasticity.studies.tuning import write_tuning
+        from plasticity.studies.tuning import late_scores, tuning_table, write_tuning
 
-        print(f"tuning: {write_tuning(study, results, folder, place)}")
+        scores = late_scores(study, results, place)
+        print(tuning_table(study, scores))
+        print(f"tuning: {write_tuning(study, scores, folder)}")
         return
     from plasticity.studies import report
 

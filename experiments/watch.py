@@ -71,7 +71,10 @@ def parse(arguments: Sequence[str]) -> Watch:
         UsageError: With one line that says what is wrong.
         SystemExit: With status 0, after ``--help``.
     """
-    return cli.in_one_line(tyro.cli, Watch, command="watch", description=__doc__, args=arguments)
+    result: Watch = cli.in_one_line(
+        tyro.cli, Watch, command="watch", description=__doc__, args=arguments
+    )
+    return result
 
 
 def render(command: Watch) -> None:
@@ -79,10 +82,11 @@ def render(command: Watch) -> None:
     with needed():
         from plasticity.rl.video import watch
 
-    watch(
+    line = watch(
         command.run, command.video, arm=command.arm, policy=command.policy, env_said=command.env,
         seed=command.seed, steps=command.steps, size=command.size,
     )  # fmt: skip
+    print(line)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

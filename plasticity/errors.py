@@ -45,3 +45,8 @@ class InUse(RecordError):
     """Another process does it just now: wait for it, or stop it."""
 
     status = 75
+
+
+def cause_of(error: BaseException) -> str:
+    """Return the last line of an exception's message, or its type where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]

@@ -219,6 +219,30 @@ def test_what_the_pilot_reads_in_its_records_is_what_these_say() -> None:
         assert table in text
 
 
+def test_what_was_applied_is_the_study_with_the_defaults() -> None:
+    assert docs_module("recorded").applied() in page("remedies")
+
+
+def test_defaults_beside_published_numbers_are_those_of_the_registry() -> None:
+    from plasticity.remedies import REMEDIES
+
+    text = section(page("remedies"), "Defaults and published numbers")
+    rows = re.findall(r"^\| `([\w-]+)` \| `([\w-]+)` \| (\S+) \|", text, re.MULTILINE)
+    assert len(rows) == 8
+    for remedy, option, default in rows:
+        assert getattr(REMEDIES[remedy], option.replace("-", "_")) == float(default)
+
+
+def test_glossary_explains_the_words_of_the_reports_in_order() -> None:
+    text = (DOCS / "glossary.md").read_text()
+    words = re.findall(r"^(\w+)\n: ", text, re.MULTILINE)
+    assert words == sorted(words)
+    assert {*words} == {
+        "arm", "cell", "drop", "early", "gap", "intervention", "late", "level", "preset",
+        "protocol", "remedy", "slope",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ["mnist-why", "qdata-why", "mnist-remedies"])
 def test_tables_of_arms_and_remedies_are_those_of_the_pilots_records(
     name: str, monkeypatch: pytest.MonkeyPatch

@@ -44,6 +44,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let studies start one worker, whatever was asked for: each imports everything anew."""
+    from plasticity.studies import workers
+
+    start = workers.own_cluster
+    monkeypatch.setattr(workers, "own_cluster", lambda asked_for: start(1))
+
+
 def test_runs_are_trained_and_read_as_promised() -> None:
     import numpy as np
     from matplotlib.figure import Figure
@@ -68,6 +77,7 @@ def test_runs_are_trained_and_read_as_promised() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_worker")
 def test_all_that_was_promised_works_to_the_letter(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,6 +117,7 @@ def test_the_page_has_a_block_of_each_kind() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_worker")
 def test_blocks_of_the_page_run_one_after_another(folder: Path) -> None:
     pytest.importorskip("distributed")
     names: dict = {"__name__": "notebook"}

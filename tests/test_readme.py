@@ -54,7 +54,14 @@ SMALLER = {"n_steps=256": "n_steps=64", "learn(1_000)": "learn(64)"}
 def test_speed_table_is_that_of_the_recorded_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     recorded = importlib.import_module("recorded")
-    assert recorded.speed_table() in (ROOT / "README.md").read_text()
+    assert recorded.speed_table() in (ROOT / "docs/fast.md").read_text()
+    assert f"takes {recorded.speed_range()} as long" in (ROOT / "README.md").read_text()
+
+
+def test_what_was_found_is_what_the_records_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    recorded = importlib.import_module("recorded")
+    assert recorded.found_table() in (ROOT / "README.md").read_text()
 
 
 def test_readme_is_a_door() -> None:
@@ -176,7 +183,7 @@ def test_studies_of_the_pages_train_what_others_wrote(folder: Path) -> None:
     for name in ("sides", "linear_scales"):
         declared = study.find(f"{name}.py")
         small = dataclasses.replace(declared, seeds=(0,), settings={"num_tasks": 20})
-        small.train("results", workers=2, progress=False)
+        small.train("results", workers=1, progress=False)
         found = small.load("results")
         assert {finding.arm for finding in found.findings()} == {*small.arms}
         assert all(found.column(arm, "test_accuracy").shape == (1, 20) for arm in small.arms)
@@ -248,6 +255,8 @@ def test_options_that_the_pages_name_are_there() -> None:
     of_others = {"--logdir"}  # of the program tensorboard
     slurm = {"--array", "--cpus-per-task", "--ntasks", "--time", "--wrap"}
     of_others |= slurm | {"--nthreads", "--scheduler-file"}  # of dask
+    # Of nox, pip and docker.
+    of_others |= {"--no-venv", "--require-hashes", "--no-deps", "--rm", "--build-arg"}
     # Of the network and the experiment that a page makes, which are run above.
     of_own = {"--scaled-linear.scale", "--num-points"}
     known = (

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import textwrap
 import tomllib
 import zipfile
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import plasticity
+from tests.test_from_python import PROMISED
 
 pytestmark = pytest.mark.processes
 
@@ -78,6 +80,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_has_all_files_of_all_folders_and_no_tests(wheel: Path) -> None:
     files = {file for package in PACKAGES for file in (ROOT / package).rglob("*.py")}
     data = {"plasticity/py.typed", "plasticity/tasks/digits_order.npy"}
+    data |= {f"plasticity/studies/template/page.{kind}" for kind in ("html", "css", "js")}
     expected = {str(file.relative_to(ROOT)) for file in files} | data
     folders = {file.rpartition("/")[0] for file in expected}
     rooms = {"plasticity/studies", "experiments/cli", "experiments/studies"}
@@ -109,6 +112,22 @@ def test_installed_commands_answer(installed: Path, tmp_path: Path, start: str) 
     said = python(*words, "mnist", "--help", cwd=tmp_path, path=installed)
     assert said.startswith(f"usage: {program} mnist [-h] [OPTIONS]")
     assert "--preset" in said
+
+
+@pytest.mark.slow
+def test_what_is_promised_of_python_works_from_a_wheel_in_an_empty_folder(
+    installed: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("distributed")
+    without_frames = PROMISED.partition("run.frame(), found.frame()")[0]
+    code = "import plasticity\nprint(plasticity.__file__)\n" + without_frames
+    (tmp_path / "promised.py").write_text(
+        f"if __name__ == '__main__':\n{textwrap.indent(code, '    ')}"
+    )
+    file, *findings = python("promised.py", cwd=tmp_path, path=installed).splitlines()
+    assert file == str(installed / "plasticity" / "__init__.py")
+    assert {line.split()[0] for line in findings} == {"mlp", "mlp-sphere"}
+    assert (tmp_path / "folder" / "report.md").exists()
 
 
 STUDY = """

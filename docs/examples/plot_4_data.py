@@ -54,7 +54,7 @@ from torch.nn.functional import cross_entropy
 
 from plasticity import Learner, Metric, Task, generator_for, test_accuracy, train_on_stream
 from plasticity.networks.mlp import mlp
-from plasticity.tasks.streams import ArraySamples
+from plasticity.tasks.samples import ArraySamples
 
 
 class Lines:

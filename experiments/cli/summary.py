@@ -7,7 +7,7 @@ from typing import Any
 
 from plasticity.protocol.experiment import Definition
 from plasticity.results.arm import ArmRecord
-from plasticity.runs.load import summarize
+from plasticity.runs.recorded import summarize
 
 
 def print_summary(experiment: Definition[Any], records: Mapping[str, ArmRecord]) -> None:

@@ -172,4 +172,5 @@ def _crossed(start: np.ndarray, ends: np.ndarray, boxes: np.ndarray) -> np.ndarr
     # The parts of each line at which it is between a box's left and right, bottom and top.
     one, other = (boxes[None, :, :2] - start) / step, (boxes[None, :, 2:] - start) / step
     enters, leaves = np.minimum(one, other).max(2), np.maximum(one, other).min(2)
-    return (enters <= leaves) & (leaves >= 0) & (enters <= 1)
+    result: np.ndarray = (enters <= leaves) & (leaves >= 0) & (enters <= 1)
+    return result

@@ -49,15 +49,16 @@ def change_of(runs: Sequence[Rows], column: str) -> Change | None:
     return change(values)
 
 
-def several(
-    columns: Sequence[Column], series: Mapping[str, Sequence[Rows]], fewest: int = 2
-) -> list[Column]:
-    """Return the columns that at least two arms have: of the others there is nothing to compare."""
+def several(columns: Sequence[Column], series: Mapping[str, Sequence[Rows]]) -> list[Column]:
+    """Return the columns that at least two arms have: of the others there is nothing to compare.
+
+    If there is a single arm, return all that it has.
+    """
 
     def num_arms(name: str) -> int:
         return sum(change_of(runs, name) is not None for runs in series.values())
 
-    return [column for column in columns if num_arms(column.name) >= min(fewest, len(series))]
+    return [column for column in columns if num_arms(column.name) >= min(2, len(series))]
 
 
 def in_order_of_loss(series: Mapping[str, Sequence[Rows]], score: str) -> list[str]:

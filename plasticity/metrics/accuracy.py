@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from plasticity.learning.learner import Learner
 from plasticity.metrics.kept import Kept, numbers_of
-from plasticity.tasks.streams import Samples, Task
+from plasticity.tasks.samples import Samples
+from plasticity.tasks.streams import Task
 
 EVALUATION_BATCH = 500
 """Samples evaluated at once; it decides nothing else. With 2,000 images arrays leave the cache, and

@@ -91,7 +91,8 @@ def circuits(network: nn.Module) -> Iterator[Any]:
 
 
 def _all_angles(module: Any) -> Tensor:
-    return getattr(module, "all_angles", module.angles).detach()
+    result: Tensor = getattr(module, "all_angles", module.angles).detach()
+    return result
 
 
 def _counted(module: Any) -> list[int]:
@@ -108,7 +109,8 @@ def _tells_gates(module: Any) -> bool:
 def _gates(module: Any) -> Tensor:
     if _tells_gates(module):
         with torch.no_grad():
-            return module.gates().to(torch.complex128).clone()
+            result: Tensor = module.gates().to(torch.complex128).clone()
+            return result
     return _exponentials(*_levels_and_vectors(_all_angles(module)))
 
 
@@ -155,7 +157,8 @@ def _levels_and_vectors(angles: Tensor) -> tuple[Tensor, Tensor]:
     """Return eigenvalues and eigenvectors of each H; NaN if any angle is not finite."""
     hamiltonians = torch.einsum("gk,kij->gij", angles.to(torch.complex128), _words(angles))
     if hamiltonians.isfinite().all():
-        return torch.linalg.eigh(hamiltonians)
+        result: tuple[Tensor, Tensor] = torch.linalg.eigh(hamiltonians)
+        return result
     undefined = torch.full_like(hamiltonians, math.nan)
     return undefined[..., 0].real, undefined
 
@@ -278,7 +281,8 @@ def circuit_jacobian(module: Any, x: Tensor) -> Tensor:
             own_rows = _pair_back(gates[g].mT @ after.flatten(1), num_qubits, pair)
         parts.append(part)
     of_readout = torch.func.vmap(torch.func.jacrev(lambda p: module.readout(p.unsqueeze(0))[0]))
-    return of_readout(sweep.probabilities) @ torch.cat(parts[::-1], 2)
+    result: Tensor = of_readout(sweep.probabilities) @ torch.cat(parts[::-1], 2)
+    return result
 
 
 def _gates_and_derivatives(module: Any) -> tuple[Tensor, Tensor]:
@@ -308,7 +312,8 @@ def _gates_and_derivatives(module: Any) -> tuple[Tensor, Tensor]:
 def _scale(module: Any, gates: Tensor) -> Tensor:
     """Return what to divide each gate by, so that depth leaves states in the range of numbers."""
     if getattr(module, "renormalised", False):
-        return torch.linalg.matrix_norm(gates, keepdim=True) / 2
+        result: Tensor = torch.linalg.matrix_norm(gates, keepdim=True) / 2
+        return result
     return gates.real.new_ones(len(gates), 1, 1)
 
 

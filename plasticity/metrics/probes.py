@@ -162,7 +162,8 @@ class ChurnWatch:
 
     def _evaluated(self) -> Tensor:
         with torch.no_grad(), evaluating(self._learner.network):
-            return self._learner.network(self._x)
+            result: Tensor = self._learner.network(self._x)
+            return result
 
     def _compare(self) -> None:
         if self._before is not None and self._learner.steps == self._before[0] + 1:

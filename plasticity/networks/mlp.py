@@ -80,7 +80,7 @@ def glorot(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
     """Build a linear layer with Glorot uniform weights and biases of zero."""
     from torch import nn
 
-    linear = nn.utils.skip_init(nn.Linear, inputs, outputs)
+    linear: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)
     nn.init.xavier_uniform_(linear.weight, generator=generator)
     nn.init.zeros_(linear.bias)
     return linear

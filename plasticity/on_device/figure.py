@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from plasticity.figures.curves import Rows
 from plasticity.figures.titles import lines_of
-from plasticity.on_device.table import EXACT, NOISES, NONE, Estimate, Noise, OfArm, in_words
+from plasticity.on_device.table import EXACT, NOISES, NONE, Noise, OfArm, in_words
+from plasticity.statistics.estimates import WithInterval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -150,7 +151,7 @@ def sweep(arm: OfArm, column: str, noise: Noise = NONE) -> dict[float, tuple[Noi
 def draw_accuracy(axes: Axes, arm: OfArm, column: str, of_arm: str) -> None:
     """Draw accuracy early and late, and their exact values as lines from side to side."""
     for _, tasks, color, marker in groups_of(arm, of_arm):
-        exact = arm.accuracy(EXACT, tasks).value
+        exact = arm.accuracy(EXACT, tasks).estimate
         axes.axhline(exact, color=color, linewidth=0.8, linestyle=":", zorder=1)
         for noise in noises(arm):
             points = sweep(arm, column, noise)
@@ -164,17 +165,17 @@ def draw_change(axes: Axes, arm: OfArm, column: str) -> None:
     exact = arm.change(EXACT)
     low, high = DIFFERENCES
     axes.axhspan(
-        max(low, exact.value - exact.half), min(high, exact.value + exact.half), color="#DDDDDD",
-        linewidth=0, zorder=0,
+        max(low, exact.estimate - exact.half_95), min(high, exact.estimate + exact.half_95),
+        color="#DDDDDD", linewidth=0, zorder=0,
     )  # fmt: skip
-    axes.axhline(exact.value, color=CHANGE, linewidth=0.8, linestyle=":", zorder=1)
+    axes.axhline(exact.estimate, color=CHANGE, linewidth=0.8, linestyle=":", zorder=1)
     axes.axhline(0, color="#777777", linewidth=0.6, zorder=1)  # neither lost nor gained
     for noise in noises(arm):
         points = sweep(arm, column, noise)
-        values = [
-            Estimate(arm.change(condition).value, arm.against_exact(condition).half)
-            for condition in points.values()
-        ]
+        values = []
+        for condition in points.values():
+            value, half = arm.change(condition).estimate, arm.against_exact(condition).half_95
+            values.append(WithInterval(value, (value - half, value + half)))
         _line(axes, column, [*points], values, CHANGE, "s", noise, DIFFERENCES)
     _finish(axes, arm, column)
 
@@ -183,7 +184,7 @@ def _line(
     axes: Axes,
     column: str,
     abscissas: Sequence[float],
-    values: Sequence[Estimate],
+    values: Sequence[WithInterval],
     color: str,
     marker: str,
     noise: Noise,
@@ -205,16 +206,16 @@ def _line(
     for some, more in ((regular, {}), (apart, {"linestyle": "none"})):
         if some:
             axes.errorbar(
-                [where[k] for k in some], [values[k].value for k in some],
+                [where[k] for k in some], [values[k].estimate for k in some],
                 yerr=[*zip(*(_halves(values[k], bounds) for k in some), strict=True)],
                 marker=marker, **look | more,
             )  # fmt: skip
 
 
-def _halves(of: Estimate, bounds: tuple[float, float]) -> tuple[float, float]:
-    """Return how far an interval reaches below and above its value, within the bounds."""
-    low, high = max(bounds[0], of.value - of.half), min(bounds[1], of.value + of.half)
-    return of.value - low, high - of.value
+def _halves(of: WithInterval, bounds: tuple[float, float]) -> tuple[float, float]:
+    """Return how far an interval reaches below and above its estimate, within the bounds."""
+    low, high = max(bounds[0], of.estimate - of.half_95), min(bounds[1], of.estimate + of.half_95)
+    return of.estimate - low, high - of.estimate
 
 
 def _places(column: str, abscissas: Sequence[float]) -> list[float]:

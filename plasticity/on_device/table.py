@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from plasticity.figures.curves import Rows
+from plasticity.statistics.estimates import WithInterval
 from plasticity.statistics.tables import markdown_table
 
 NOISES = {
@@ -54,20 +55,19 @@ def ends_of(tasks: Sequence[int]) -> Ends | None:
     return Ends(early, late) if early and late else None
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A number and half of its 95 % interval."""
-
-    value: float
-    half: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.4f} ± {self.half:.4f}"
+def normal(value: float, error: float) -> WithInterval:
+    """Return a number with the interval of a normal distribution, by its standard error."""
+    return WithInterval(value, (value - NORMAL * error, value + NORMAL * error))
 
 
-def signed(estimate: Estimate) -> str:
-    """Return a difference and its interval."""
-    return f"{estimate.value:+.4f} ± {estimate.half:.4f}"
+def plain(of: WithInterval) -> str:
+    """Return a number and half of its interval."""
+    return f"{of.estimate:.4f} ± {of.half_95:.4f}"
+
+
+def signed(of: WithInterval) -> str:
+    """Return a difference and half of its interval."""
+    return f"{of.estimate:+.4f} ± {of.half_95:.4f}"
 
 
 class OfArm:
@@ -97,20 +97,20 @@ class OfArm:
         for condition in self.left_out:
             del self.rows[condition]
 
-    def accuracy(self, condition: tuple[Noise, int | None], tasks: Sequence[int]) -> Estimate:
+    def accuracy(self, condition: tuple[Noise, int | None], tasks: Sequence[int]) -> WithInterval:
         """Return the mean accuracy over tasks, with the binomial interval."""
         found = [_accuracy(self.rows[condition][task]) for task in tasks]
         error = math.fsum(math.sqrt(variance) for _, variance in found) / len(found)
-        return Estimate(math.fsum(mean for mean, _ in found) / len(found), NORMAL * error)
+        return normal(math.fsum(mean for mean, _ in found) / len(found), error)
 
-    def change(self, condition: tuple[Noise, int | None]) -> Estimate:
+    def change(self, condition: tuple[Noise, int | None]) -> WithInterval:
         """Return late - early."""
         return self._late_less_early(condition, _accuracy)
 
-    def against_exact(self, condition: tuple[Noise, int | None]) -> Estimate:
+    def against_exact(self, condition: tuple[Noise, int | None]) -> WithInterval:
         """Return late - early less its exact value, with the interval of paired samples."""
         if condition == EXACT:
-            return Estimate(0.0, 0.0)
+            return normal(0.0, 0.0)
         return self._late_less_early(condition, self._paired)
 
     def read_share(self, condition: tuple[Noise, int | None]) -> float:
@@ -118,13 +118,13 @@ class OfArm:
         rows = self.rows[condition].values()
         return math.fsum(row["read_share"] for row in rows) / len(rows)
 
-    def _late_less_early(self, condition: tuple[Noise, int | None], of_row: Any) -> Estimate:
+    def _late_less_early(self, condition: tuple[Noise, int | None], of_row: Any) -> WithInterval:
         assert self.ends is not None
         of_tasks, weights = self.rows[condition], _difference(self.ends)
         found = [(weight, *of_row(of_tasks[task])) for task, weight in weights.items()]
         value = math.fsum(weight * mean for weight, mean, _ in found)
         error = math.sqrt(math.fsum(weight**2 * variance for weight, _, variance in found))
-        return Estimate(value, NORMAL * error)
+        return normal(value, error)
 
     def _paired(self, row: Mapping[str, Any]) -> tuple[float, float]:
         """Return the difference from the exact accuracy, and its variance."""
@@ -187,9 +187,9 @@ def _table_of(arm: OfArm) -> str:
         cells = [f"{levels[name]:g}" for name in noises]
         cells += ["∞" if shots is None else f"{shots:,}", f"{arm.read_share(condition):.4f}"]
         if arm.ends is None:
-            cells.append(str(arm.accuracy(condition, arm.tasks)))
+            cells.append(plain(arm.accuracy(condition, arm.tasks)))
         else:
-            cells += [str(arm.accuracy(condition, tasks)) for tasks in _both(arm.ends)]
+            cells += [plain(arm.accuracy(condition, tasks)) for tasks in _both(arm.ends)]
             is_exact = condition == EXACT
             cells.append(signed(arm.change(condition)))
             cells.append("" if is_exact else signed(arm.against_exact(condition)))

@@ -5,6 +5,8 @@ and the least significant one in Qiskit; the pairs of gates and the amplitudes a
 accordingly. No circuit leaves this module before its states were compared with the network's own.
 
 It needs the extra ``qiskit``, which is imported when a circuit is asked for.
+
+Longer than 400 lines: all of it is one way from a layer to a circuit that was compared with it.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from plasticity.quantum.encoding import initial_state
 from plasticity.quantum.gates import FreeCircuit
-from plasticity.quantum.layer import QNN, initial_state
+from plasticity.quantum.layer import QNN
 from plasticity.quantum.reuploading import ReuploadingQNN
 
 if TYPE_CHECKING:

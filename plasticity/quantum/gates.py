@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from plasticity.quantum.engine.contraction import (
     rescaled_states,
     sweep,
 )
-from plasticity.quantum.engine.costs import Ways
+from plasticity.quantum.engine.costs import Size, Ways
 from plasticity.quantum.engine.planning import pieces
 from plasticity.quantum.engine.reading import batch_first
 from plasticity.quantum.engine.transforms import are_transforms_active, is_forward_mode
@@ -125,8 +125,7 @@ class FreeCircuit(nn.Module):
     def _final_states(self, gates: Tensor, states: Tensor) -> Tensor:
         """Return the states after all gates, each of some scale that squares can have."""
         features, batch = states.shape
-        size: dict[str, Any] = {"batch": batch, "features": features, "outcomes": None}
-        plan = self._ways.cheapest(**size, grad=True, carry="states").plan
+        plan = self._ways.cheapest(Size(batch, features, None, grad=True), "states").plan
         careful = gates.device.type != "cpu" or are_transforms_active() or is_forward_mode()
         if careful or batch == 0:  # where numbers cannot be looked at
             return in_words(plan, gates, states, rescaled=True)
@@ -165,12 +164,14 @@ def _of_norm_two(gates: Tensor) -> Tensor:
     is_fine = (largest > limits.tiny**0.25) & (largest < limits.max**0.25)
     parts = parts / torch.where(is_fine, 1, largest.clamp(min=limits.tiny))
     gates = torch.view_as_complex(parts)
-    return gates / (torch.linalg.matrix_norm(gates.detach(), keepdim=True) / 2)
+    result: Tensor = gates / (torch.linalg.matrix_norm(gates.detach(), keepdim=True) / 2)
+    return result
 
 
 def _paired(squares: Tensor) -> Tensor:
     """Add the squares of real and imaginary parts, which are neighbors on the last axis."""
-    return squares.unflatten(-1, (-1, 2)).sum(-1)
+    result: Tensor = squares.unflatten(-1, (-1, 2)).sum(-1)
+    return result
 
 
 def haar_unitaries(shape: tuple[int, int, int], generator: torch.Generator | None = None) -> Tensor:
@@ -186,4 +187,5 @@ def haar_unitaries(shape: tuple[int, int, int], generator: torch.Generator | Non
     """
     normal = torch.randn(*shape, 2, dtype=torch.float64, generator=generator)
     q, r = torch.linalg.qr(torch.view_as_complex(normal))
-    return q * r.diagonal(dim1=-2, dim2=-1).sgn().unsqueeze(-2)
+    result: Tensor = q * r.diagonal(dim1=-2, dim2=-1).sgn().unsqueeze(-2)
+    return result

@@ -16,11 +16,13 @@ from plasticity.quantum.circuits import Ansatz
 from plasticity.quantum.device import DeviceQNN, NoiseModel
 from plasticity.quantum.encoding import checked_samples, initial_state, precision_of
 from plasticity.quantum.engine.contraction import sweep
-from plasticity.quantum.engine.costs import Carry, Way, Ways, cheapest
+from plasticity.quantum.engine.costs import Carry as Carry
+from plasticity.quantum.engine.costs import Size, Way, Ways
 from plasticity.quantum.engine.gates import gate_matrices
 from plasticity.quantum.engine.program import Lease
 from plasticity.quantum.engine.reading import by_matrix, matrix_of, probabilities
-from plasticity.quantum.engine.transforms import is_forward_mode, is_transformed, may_be_kept
+from plasticity.quantum.engine.transforms import is_forward_mode, may_be_kept
+from plasticity.quantum.engine.transforms import is_transformed as is_transformed
 from plasticity.quantum.plain import PlainCircuit
 from plasticity.quantum.readouts import Readout, check_circuit
 
@@ -88,13 +90,8 @@ class _Evaluate:
 
     def _way(self, x: Tensor, grad: bool) -> Way:
         """Return what is cheapest."""
-        return self._ways.cheapest(
-            batch=len(x),
-            features=x.shape[1],
-            outcomes=self.readout.num_outcomes(self.ansatz.num_qubits),
-            grad=grad,
-            carry=self.carry,
-        )
+        outcomes = self.readout.num_outcomes(self.ansatz.num_qubits)
+        return self._ways.cheapest(Size(len(x), x.shape[1], outcomes, grad), self.carry)
 
     def _matrix(self, way: Way, weights: Tensor, count: int) -> Tensor:
         """Return the matrix of ``count`` rows or columns, or the kept one that has them."""
@@ -140,7 +137,8 @@ class _ExactProduct(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, da: Tensor, db: Tensor) -> Tensor:
         a, b = ctx.saved_tensors
-        return _ExactProduct.apply(da, b) + _ExactProduct.apply(a, db)
+        result: Tensor = _ExactProduct.apply(da, b) + _ExactProduct.apply(a, db)
+        return result
 
 
 # ---------------------------------------------------------------------------------------- layer
@@ -209,13 +207,14 @@ class QNN(TorchLayer):
             use_jit=False,
         )
         # One parameter, under the name it has in the literature rather than "q_weights.0".
-        self.angles = self.q_weights[0]
+        self.angles: torch.nn.Parameter = self.q_weights[0]
         del self.q_weights
 
     @property
     def all_angles(self) -> Tensor:
         """Return the angles of all 15 Pauli words, ``(num_gates, 15)``: here, ``angles``."""
-        return self.angles
+        result: Tensor = self.angles
+        return result
 
     @outside_of_graphs
     def gates(self) -> Tensor:
@@ -229,12 +228,14 @@ class QNN(TorchLayer):
     @property
     def ansatz(self) -> Ansatz:
         """Return the ansatz."""
-        return self.f.ansatz
+        result: Ansatz = self.f.ansatz
+        return result
 
     @property
     def readout(self) -> Readout:
         """Return the readout."""
-        return self.f.readout
+        result: Readout = self.f.readout
+        return result
 
     @on_samples
     def forward(self, x: Tensor) -> Tensor:
@@ -247,7 +248,8 @@ class QNN(TorchLayer):
         Returns:
             ``(..., outputs)`` in the dtype of ``angles``, contiguous.
         """
-        return self.f(x, self._weights())
+        result: Tensor = self.f(x, self._weights())
+        return result
 
     def circuit(self, x: Tensor) -> tc.Circuit:
         """Build the same circuit for one sample, to draw, export, add noise to, or check against.
@@ -307,15 +309,8 @@ class QNN(TorchLayer):
         """
         num_qubits, qubit = self.ansatz.num_qubits, self.readout.qubit
         outcomes = self.readout.num_outcomes(num_qubits)
-        way = cheapest(
-            self.ansatz,
-            qubit,
-            batch=1,
-            features=2**num_qubits,
-            outcomes=outcomes,
-            grad=False,
-            carry="columns",
-        )
+        size = Size(1, 2**num_qubits, outcomes, grad=False)
+        way = Ways(self.ansatz, qubit).cheapest(size, "columns")
         matrix = matrix_of(way, self._weights(), 2**num_qubits, sweep)
         return PlainCircuit(matrix[..., :outcomes].clone(), self.readout)
 

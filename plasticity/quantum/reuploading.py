@@ -15,7 +15,7 @@ from plasticity.quantum.circuits import Ansatz, in_backend
 from plasticity.quantum.encoding import checked_samples, initial_state, precision_of
 from plasticity.quantum.engine.constants import cached_constants
 from plasticity.quantum.engine.contraction import sweep
-from plasticity.quantum.engine.costs import Carry, Ways
+from plasticity.quantum.engine.costs import Carry, Size, Ways
 from plasticity.quantum.engine.planning import Plan, reversed_plan
 from plasticity.quantum.engine.reading import batch_first
 from plasticity.quantum.layer import QNN
@@ -162,9 +162,8 @@ class ReuploadingQNN(QNN):
 
 def _plan(ways: Ways, states: Tensor, rows: int | None = None) -> Plan:
     """Return what is cheapest for states, ``(2**num_qubits, batch)``, or for a number of rows."""
-    size: dict[str, Any] = {"batch": states.shape[1], "features": len(states), "grad": True}
     carry: Carry = "rows" if rows else "states"
-    return ways.cheapest(**size, outcomes=rows, carry=carry).plan
+    return ways.cheapest(Size(states.shape[1], len(states), rows, grad=True), carry).plan
 
 
 def _rotated(states: Tensor, phi: Tensor) -> Tensor:
@@ -180,7 +179,8 @@ def _rotated(states: Tensor, phi: Tensor) -> Tensor:
         angles = signs @ part
         phases = torch.complex(angles.cos(), -angles.sin())
         result = result * phases.unsqueeze(axis)
-    return result.flatten(0, 1)
+    found: Tensor = result.flatten(0, 1)
+    return found
 
 
 @cached_constants

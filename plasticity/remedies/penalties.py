@@ -49,7 +49,7 @@ class _Penalty(Remedy):
         self._counted = [k for k, p in enumerate(self._parameters) if is_trained(p)]
         if self.strength == 0 or not self._counted:
             return None
-        value: Tensor = self._apply(self._evaluate, *self._parameters)
+        value: Tensor = self._apply(self._evaluate, *self._parameters)  # type: ignore[no-untyped-call]
         self._sum += value.detach()
         self._updates += 1
         return value

@@ -154,4 +154,5 @@ def polar_factor(matrix: Tensor, iterations: int) -> Tensor:
     x = x / x.norm().clamp(min=1e-30)
     for _ in range(iterations):
         x = 1.5 * x - 0.5 * (x @ x.mT) @ x
-    return x if wide else x.mT
+    result: Tensor = x if wide else x.mT
+    return result

@@ -105,7 +105,7 @@ def _require_adam(optimizer: torch.optim.Optimizer, remedy: str) -> None:
 
 def _decay_of(optimizer: torch.optim.Optimizer) -> float:
     """Return the greatest weight decay of an optimizer's groups; 0 where there is none."""
-    return max(group.get("weight_decay", 0.0) for group in optimizer.param_groups)
+    return float(max(group.get("weight_decay", 0.0) for group in optimizer.param_groups))
 
 
 def _refuse_decay(decay: float, remedy: str) -> None:

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 import filelock
 
 from plasticity.errors import InUse, RecordError
-from plasticity.results.arm import FORMAT, ArmRecord, identity_of
+from plasticity.results.arm import ArmRecord, identity_of
 from plasticity.results.disk import (
     disk_errors,
     lock_of,
@@ -53,6 +53,7 @@ from plasticity.results.files import (
     settle_config,
 )
 from plasticity.results.names import LOCK_FILES, OF_TRAINING, config_hash, config_json, folder_name
+from plasticity.results.reading import FORMAT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -274,7 +274,7 @@ def _derived(data: Any) -> dict[str, np.ndarray]:
     }
 
 
-def _spaces(space: spaces.Space) -> Iterator[spaces.Space]:
+def _spaces(space: spaces.Space[Any]) -> Iterator[spaces.Space[Any]]:
     """Yield a space and the spaces it is made of, each of which has a generator."""
     yield space
     parts = getattr(space, "spaces", ())

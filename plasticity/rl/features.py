@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,7 +76,7 @@ class QuantumFeatures(BaseFeaturesExtractor):
 
     def __init__(
         self,
-        observation_space: spaces.Space,
+        observation_space: spaces.Space[Any],
         num_qubits: int = 9,
         depth: int = 12,
         scale: float = 5.0,
@@ -142,7 +143,7 @@ class MlpFeatures(BaseFeaturesExtractor):
 
     def __init__(
         self,
-        observation_space: spaces.Space,
+        observation_space: spaces.Space[Any],
         hidden: Sequence[int] = (1024, 256),
         activation_fn: type[torch.nn.Module] = torch.nn.Tanh,
     ) -> None:
@@ -163,7 +164,8 @@ class MlpFeatures(BaseFeaturesExtractor):
         """Map observations, ``(batch, *observation_space.shape)``, to ``(batch, hidden[-1])``."""
         x = _flat(observations, self._size)
         x, _ = _over_largest(x, next(self.parameters()).dtype)
-        return self.layers(torch.nn.functional.normalize(x))
+        result: Tensor = self.layers(torch.nn.functional.normalize(x))
+        return result
 
 
 class NormalisedTanh(torch.nn.Module):
@@ -213,7 +215,7 @@ def _over_largest(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]
     return x / largest.clamp(min=tiny), largest == 0
 
 
-def _num_observations(space: spaces.Space, accepting: str) -> int:
+def _num_observations(space: spaces.Space[Any], accepting: str) -> int:
     """Count the numbers in an observation, or raise where they are not features' input."""
     if not isinstance(space, spaces.Box):
         raise TypeError(

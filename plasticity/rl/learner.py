@@ -164,7 +164,8 @@ def orthogonal_rows(incoming: nn.Linear, number: int, generator: torch.Generator
     """
     rows = torch.randn(number, incoming.in_features, generator=generator)
     length = math.sqrt(2 * min(1, incoming.in_features / incoming.out_features))
-    return length * rows / rows.norm(dim=1, keepdim=True)
+    result: Tensor = length * rows / rows.norm(dim=1, keepdim=True)
+    return result
 
 
 class TanhUnits(Units):

@@ -302,4 +302,4 @@ class PolicyArm(Arm):
         self._evaluation.close()
 
     def _friction(self) -> float:
-        return self._training.get_attr("current_friction", indices=0)[0]
+        return float(self._training.get_attr("current_friction", indices=0)[0])

@@ -54,8 +54,8 @@ def watch(
     seed: int = 0,
     steps: int | None = None,
     size: tuple[int, int] | None = None,
-) -> None:
-    """Play an episode of a saved policy and write the video.
+) -> str:
+    """Play an episode of a saved policy and write the video; say in a line what it shows.
 
     Args:
         run: The run folder.
@@ -87,7 +87,7 @@ def watch(
     with contextlib.closing(env):
         done, total = write_episode(env, model, video, seed, steps)
     name = printable(arm_name(path))
-    print(f"{name}, {policy} policy: return {total:.1f} in {done} steps: {video}")
+    return f"{name}, {policy} policy: return {total:.1f} in {done} steps: {video}"
 
 
 def read_protocol(folder: RunFolder) -> Config:
@@ -177,7 +177,7 @@ def friction_of(arm: Path, policy: str) -> float:
         )
     if type(friction) not in (int, float) or not MIN_FRICTION <= friction <= MAX_FRICTION:
         raise Failure(f"{arm / 'rows.jsonl'}: the floor's friction is {friction!r:.40}")
-    return friction
+    return float(friction)
 
 
 def load_policy(config: Config, arm: ArmConfig, file: Path) -> PPO:
@@ -227,7 +227,7 @@ def uncompressed(content: bytes) -> zipfile.ZipFile:
 def num_weights(network: Network) -> int:
     """Count the weights of a policy, less those that the environment decides."""
     if isinstance(network, QnnPolicy):
-        return 2 ** min(network.num_qubits, 62) + 15 * network.num_qubits * network.depth
+        return int(2 ** min(network.num_qubits, 62) + 15 * network.num_qubits * network.depth)
     assert isinstance(network, MlpPolicy)
     total = 0
     for hidden in (network.pi, network.vf):

@@ -86,7 +86,8 @@ class AgedArm:
         import torch
 
         from plasticity.protocol.supervised import Supervised
-        from plasticity.results.arm import finished_rows, identity_of, kept_ages
+        from plasticity.results.arm import identity_of, kept_ages
+        from plasticity.results.reading import finished_rows
         from plasticity.results.record import read_config
 
         experiment = source.experiment

@@ -275,7 +275,7 @@ def _checked_arm(
     source: Source, folder: RunFolder, path: Path, at: Sequence[int | str], tasks: int
 ) -> AgedArm:
     """Return an arm all of whose states that are needed could be read."""
-    from plasticity.results.arm import finished_rows
+    from plasticity.results.reading import finished_rows
 
     longest = max([len(finished_rows(path)), *(int(a) for a in at if str(a).isdecimal())]) + tasks
     arm = AgedArm(source, folder, path, longest)

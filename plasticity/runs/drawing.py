@@ -15,7 +15,7 @@ from plasticity.figures.overview import overview, table
 from plasticity.figures.titles import title_of
 from plasticity.learning.column import Column
 from plasticity.protocol.experiment import Definition
-from plasticity.results.arm import recorded
+from plasticity.results.reading import recorded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -25,12 +25,14 @@ class Measured:
     Attributes:
         path: Its folder.
         metrics: The names of what was measured.
-        networks: Of how many networks.
+        networks: Of how many networks; none where no task is finished yet.
+        remark: What there is to say of its data; may be empty.
     """
 
     path: Path
     metrics: tuple[str, ...]
     networks: int
+    remark: str = ""
 
 
 def measure(
@@ -63,15 +65,18 @@ def measure(
     found = find_metrics(metrics)
     with contextlib.ExitStack() as opened:
         chosen = find_arms(experiment, folder.arms(), arms, "experiments.measure")
-        for path, record in open_records(folder, chosen, opened).items():
-            ready = untrained(experiment, folder, chosen[path], record, dataset, data_root)
+        records = open_records(folder, chosen, opened)
+        for path in [path for path in chosen if path not in records]:
+            yield Measured(path, (), 0, "no task is finished yet")
+        for path, record in records.items():
+            ready, remark = untrained(experiment, folder, chosen[path], record, dataset, data_root)
             networks = networks_of(record)
             with progress_bar(
                 total=len(networks), desc=arm_name(path), unit="network", disable=not show
             ) as bar:
                 measured = measure_arm(ready, found, networks, bar.update)
             record.save_measured(measured)
-            yield Measured(path, tuple(metric.name for metric in found), len(networks))
+            yield Measured(path, tuple(metric.name for metric in found), len(networks), remark)
 
 
 def find_metrics(names: Sequence[str]) -> list[Metric]:

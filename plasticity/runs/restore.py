@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from plasticity.errors import Failure, UsageError
 from plasticity.protocol.experiment import Definition
@@ -84,7 +84,7 @@ def find_arms(
 def open_records(
     folder: RunFolder, arms: Mapping[Path, ArmConfig], opened: ExitStack
 ) -> dict[Path, ArmRecord]:
-    """Return the records of arms that have finished a task, all of them locked.
+    """Return the records of arms that have finished a task, locked; those of others are not.
 
     All are opened first: what is wrong with the last shows before anything is done with the first.
 
@@ -96,10 +96,19 @@ def open_records(
     records = {p: opened.enter_context(folder.arm(names[p], there[p])) for p in arms}
     if not any(record.rows for record in records.values()):
         raise Failure(f"{folder.path}: no task is finished yet, so there is no network")
-    for path in [path for path, record in records.items() if not record.rows]:
-        print(f"{arm_name(path)}: no task is finished yet")
-        del records[path]
-    return records
+    return {path: record for path, record in records.items() if record.rows}
+
+
+class Untrained(NamedTuple):
+    """An arm as it was before its first task.
+
+    Attributes:
+        arm: Ready to be trained.
+        remark: What there is to say of its data; may be empty.
+    """
+
+    arm: Supervised
+    remark: str
 
 
 def untrained(
@@ -109,7 +118,7 @@ def untrained(
     record: Recorded,
     dataset: str | None,
     data_root: Path,
-) -> Supervised:
+) -> Untrained:
     """Return an arm as it was before its first task, with the run's threads set.
 
     Args:
@@ -132,10 +141,10 @@ def untrained(
     name = arm_name(record.path)
     config = config_of(experiment, folder, rows_done(experiment, record.rows))
     torch.set_num_threads(config.threads)
-    data = load_data(experiment, folder, config, record, dataset, data_root)
+    data, remark = load_data(experiment, folder, config, record, dataset, data_root)
     ready = experiment.build(config, data, arm, name, TaskOptions(arms=(name,)))
     assert isinstance(ready, Supervised)
-    return ready
+    return Untrained(ready, remark)
 
 
 def config_of(experiment: Definition[Any], folder: RunFolder, num_tasks: int) -> TaskSetting:
@@ -154,7 +163,8 @@ def config_of(experiment: Definition[Any], folder: RunFolder, num_tasks: int) ->
         check_device(config.device)
     except (TypeError, ValueError, UsageError) as error:
         raise Failure(f"{folder.path / 'config.json'}: {error}") from error
-    return config
+    result: TaskSetting = config
+    return result
 
 
 def load_data(
@@ -164,8 +174,8 @@ def load_data(
     record: Recorded,
     dataset: str | None,
     data_root: Path,
-) -> Any:
-    """Return the data of a run.
+) -> tuple[Any, str]:
+    """Return the data of a run, and what there is to say of it; that may be empty.
 
     Args:
         experiment: What it is a run of.
@@ -194,9 +204,7 @@ def load_data(
     here = json.loads(config_json(experiment.identify(config, data)))
     if any(recorded.get(key) != value for key, value in here.items()):
         raise Failure(f"{name}: not the data of {folder.path.name}; {way_out}")
-    if remark := other_bits(record.path, folder.config, config, data):
-        print(f"{arm_name(record.path)}: {remark}")
-    return data
+    return data, other_bits(record.path, folder.config, config, data)
 
 
 def networks_of(record: ArmRecord) -> list[tuple[int, Any]]:
@@ -250,7 +258,7 @@ def restored_network(
         arm = experiment.registry.from_json(config)
     except (TypeError, ValueError) as error:
         raise Failure(f"{recorded.path / 'arm.json'}: no arm of this program: {error}") from error
-    learner = untrained(experiment, folder, arm, recorded, dataset, data_root).learner
+    learner = untrained(experiment, folder, arm, recorded, dataset, data_root).arm.learner
     load_network(learner, states[task], task)
     return learner.network
 

@@ -32,89 +32,85 @@ class RunOpened:
 
 
 @dataclass(frozen=True)
-class ArmRemark:
-    """There is something to say of an arm that is recorded already."""
-
-    arm: str
-    text: str
-
-
-@dataclass(frozen=True)
-class ArmComplete:
-    """An arm has nothing left to learn.
+class ArmEvent:
+    """Something happened to an arm.
 
     Attributes:
         arm: Its name.
         record: Of the arm.
-        done: How many tasks or steps are recorded.
     """
 
     arm: str
     record: ArmRecord
+
+
+@dataclass(frozen=True)
+class ArmRemark(ArmEvent):
+    """There is something to say of an arm that is recorded already."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class ArmComplete(ArmEvent):
+    """An arm has nothing left to learn.
+
+    Attributes:
+        done: How many tasks or steps are recorded.
+    """
+
     done: int
 
 
 @dataclass(frozen=True)
-class ArmBegan:
+class ArmBegan(ArmEvent):
     """An arm begins to learn, or goes on.
 
     Attributes:
-        arm: Its name.
-        record: Of the arm.
         done: How many tasks or steps are behind.
         total: How many there are.
         remark: What there is to say of it; may be empty.
     """
 
-    arm: str
-    record: ArmRecord
     done: int
     total: int
     remark: str
 
 
 @dataclass(frozen=True)
-class RowRecorded:
+class RowRecorded(ArmEvent):
     """A row is on the disk, with the state after it.
 
     Attributes:
-        arm: Its name.
         row: What was recorded.
         done: How many tasks or steps are behind.
     """
 
-    arm: str
     row: Row
     done: int
 
 
 @dataclass(frozen=True)
-class ArmFinished:
+class ArmFinished(ArmEvent):
     """An arm has learned all.
 
     Attributes:
-        arm: Its name.
-        record: Of the arm.
         learned: How many tasks or steps it learned now.
         seconds: How long that took.
     """
 
-    arm: str
-    record: ArmRecord
     learned: int
     seconds: float
 
 
 @dataclass(frozen=True)
-class ArmDiverged:
+class ArmDiverged(ArmEvent):
     """The loss of an arm became NaN or infinite. The other arms are trained all the same."""
 
-    arm: str
-    record: ArmRecord
     error: Diverged
 
 
-Event = RunOpened | ArmRemark | ArmComplete | ArmBegan | RowRecorded | ArmFinished | ArmDiverged
+Event = RunOpened | ArmEvent
 
 
 def train(
@@ -163,7 +159,7 @@ def train(
             done = rows_done(experiment, record.rows)
             total = arms[name].end(experiment.progress.total(config))
             if done and (remark := other_bits(record.path, folder.config, config, data)):
-                yield ArmRemark(name, remark)
+                yield ArmRemark(name, record, remark)
             if done >= total:
                 yield ArmComplete(name, record, done)
                 continue
@@ -171,10 +167,9 @@ def train(
                 with contextlib.closing(
                     experiment.build(config, data, arms[name], name, options)
                 ) as ready:
+                    began = ArmBegan(name, record, done, total, ready.remark)
                     about = content_here(config, data)
-                    yield from _train_arm(
-                        experiment, config, total, record, name, ready, about, advance
-                    )
+                    yield from _train_arm(experiment, config, began, ready, about, advance)
             except Diverged as error:
                 yield ArmDiverged(name, record, error)
 
@@ -215,23 +210,21 @@ def train_with_progress(
 def _train_arm(
     experiment: Definition[Any],
     config: Any,
-    total: int,
-    record: ArmRecord,
-    name: str,
+    began: ArmBegan,
     arm: Arm,
     about: Mapping[str, str],
     advance: Callable[[int], object],
 ) -> Generator[Event, None, None]:
     """Train an arm from where its record ends."""
-    progress, done = experiment.progress, rows_done(experiment, record.rows)
+    name, record, done = began.arm, began.record, began.done
     state = record.load_state()
     if state is not None:
         arm.load_state_dict(state)
     # A name, not an identity: so that later measurements find the data.
     named = {"dataset": config.dataset} if hasattr(config, "dataset") else {}
     record.note_provenance(device=config.device, about=named | dict(about))
-    yield ArmBegan(name, record, done, total, arm.remark)
-    began, start = time.perf_counter(), done
+    yield began
+    start = time.perf_counter()
     for row in arm.rows(len(record.rows), advance):
         for file, content in arm.files(row).items():
             record.save_bytes(file, content)
@@ -241,9 +234,9 @@ def _train_arm(
         if is_log_spaced(number + 1) and (state := arm.learner_state()) is not None:
             record.save_learner(number + 1, state)
         record.append(row, arm.state_dict())
-        done = progress.done(row)
-        yield RowRecorded(name, row, done)
-    yield ArmFinished(name, record, done - start, time.perf_counter() - began)
+        done = experiment.progress.done(row)
+        yield RowRecorded(name, record, row, done)
+    yield ArmFinished(name, record, done - began.done, time.perf_counter() - start)
 
 
 def rows_done(experiment: Definition[Any], rows: Sequence[Row]) -> int:

@@ -1,7 +1,8 @@
-"""Means over seeds with intervals."""
+"""Estimates with intervals: of anything, and of means over seeds."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,15 +17,34 @@ SKEWED = 1.0
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A mean over seeds; alone, it is what is reported of exploratory metrics.
+class WithInterval:
+    """A number that was estimated, and where it lies.
 
     Attributes:
-        estimate: The mean.
+        estimate: The number.
+        interval_95: Its two-sided 95 % interval; None where there is none.
+    """
+
+    estimate: float
+    interval_95: Interval | None
+
+    @property
+    def half_95(self) -> float:
+        """Return half the width of the interval; NaN where there is none."""
+        low, high = self.interval_95 or (math.nan, math.nan)
+        return (high - low) / 2
+
+
+@dataclass(frozen=True)
+class Estimate(WithInterval):
+    """A mean over seeds; alone, it is what is reported of exploratory metrics.
+
+    Its 95 % interval is that of the mean, by Student's t. There is none of a single seed.
+
+    Attributes:
         sd: The standard deviation over seeds (n - 1); None for a single seed.
-        interval_90: Of the mean, by Student's t, two-sided: the tests at 5 % are one-sided, and its
-            ends decide them before Holm's adjustment. None for a single seed.
-        interval_95: Likewise.
+        interval_90: Likewise: the tests at 5 % are one-sided, and its ends decide them before
+            Holm's adjustment.
         n: The number of seeds.
         skewness: Third central moment over sd cubed (both with n); None for equal values.
         fragile: Whether the absolute skewness is over 1: t tests may then be wrong more often than
@@ -32,10 +52,8 @@ class Estimate:
             rare, they may be missing from the sample.
     """
 
-    estimate: float
     sd: float | None
     interval_90: Interval | None
-    interval_95: Interval | None
     n: int
     skewness: float | None
     fragile: bool

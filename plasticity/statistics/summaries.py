@@ -41,7 +41,8 @@ def _mean_of_tasks(runs: Array, first: int, end: int) -> Array:
         raise ValueError(f"row {empty[0]}: none of the tasks {first} to {end - 1} has a value")
     # Measured from one of the values, so that the mean of equal values is exactly that value.
     origin = np.take_along_axis(part, defined.argmax(1)[:, None], 1)
-    return origin[:, 0] + np.where(defined, part - origin, 0).sum(1) / defined.sum(1)
+    result: Array = origin[:, 0] + np.where(defined, part - origin, 0).sum(1) / defined.sum(1)
+    return result
 
 
 def early(values: ArrayLike) -> Array:
@@ -180,7 +181,8 @@ def improvements(ours: ArrayLike, reference: ArrayLike) -> Array:
         raise ValueError(f"scores of shapes {a.shape} and {b.shape}: pairs need the same seeds")
     if np.isnan(a).any() or np.isnan(b).any():
         raise ValueError("a score is not a number")
-    return (a > b) + 0.5 * (a == b)
+    result: Array = (a > b) + 0.5 * (a == b)
+    return result
 
 
 # --- first and last tenth

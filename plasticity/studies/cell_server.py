@@ -62,9 +62,9 @@ def _read_line() -> bytes:
 
 
 def _preload(words: list[str]) -> None:
-    """Import what a command needs; where that fails, the command says so itself."""
-    for name in (*PRELOADED, words[1] if words[0] in ("-m", "-Pm") else ""):
-        if name and name not in sys.modules and name != "experiments":
+    """Import what a module's command needs; where that fails, the command says so itself."""
+    for name in (*PRELOADED, words[1]) if words[0] in ("-m", "-Pm") else ():
+        if name not in sys.modules and name != "experiments":
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
 
@@ -143,7 +143,7 @@ def _be(words: list[str], folder: str) -> NoReturn:
     except SystemExit as stop:
         status = stop.code
         if isinstance(status, str):
-            print(status, file=sys.stderr)
+            print(status, file=sys.stderr)  # as Python does at the end of a program
             status = 1
     except BaseException:
         import traceback

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from plasticity.protocol.arms import FRESH
+from plasticity.results.names import FRESH
 from plasticity.statistics.estimates import Change, Estimate, change, estimate
 from plasticity.statistics.summaries import SUMMARIES, tenths
 from plasticity.studies.numbers import Numbers

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from plasticity.errors import Failure
-from plasticity.results.arm import recorded
 from plasticity.results.names import record_name
+from plasticity.results.reading import recorded
 from plasticity.studies.cells import Cell, Place, cells, folder_of, is_complete, num_tasks
 from plasticity.studies.declaration import Declaration
 from plasticity.studies.diagnosed import RECORD, load_diagnosis, save_diagnosis

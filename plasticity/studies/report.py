@@ -1,4 +1,4 @@
-"""The report of a study: ``report.md``, ``summary.csv`` and figures, from records alone.
+"""The report of a study, from records alone: ``report.md``, ``report.html``, a table, figures.
 
 Nothing is trained, and no random number is drawn: the same records give the same files.
 """
@@ -20,20 +20,20 @@ from plasticity.figures.over_seeds import over_tasks
 from plasticity.learning.column import Column
 from plasticity.protocol.columns import column_of
 from plasticity.protocol.names import find_experiment
-from plasticity.statistics.estimates import Estimate
+from plasticity.statistics.estimates import Change, Estimate
 from plasticity.studies import report_text
 from plasticity.studies.causes_section import add_causes
 from plasticity.studies.cells import Place
 from plasticity.studies.declaration import Declaration
 from plasticity.studies.diagnosed import RECORD, load_diagnosis
 from plasticity.studies.findings import (
-    Change,
     Finding,
     changes,
     comparisons,
     findings_of,
 )
 from plasticity.studies.numbers import Numbers, read_numbers, save_records
+from plasticity.studies.page import PAGE, page_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -133,7 +133,10 @@ def _write(found: Numbers, folder: Path) -> Path:
     for name, of_arms in metrics.items():
         file = save_figure(folder, f"metric-{name}", drawing.over_tasks(name))
         parts.append(report_text.metric(drawing.column(name), of_arms, file))
-    _save(folder, "summary.csv", _summary(found, arms, order, metrics).encode())
+    summary = _summary(found, arms, order, metrics)
+    _save(folder, SUMMARY, summary.encode())
+    labels = {name: drawing.column(name).title for name in found.names()}
+    _save(folder, PAGE, page_of(found, summary, labels).encode())
     return _save(folder, "report.md", "\n".join(filter(None, parts)).encode())
 
 

@@ -8,12 +8,12 @@ import numpy as np
 
 from plasticity.figures.titles import WORDS
 from plasticity.learning.column import Column
-from plasticity.statistics.estimates import SKEWED, Estimate
+from plasticity.statistics.estimates import SKEWED, Change, Estimate
 from plasticity.statistics.inference import seeds_needed
 from plasticity.statistics.tables import markdown_table
 from plasticity.studies.cells import words
 from plasticity.studies.declaration import Declaration
-from plasticity.studies.findings import GROWN, Change, Comparison, Finding
+from plasticity.studies.findings import GROWN, Comparison, Finding
 from plasticity.studies.numbers import Numbers
 from plasticity.studies.verdicts import ALPHA, MIN_SEEDS, Verdict
 

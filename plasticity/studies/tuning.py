@@ -162,10 +162,13 @@ def _cells(trial: Trial, scores: Mapping[float, list[float]], seeds: int) -> lis
     return [trial.arm, *entries, said]
 
 
-def write_tuning(
-    study: Declaration, results: Path, folder: Path, place: Place | None = None
-) -> Path:
-    """Write and print what tuning a study has given; return the file.
+def write_tuning(study: Declaration, scores: Scores, folder: Path) -> Path:
+    """Write what tuning a study has given; return the file.
+
+    Args:
+        study: Tuned.
+        scores: What ``late_scores`` returned.
+        folder: Written into.
 
     Raises:
         Failure: The file that is there has more seeds, and is kept; or there are none yet.
@@ -173,9 +176,7 @@ def write_tuning(
     from plasticity.results.disk import locked_folder
     from plasticity.results.files import save_file
 
-    scores = late_scores(study, results, place)
     text = tuning_table(study, scores)
-    print(text)
     path = folder / "tuning.md"
     if path.exists():
         before, now = (seeds_of(table, study) for table in (path.read_text(), text))
@@ -186,7 +187,7 @@ def write_tuning(
                 "Name other --results, or remove it to write it anew."
             )
     if not any(values for of_values in scores.values() for values in of_values.values()):
-        raise Failure(f"no value has been tried in {results}: there is nothing to write")
+        raise Failure(f"{folder}: no value has been tried: there is nothing to write")
     with locked_folder(folder):
         return save_file(folder, "tuning.md", ".md", io.BytesIO(text.encode()))
 

@@ -12,6 +12,8 @@ A folder holds one chain. It is named after the key, all that decides the conten
 A digest is the sha256 of the key and of a delta's energies and states. It is compared with what
 is on the disk whenever a chain is loaded: what does not match, whatever happened to it, is computed
 again, and what does is kept. So a build that is stopped at any instant goes on where it was.
+
+Longer than 400 lines: what is read, checked, resumed and built is one folder, and must agree on it.
 """
 
 import contextlib
@@ -42,7 +44,7 @@ from plasticity.results.disk import (
     read_file,
     replace_file,
 )
-from plasticity.tasks.images import locked
+from plasticity.tasks.downloads import locked
 from plasticity.tasks.spinchain import (
     DELTAS,
     MAX_SITES,
@@ -82,7 +84,7 @@ class SpinLevels:
     @property
     def num_levels(self) -> int:
         """Return the number of levels."""
-        return self.energies.shape[1]
+        return int(self.energies.shape[1])
 
     @property
     def name(self) -> str:
@@ -412,6 +414,7 @@ def _num_cores() -> int:
 
 
 def _say(message: str) -> None:
+    """Tell of minutes of work, on standard error, at once: there is nothing to return yet."""
     print(message, file=sys.stderr)
 
 

@@ -91,7 +91,8 @@ def sector_basis(num_sites: int) -> np.ndarray:
     """
     orbits = sector_orbits(num_sites)
     basis = (orbits == np.arange(orbits.max() + 1)[:, None]).astype(float)
-    return basis / np.linalg.norm(basis, axis=1, keepdims=True)
+    result: np.ndarray = basis / np.linalg.norm(basis, axis=1, keepdims=True)
+    return result
 
 
 def resolved_levels(
@@ -178,4 +179,5 @@ def _signs_of_largest(states: np.ndarray) -> np.ndarray:
     moduli = np.abs(states)
     # Equal up to rounding, or rounding would choose.
     first = (moduli >= (1 - 1e-6) * moduli.max(axis=1, keepdims=True)).argmax(axis=1)
-    return np.sign(states[np.arange(len(states)), first])
+    result: np.ndarray = np.sign(states[np.arange(len(states)), first])
+    return result

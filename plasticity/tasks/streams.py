@@ -14,16 +14,7 @@ from plasticity.errors import DataError
 from plasticity.seeding import generator_for
 from plasticity.tasks.images import Images
 from plasticity.tasks.levels import SpinLevels
-
-
-class Samples(Protocol):
-    """Labeled samples that can be had a batch at a time."""
-
-    def __len__(self) -> int:
-        """Count the samples."""
-
-    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Return inputs ``(batch, features)`` float32 and labels ``(batch,)`` int64."""
+from plasticity.tasks.samples import ArraySamples, Changing, PermutedImages, Samples, Subset
 
 
 @dataclass(frozen=True)
@@ -120,92 +111,8 @@ def _with_norms(x: np.ndarray) -> np.ndarray:
     # Up to 2**20 squares within 2**-100..2**100 sum up to what float32 holds with all its digits.
     if largest.min() > 2.0**-50 and largest.max() < 2.0**50:
         return x
-    return np.ldexp(x, -np.frexp(largest)[1][:, None])
-
-
-def _rows(pixels: Tensor, index: Tensor | slice) -> Tensor:
-    """Return ``pixels[index]``, where the index is a list of numbers in a sixth of the time."""
-    if isinstance(index, Tensor) and pixels.device.type == "cpu":
-        try:
-            return pixels.index_select(0, index)
-        except (IndexError, RuntimeError):  # of masks and of negative numbers, or it is no index
-            pass
-    return pixels[index]
-
-
-@dataclass(frozen=True)
-class _PermutedImages:
-    """Images whose pixels are permuted when a batch is asked for, never all at once."""
-
-    pixels: Tensor
-    labels: Tensor
-    permutation: Tensor
-    scale: float
-    unit_norm: bool
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        # Bytes are permuted one by one, numbers several at a time: so the images are scaled first.
-        x = (_rows(self.pixels, index) * self.scale).index_select(1, self.permutation)
-        if self.unit_norm:
-            x = x / torch.linalg.vector_norm(x, dim=1, keepdim=True)
-        return x, self.labels[index]
-
-
-@dataclass(frozen=True)
-class _Subset:
-    """Some of the samples."""
-
-    samples: _PermutedImages
-    chosen: Tensor
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        return self.samples.batch(self.chosen[index])
-
-
-@dataclass(frozen=True)
-class _Changing:
-    """Samples of which more and more are the new ones instead of the old ones.
-
-    Attributes:
-        old: Of the task before.
-        new: The same images as the task at hand shows them.
-        turn: ``(samples,)``: each image is the new one from this part of the task on.
-    """
-
-    old: Samples
-    new: Samples
-    turn: Tensor
-
-    def __len__(self) -> int:
-        return len(self.new)
-
-    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        return self.new.batch(index)
-
-    def at(self, progress: float) -> Samples:
-        """Return the samples as they are when this part of the task's updates is done."""
-        return self.new if progress >= float(self.turn.max()) else _Mixed(self, progress)
-
-
-@dataclass(frozen=True)
-class _Mixed:
-    changing: _Changing
-    progress: float
-
-    def __len__(self) -> int:
-        return len(self.changing)
-
-    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        old, labels = self.changing.old.batch(index)
-        new, _ = self.changing.new.batch(index)
-        is_new = self.changing.turn[index] <= self.progress
-        return torch.where(is_new.unsqueeze(1), new, old), labels
+    result: np.ndarray = np.ldexp(x, -np.frexp(largest)[1][:, None])
+    return result
 
 
 class PermutedPixels(Sequence[Task]):
@@ -291,35 +198,19 @@ class PermutedPixels(Sequence[Task]):
         if self.gradual and index:
             before = self._chosen(self._permuted(self._train, index - 1), index)
             turn = torch.rand(len(train), generator=generator_for(self.seed, "gradual", index))
-            train = _Changing(before, train, (self.gradual * turn).to(self.device))
+            train = Changing(before, train, (self.gradual * turn).to(self.device))
         return Task(index, train, self._permuted(self._test, index))
 
-    def _permuted(self, split: tuple[Tensor, Tensor], index: int) -> _PermutedImages:
+    def _permuted(self, split: tuple[Tensor, Tensor], index: int) -> PermutedImages:
         permutation = self.permutation(index).to(self.device)
-        return _PermutedImages(*split, permutation, self.scale, self.unit_norm)
+        return PermutedImages(*split, permutation, self.scale, self.unit_norm)
 
-    def _chosen(self, samples: _PermutedImages, index: int) -> Samples:
+    def _chosen(self, samples: PermutedImages, index: int) -> Samples:
         if self.num_train is None:
             return samples
         generator = generator_for(self.seed, "training images", index)
         chosen = torch.randperm(len(samples), generator=generator)[: self.num_train]
-        return _Subset(samples, chosen.to(self.device))
-
-
-@dataclass(frozen=True)
-class ArraySamples:
-    """Samples that are held as they are."""
-
-    x: Tensor
-    y: Tensor
-
-    def __len__(self) -> int:
-        """Count the samples."""
-        return len(self.y)
-
-    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Return inputs and labels."""
-        return self.x[index], self.y[index]
+        return Subset(samples, chosen.to(self.device))
 
 
 def _random_pair(count: int, seed: int, index: int) -> tuple[int, int]:

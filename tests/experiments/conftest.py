@@ -14,6 +14,7 @@ from plasticity.metrics import METRICS
 from plasticity.networks import NETWORKS
 from plasticity.remedies import REMEDIES
 from plasticity.runs.experiment import Experiment
+from plasticity.studies.cell_server import PRELOADED
 from tests.experiments import runs
 from tests.pictures import write_words
 
@@ -63,7 +64,7 @@ def child(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
     """Start commands in processes of their own, forked where all is imported but nothing ran."""
     drawn = [] if request.node.get_closest_marker("draws") else [write_words]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([runs.__name__])
+    context.set_forkserver_preload([runs.__name__, *PRELOADED])  # for all, and not each anew
     with pytest.MonkeyPatch.context() as patch:  # the server does not get this process's sys.path
         patch.setenv("PYTHONPATH", str(ROOT))
         multiprocessing.forkserver.ensure_running()

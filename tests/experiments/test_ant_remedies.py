@@ -352,14 +352,17 @@ def units_of(
     return [first, second, layer("mlp_extractor.value_net.0", second)]
 
 
-def test_redo_replaces_units_whose_gradient_is_small_and_leaves_silent_layers_alone() -> None:
+@pytest.mark.parametrize("threshold", [0.1, 0.0])
+def test_redo_replaces_units_whose_gradient_is_small_and_leaves_silent_layers_alone(
+    threshold: float,
+) -> None:
     one = model(MLP)
     policy: Any = one.policy
     pi, vf = policy.mlp_extractor.policy_net, policy.mlp_extractor.value_net
     with torch.no_grad():
         pi[0].bias[2] = 30.0  # saturated: it gives 1, and has no gradient
         policy.value_net.weight.zero_()  # the value's units have none
-    learner = PolicyLearner(policy, [ReDo(threshold=0.1, every=1)], 5)
+    learner = PolicyLearner(policy, [ReDo(threshold=threshold, every=1)], 5)
     x = torch.linspace(-1, 1, 24).reshape(8, 3)
     policy.set_training_mode(True)
     values, log_probability, _ = policy.evaluate_actions(x, torch.linspace(-1, 1, 8)[:, None])

@@ -56,7 +56,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # kills itself before the n-th call of something. The first one has workers.
 KILLED = """
 import os, signal, sys
-import torch
+import torch, torch._dynamo
 from experiments import ant
 from plasticity.rl import trainer
 from plasticity.rl.workers import Workers
@@ -100,7 +100,7 @@ def test_run_killed_in_the_midst_of_anything_ends_like_an_uninterrupted_one() ->
 
 
 @pytest.mark.sampled(1)
-@pytest.mark.parametrize("stop", range(1, 10, 2))
+@pytest.mark.parametrize("stop", [1, 5, 8])  # the first of each arm, and the last
 def test_run_interrupted_in_an_update_ends_like_an_uninterrupted_one(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys, stop: int
 ) -> None:
@@ -113,11 +113,11 @@ def test_run_interrupted_in_an_update_ends_like_an_uninterrupted_one(
         train(self)
 
     monkeypatch.setattr(PPO, "train", interrupted)
-    assert run(*TINY) == (130 if stop <= 8 else 0)
+    assert run(*TINY) == 130
     assert run(*TINY) == 0
     assert results(folder_of(*TINY)) == results(trained)
     said = capsys.readouterr()
-    assert ("the same command goes on" in said.err) == (stop <= 8)
+    assert "the same command goes on" in said.err
 
 
 def test_killed_worker_is_told_and_the_run_goes_on(trained: Path, capsys, monkeypatch) -> None:

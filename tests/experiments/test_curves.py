@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,8 @@ def test_logarithmic_axis_has_labels_over_few_and_many_decades(decades: int) -> 
     assert 2 <= len(labels) <= 11
     assert len({*labels}) == len(labels)
     assert all(labels)
+    if decades > 2:  # else there is room for others
+        assert all(re.fullmatch(r"0?\.?0*10*|1e\D\d+", label) for label in labels)
 
 
 @pytest.mark.parametrize(("last", "scale"), [(0.0, "linear"), (1.0, "log")])

@@ -24,7 +24,8 @@ from plasticity.quantum.readouts import LogOdds, PauliZ
 from plasticity.results import provenance
 from plasticity.results.record import read_rows, read_run
 from plasticity.runs import drawing
-from plasticity.tasks.streams import ArraySamples, Task
+from plasticity.tasks.samples import ArraySamples
+from plasticity.tasks.streams import Task
 from tests.experiments.measuring import EXPERIMENTS, KEPT, train, write_data
 from tests.experiments.runs import arm_folder, arm_folders, rows_of, snapshot
 
@@ -113,7 +114,7 @@ def kept_networks(folder: Path, arm: str, data: Path, name: str) -> dict[int, tu
     config = find_arms(experiment, run.arms(), [arm], "tests")[path]
     with run.arm(arm, run.arms()[path]) as record:
         shared = config_of(experiment, run, 6)
-        images = load_data(experiment, run, shared, record, None, data)
+        images, _ = load_data(experiment, run, shared, record, None, data)
         options = TaskOptions(arms=(arm,))
         for place, state in networks_of(record):
             ready: Any = experiment.build(shared, images, config, arm, options)

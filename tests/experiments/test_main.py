@@ -120,11 +120,25 @@ def test_command_says_and_returns_what_it_does_by_its_own_name(
         assert " ".join(f"{done.stdout} | {done.stderr}".split()) == expected
 
 
-@pytest.mark.sampled(2)
-@pytest.mark.parametrize("command", COMMANDS)
-def test_usage_says_how_the_command_was_called(command: str, script: Path) -> None:
-    assert run(str(script), command, "--help").stdout.startswith(f"usage: plasticity {command} ")
-    if command in ("mnist", "figures"):
+HELP_OF_ALL = """
+import contextlib, io, json, runpy, sys
+script, *commands = sys.argv[1:]
+said = {}
+for command in commands:
+    sys.argv = [script, command, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
+        runpy.run_path(script, run_name="__main__")
+    said[command] = printed.getvalue()
+print(json.dumps(said))
+"""
+
+
+def test_usage_says_how_the_command_was_called(script: Path) -> None:
+    done = run("-c", HELP_OF_ALL, str(script), *COMMANDS)
+    assert done.returncode == 0, done.stderr
+    for command, printed in json.loads(done.stdout).items():
+        assert printed.startswith(f"usage: plasticity {command} "), command
+    for command in ("mnist", "figures"):
         said = run("-m", "experiments", command, "--help").stdout
         assert said.startswith(f"usage: python -m experiments {command} ")
 
@@ -187,6 +201,49 @@ def test_closed_pipe_ends_the_list_quietly() -> None:
 
 
 @pytest.mark.sampled(3)
+def in_a_shell(
+    program: str, streams: str, folder: Path, **more: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a program of a few lines as ours begin, with streams as a shell has them."""
+    begin = "import os, sys\nfrom experiments.processes import interrupts\ninterrupts.guard()\n"
+    words = f"{shlex.quote(sys.executable)} -c {shlex.quote(begin + program)} {streams}"
+    env = os.environ | {"PYTHONPATH": str(ROOT)} | more
+    return subprocess.run(
+        ["sh", "-c", words], cwd=folder, env=env, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_what_is_printed_into_a_closed_stream_goes_nowhere(closed: str, tmp_path: Path) -> None:
+    program = (
+        "with open('file', 'w'):\n"
+        "    for number, stream in enumerate((sys.stdout, sys.stderr), 1):\n"
+        "        print(number, file=stream, flush=True)\n"
+        "        os.write(number, b'%d\\n' % number)\n"
+    )
+    done = in_a_shell(program, closed, tmp_path)
+    assert done.returncode == 0
+    assert (tmp_path / "file").read_text() == ""
+    assert done.stdout == ("1\n1\n" if closed == "2>&-" else "")
+    assert done.stderr == ("2\n2\n" if closed == ">&-" else "")
+
+
+def test_names_that_the_output_has_no_letters_for_are_printed_all_the_same(tmp_path: Path) -> None:
+    program = r"print('caf\xe9', 'x\udcff')"
+    done = in_a_shell(program, "", tmp_path, PYTHONIOENCODING="ascii:strict")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "caf\\xe9 x\\udcff\n", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_who_cannot_complain_goes_on(tmp_path: Path) -> None:
+    program = (
+        "from experiments.cli.words import complain\n"
+        "complain('one')\ncomplain('two')\nprint('done')\n"
+    )
+    done = in_a_shell(program, "2>/dev/full", tmp_path)
+    assert (done.returncode, done.stdout) == (0, "done\n")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
 @pytest.mark.parametrize(
     ("streams", "words", "status"),

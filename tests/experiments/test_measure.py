@@ -23,7 +23,7 @@ from plasticity.learning.remedy import Learns, Remedy
 from plasticity.metrics import METRICS
 from plasticity.remedies import REMEDIES
 from plasticity.results import provenance
-from plasticity.results.arm import recorded
+from plasticity.results.reading import recorded
 from plasticity.results.record import RunFolder
 from plasticity.tasks.streams import Task
 from tests.experiments.measuring import KEPT, measured, start, train, write_data
@@ -134,8 +134,11 @@ def test_a_run_is_measured_as_far_as_it_has_come_and_again_when_it_has_grown(
             assert columns == {k: v for k, v in rows[task].items() if belongs(k, "logit")}
 
 
-def test_a_run_of_one_task_is_measured(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_run_of_one_task_is_measured(data: Path, tmp_path: Path, is_kept: bool) -> None:
     folder = train("cifar", ("mlp",), data, tmp_path / "r", "--num-tasks=1")
+    if not is_kept:  # the checkpoint has the last network, too
+        shutil.rmtree(arm_folder(folder, "mlp") / "snapshots")
     assert start(folder, "--metrics", "weight_norm", "test_accuracy") == 0
     (row,) = rows_of(folder, "mlp")
     assert measured(folder, "mlp") == {

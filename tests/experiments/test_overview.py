@@ -129,6 +129,7 @@ def test_nine_arms_have_axes_of_their_own_in_which_their_curve_is_on_top(
         assert curves[-1].get_label() == axes.get_title()
         assert curves[-1].get_color() != OTHERS
         assert curves[-1].get_linewidth() > 2 * curves[0].get_linewidth()
+        assert len(axes.lines) == 9 + 1  # the points of its own arm's tasks
     assert [text.get_text() for text in lower.axes[0].get_yticklabels()] == [
         axes.get_title() for axes in shown
     ]

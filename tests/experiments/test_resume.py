@@ -286,12 +286,12 @@ def uninterrupted_quick(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, 
     return contents(finish([*QUICK, f"--results={tmp_path_factory.mktemp('quick') / 'results'}"]))
 
 
-# Of these calls some n-th one is a process's last, n up to this.
+# Of these calls some n-th one is a process's last, n up to this. Together they leave work to do.
 FATAL = {
     UPDATE: 150,
-    ("plasticity.results.record:ArmRecord", "append"): 6,
-    ("os", "replace"): 12,
-    ("os", "fsync"): 40,
+    ("plasticity.results.record:ArmRecord", "append"): 4,
+    ("os", "replace"): 8,
+    ("os", "fsync"): 24,
 }
 
 
@@ -302,18 +302,13 @@ def test_run_killed_at_random_calls_ends_like_an_uninterrupted_one(
     rng = random.Random(2)
     results = tmp_path / "results"
     arguments = [*QUICK, f"--results={results}"]
-    num_kills = 0
-    while True:
-        function, most = rng.choice([*FATAL.items()])
+    for function, most in FATAL.items():
         fatal = functools.partial(on_call, *function, rng.randint(1, most), die)
         process = child(arguments, tmp_path / "log", fatal)
         process.join(PATIENCE)
-        if process.exitcode == 0:
-            break
         assert process.exitcode == -signal.SIGKILL, (tmp_path / "log.err").read_text()
-        num_kills += 1
-    assert num_kills >= 4
-    assert contents(run_folder(results)) == uninterrupted_quick
+    assert 0 < num_rows(results) < 2 * 8
+    assert contents(finish(arguments)) == uninterrupted_quick
 
 
 # The command, which stops in the task after its n-th row, says so by a file and waits for a signal.
@@ -358,19 +353,12 @@ def launch_command(limit: int, sign: Path, arguments: list[str]) -> subprocess.P
 
 
 @pytest.mark.slow
-def test_command_goes_on_after_kill_and_control_c_to_the_same_bytes(
+def test_command_goes_on_after_control_c_to_the_same_bytes(
     uninterrupted_quick: dict[Path, bytes], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     results = tmp_path / "results"
     arguments = [*QUICK, f"--results={results}"]
-
-    killed = launch_command(2, tmp_path / "first", arguments)
-    assert num_rows(results) == 2
-    killed.kill()
-    killed.communicate()
-    assert killed.returncode == -signal.SIGKILL
-
-    interrupted = launch_command(7, tmp_path / "second", arguments)
+    interrupted = launch_command(9, tmp_path / "sign", arguments)
     with killed_on_failure(interrupted):
         interrupted.send_signal(signal.SIGINT)
         interrupted.wait(PATIENCE)

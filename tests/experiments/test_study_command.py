@@ -7,6 +7,7 @@ import runpy
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 
 from experiments import study
 from plasticity.errors import Failure
-from plasticity.studies import report
+from plasticity.studies import clusters, report
 from plasticity.studies import workers as engine
 from plasticity.studies.cells import cells, folder_of
 from plasticity.studies.study import Study
@@ -147,6 +148,22 @@ def test_what_a_study_file_registers_is_refused_at_once_since_cells_would_not_kn
     assert said("own.py", "--list")[0] == 0
 
 
+@pytest.mark.usefixtures("registries")
+def test_what_the_module_of_an_own_experiment_registers_is_known_to_the_cells(
+    said: Callable[..., tuple], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path.cwd())
+    code, *_ = OWN_ENTRIES["the network 'mine'"]
+    Path("own_bench.py").write_text(f"{code}\nfrom experiments.mnist import EXPERIMENT\n")
+    Path("own.py").write_text(
+        "from plasticity.studies.study import Study\n"
+        "STUDY = Study('own', '?', 'own_bench:EXPERIMENT', 'quick', ('mine',), (0,))\n"
+    )
+    status, printed, _ = said("own.py", "--list")
+    assert status == 0
+    assert "own_bench:EXPERIMENT" in printed
+
+
 def test_what_a_study_file_prints_is_no_command_of_the_list(
     tiny: Study, tmp_path: Path, results: Path, said: Callable[..., tuple]
 ) -> None:
@@ -265,20 +282,18 @@ def test_commands_of_the_list_give_the_records_of_the_cells_in_a_shell(
     assert rest.splitlines() == printed.splitlines()[1:]
 
 
-@pytest.mark.slow
-def test_without_distributed_a_line_says_what_to_install(tiny: Study, tmp_path: Path) -> None:
-    write_study(tmp_path / "own.py", tiny)
-    for package in ("distributed", "dask", "psutil"):
-        code = (
-            f"import sys; sys.modules[{package!r}] = None\n"
-            "from experiments import study\n"
-            f"sys.exit(study.main([{str(tmp_path / 'own.py')!r}]))"
-        )
-        done = run("-c", code)
-        assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr.startswith("error: ")
-        assert done.stderr.endswith("pip install 'quantum-plasticity[study]'\n")
-        assert len(done.stderr.splitlines()) == 1
+@pytest.mark.parametrize("package", ["distributed", "dask", "psutil"])
+def test_without_distributed_a_line_says_what_to_install(
+    package: str, tiny: Study, tmp_path: Path, said: Callable[..., tuple],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    file = write_study(tmp_path / "own.py", tiny)
+    monkeypatch.setitem(sys.modules, package, None)
+    status, printed, errors = said(str(file))
+    assert (status, printed) == (1, "")
+    assert errors.startswith("error: ")
+    assert errors.endswith("pip install 'quantum-plasticity[study]'\n")
+    assert len(errors.splitlines()) == 1
 
 
 # --- the workers' side
@@ -324,22 +339,22 @@ class Workers:
 
 
 def test_workers_with_other_versions_are_refused_by_name() -> None:
-    engine.check_workers(Workers(), "tcp://s:1")
+    clusters.check_workers(Workers(), "tcp://s:1")
     for name in ("quantum-plasticity", "commit", "torch"):
         with pytest.raises(Failure, match=f"^tcp://b:2 has {name} 0.0; here it is ") as refused:
-            engine.check_workers(Workers(**{name: "0.0"}), "tcp://s:1")
+            clusters.check_workers(Workers(**{name: "0.0"}), "tcp://s:1")
         assert "\n" not in str(refused.value)
 
 
 def test_a_cluster_without_workers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Workers, "run", lambda *arguments: {})
     with pytest.raises(Failure, match="tcp://s:1: it has no workers yet"):
-        engine.check_workers(Workers(), "tcp://s:1")
+        clusters.check_workers(Workers(), "tcp://s:1")
 
 
 PROBE = """
 import sys
-from plasticity.studies.workers import probe
+from plasticity.studies.clusters import probe
 print(probe(sys.argv[1]))
 """
 
@@ -351,7 +366,7 @@ class Strangers:
         self.elsewhere, self.unlocked = elsewhere, unlocked
 
     def run(self, question: Callable[..., object], path: str) -> dict[str, object]:
-        assert question is engine.probe
+        assert question is clusters.probe
         if self.unlocked:
             Path(path).unlink()
             Path(path).touch()
@@ -362,11 +377,11 @@ class Strangers:
 
 @pytest.mark.slow
 def test_workers_share_the_folder_of_results_and_its_locks_or_are_refused(results: Path) -> None:
-    engine.check_folder(Strangers(), results)
+    clusters.check_folder(Strangers(), results)
     with pytest.raises(Failure, match=r"tcp://b:2: .* does not see files of "):
-        engine.check_folder(Strangers(elsewhere=results.parent), results)
+        clusters.check_folder(Strangers(elsewhere=results.parent), results)
     with pytest.raises(Failure, match=r"can lock a file .*\nName --results in a folder") as refused:
-        engine.check_folder(Strangers(unlocked=True), results)
+        clusters.check_folder(Strangers(unlocked=True), results)
     assert len(str(refused.value).splitlines()) == 2
     assert [*results.iterdir()] == []
 

@@ -1,5 +1,6 @@
 """Figures of a study: curves against loops over tasks, axes, labels."""
 
+import dataclasses
 import itertools
 import math
 import statistics
@@ -212,6 +213,20 @@ def test_points_lie_at_drop_and_level_with_their_intervals() -> None:
     ends = [100 * end for end in one.drop.interval_95]
     assert any([*line.get_xdata()] == pytest.approx(ends) for line in axes.lines)
     assert any([*line.get_xdata()] == [1.0, 1.0] for line in axes.lines)  # the margin
+
+
+def test_intervals_of_level_and_drop_end_where_accuracies_end() -> None:
+    (one, _), _ = findings_of(
+        made_up.read_numbers({"mlp": 0.05, "qnn": 0.0}, tasks=40), "test_accuracy"
+    )
+    level = dataclasses.replace(one.level, interval_95=(-0.2, 1.3))
+    drop = dataclasses.replace(one.drop, interval_95=(-1.4, 1.2))
+    (axes,) = level_against_drop(
+        [dataclasses.replace(one, level=level, drop=drop)], "title", 0.01
+    ).axes
+    ends = [(*map(tuple, line.get_data()),) for line in axes.lines if len(line.get_xdata()) == 2]
+    x, y = 100 * drop.estimate, 100 * level.estimate
+    assert ends[:2] == [((-100, 100), (y, y)), ((x, x), (0, 100))]
 
 
 @pytest.mark.usefixtures("empty_folder")

@@ -19,7 +19,8 @@ from plasticity.metrics.accuracy import test_accuracy
 from plasticity.metrics.norms import gradient_norm, weight_norm
 from plasticity.remedies.resets import ResetOptimizer
 from plasticity.seeding import generator_for
-from plasticity.tasks.streams import Samples, Task, TaskStream
+from plasticity.tasks.samples import Samples
+from plasticity.tasks.streams import Task, TaskStream
 from tests.tiny import (
     ARMS,
     Before,

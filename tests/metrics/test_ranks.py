@@ -22,7 +22,8 @@ from plasticity.metrics.ranks import (
 )
 from plasticity.metrics.units import HIDDEN_SAMPLES
 from plasticity.networks.mlp import mlp
-from plasticity.tasks.streams import ArraySamples, Task
+from plasticity.tasks.samples import ArraySamples
+from plasticity.tasks.streams import Task
 from tests.metrics.zoo import ZOO, logits_of, loop_of_gradients
 from tests.tiny import (
     ARMS,

@@ -9,7 +9,7 @@ import pytest
 
 from plasticity.figures.style import COLORS
 from plasticity.on_device.figure import figure, lighter
-from plasticity.on_device.table import Ends, OfArm, ends_of, table
+from plasticity.on_device.table import Ends, OfArm, ends_of, plain, table
 
 QUOTED = {"depolarizing": 1e-3, "amplitude_damping": 0.0, "readout_error": 1e-2}
 NONE = {"depolarizing": 0.0, "amplitude_damping": 0.0, "readout_error": 0.0}
@@ -79,23 +79,23 @@ def test_means_are_those_of_the_tasks_and_intervals_those_of_the_samples() -> No
         exact = {task: right(task, NONE | {"shots": None}) for task in KEPT}
         for tasks in ((1, 2), (16, 19)):
             found = arm.accuracy(condition, tasks)
-            assert found.value == pytest.approx(np.mean([of[task].mean() for task in tasks]))
+            assert found.estimate == pytest.approx(np.mean([of[task].mean() for task in tasks]))
             errors = [of[task].std() / 20 for task in tasks]
-            assert found.half == pytest.approx(1.96 * np.mean(errors), rel=0.02)
+            assert found.half_95 == pytest.approx(1.96 * np.mean(errors), rel=0.02)
         change = arm.change(condition)
         late_less_early = np.mean([of[16], of[19]]) - np.mean([of[1], of[2]])
-        assert change.value == pytest.approx(late_less_early)
+        assert change.estimate == pytest.approx(late_less_early)
         variance = sum(of[task].var() / 400 / 4 for task in (1, 2, 16, 19))
-        assert change.half == pytest.approx(1.96 * math.sqrt(variance), rel=0.02)
+        assert change.half_95 == pytest.approx(1.96 * math.sqrt(variance), rel=0.02)
         against = arm.against_exact(condition)
         differences = {task: of[task].astype(float) - exact[task] for task in KEPT}
         expected = np.mean([differences[16], differences[19]])
         expected -= np.mean([differences[1], differences[2]])
-        assert against.value == pytest.approx(expected)
+        assert against.estimate == pytest.approx(expected)
         variance = sum(differences[task].var() / 400 / 4 for task in (1, 2, 16, 19))
         if shots == 100:
-            assert against.half == pytest.approx(1.96 * math.sqrt(variance), rel=0.05)
-        assert against.half >= 1.96 * math.sqrt(variance) - 1e-12
+            assert against.half_95 == pytest.approx(1.96 * math.sqrt(variance), rel=0.05)
+        assert against.half_95 >= 1.96 * math.sqrt(variance) - 1e-12
 
 
 def test_intervals_hold_what_is_true_in_95_of_100_cases_or_more() -> None:
@@ -113,18 +113,18 @@ def test_intervals_hold_what_is_true_in_95_of_100_cases_or_more() -> None:
             t: 1 - (t - 0.15) if t >= 0.3 else 1 - t**2 / 0.6 for t in (0.3, 0.4)
         }
         found = arm.accuracy(key(NONE), (1, 2))
-        hits["accuracy"] += abs(found.value - truth[0.3]) <= found.half
+        hits["accuracy"] += abs(found.estimate - truth[0.3]) <= found.half_95
         change = arm.change(key(NONE))
-        hits["change"] += abs(change.value - (truth[0.4] - truth[0.3])) <= change.half
+        hits["change"] += abs(change.estimate - (truth[0.4] - truth[0.3])) <= change.half_95
     assert min(hits.values()) >= 0.93 * total
 
 
 def test_no_change_in_few_samples_is_no_certainty() -> None:
     arm = OfArm(made_up_rows(lambda task, condition: np.ones(50, bool)))
-    assert arm.accuracy(key(NONE), (1, 2)).half > 0.01
-    assert arm.against_exact(key(QUOTED)).half > 0.01
+    assert arm.accuracy(key(NONE), (1, 2)).half_95 > 0.01
+    assert arm.against_exact(key(QUOTED)).half_95 > 0.01
     exact = arm.against_exact(key(NONE))
-    assert (exact.value, exact.half) == (0, 0)
+    assert (exact.estimate, exact.half_95) == (0, 0)
 
 
 def test_the_table_has_a_line_for_each_arm_and_condition() -> None:
@@ -139,9 +139,9 @@ def test_the_table_has_a_line_for_each_arm_and_condition() -> None:
     (noisy,) = {line for line in lines if line.startswith("| 0.001 | 0.01 | 100 |")}
     cells = noisy.strip("| ").split(" | ")
     assert cells[3] == "0.2500"
-    assert cells[4] == str(arm.accuracy(key(QUOTED, 100), (1, 2)))
+    assert cells[4] == plain(arm.accuracy(key(QUOTED, 100), (1, 2)))
     change = arm.change(key(QUOTED, 100))
-    assert cells[6] == f"{change.value:+.4f} ± {change.half:.4f}"
+    assert cells[6] == f"{change.estimate:+.4f} ± {change.half_95:.4f}"
     assert "| amplitude damping |" not in text
 
 
@@ -157,7 +157,9 @@ def test_panels_show_each_condition_once_and_zero_and_infinity_beside_the_axis()
     assert ticks == [["$10^{2}$", "$10^{4}$", "$\\infty$"], ["0", "$10^{-3}$", "$10^{-2}$"],
                      ["0", "$10^{-3}$", "$10^{-1}$"]]  # fmt: skip
     arm = OfArm(rows)
-    early = [arm.accuracy(key(NONE | {"depolarizing": p}), (1, 2)).value for p in (0, 1e-3, 1e-2)]
+    early = [
+        arm.accuracy(key(NONE | {"depolarizing": p}), (1, 2)).estimate for p in (0, 1e-3, 1e-2)
+    ]
     lines = [line for line in axes[1].get_lines() if line.get_color() == lighter(COLORS[0])]
     points = sorted((x, y) for line in lines if line.get_marker() == "o"
                     for x, y in zip(*line.get_data(), strict=True))  # fmt: skip
@@ -172,6 +174,26 @@ def test_panels_show_each_condition_once_and_zero_and_infinity_beside_the_axis()
     assert said[-1] == "dashed, hollow: at depolarizing 0.001, readout error 0.01"
 
 
+def test_bars_and_bands_end_where_accuracies_and_their_differences_end() -> None:
+    def lost(task: int, condition: dict[str, Any]) -> np.ndarray:
+        few = np.arange(50) < (0 if condition["shots"] is None else 1)
+        return few if task >= 8 else ~few
+
+    drawn: Any = figure({"first": made_up_rows(lost)}, "title")
+    axes = drawn.subfigs[0].axes
+    for row, low, high in ((axes[:3], 0.0, 1.0), (axes[3:], -1.0, 1.0)):
+        ends = [
+            y
+            for one in row
+            for bars in one.collections
+            for bar in bars.get_segments()
+            for y in bar[:, 1]
+        ]
+        bands = [y for one in row for band in one.patches for y in band.get_corners()[:, 1]]
+        assert low <= min(ends + bands) < low + 0.01
+        assert max(ends + bands) <= high
+
+
 def test_arms_stand_below_one_another() -> None:
     rows = made_up_rows(right)
     one = made_up_rows(right, (0,))
@@ -182,10 +204,15 @@ def test_arms_stand_below_one_another() -> None:
     assert second.get_suptitle() == "second: n = 400 test samples a task, one seed"
 
 
-def test_title_and_legend_are_on_the_page_where_there_is_a_single_panel() -> None:
-    rows = [row for row in made_up_rows(right) if row["shots"] is None]
-    rows = [row for row in rows if not row["readout_error"]]
+@pytest.mark.parametrize("of", ["shots", "noise"])
+def test_title_and_legend_are_on_the_page_where_there_is_a_single_panel(of: str) -> None:
+    rows = made_up_rows(right)
+    if of == "shots":  # the legend has a long line, of the noise
+        rows = [row for row in rows if {k: row[k] for k in NONE} in (NONE, QUOTED)]
+    else:
+        rows = [row for row in rows if row["shots"] is None and not row["readout_error"]]
     drawn: Any = figure({"first": rows}, "a title " * 20)
+    assert [len(part.axes) for part in drawn.subfigs] == [2]
     drawn.draw_without_rendering()
     page = drawn.bbox
     boxes = [text.get_window_extent() for text in (drawn._suptitle, *drawn.subfigs[0].texts)]

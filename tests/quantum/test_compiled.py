@@ -66,7 +66,7 @@ def _forget_graphs():
     torch._dynamo.reset()
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own use
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")  # torch's own use
 def test_a_compiled_model_trains_to_the_same_numbers_without_a_word(caplog) -> None:
     plain, compiled = model_with(*CIRCUITS), model_with(*CIRCUITS)
     expected = trained(plain, plain)
@@ -110,6 +110,7 @@ def test_compiled_gradients_of_each_sample_are_the_same() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")  # as of torch 2.14
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own uses, both
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
 def test_inductor_compiles_what_is_around_the_circuit() -> None:
@@ -131,6 +132,7 @@ sys.exit("torch._dynamo" in sys.modules)
 
 
 # ------------------------------------------------------------------------------------------ export
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")  # as of torch 2.14
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, for the older exporters
 @pytest.mark.parametrize("circuit", ["qnn", "free"])
 @pytest.mark.parametrize(
@@ -161,7 +163,7 @@ PLAIN = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
 @pytest.mark.parametrize("qnn", PLAIN, ids=lambda qnn: f"{type(qnn).__name__}-{qnn.readout}")
 def test_the_plain_module_has_the_layers_outputs_traced_and_exported_too(qnn: QNN) -> None:
     plain = qnn.as_plain_module()

@@ -404,7 +404,7 @@ def test_without_noise_gradients_are_those_of_the_layer() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-9)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own use
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")  # torch's own use
 def test_gradients_of_each_sample_and_second_derivatives() -> None:
     qnn, x = layer(Brickwork(3, 1), PauliZ(1)), samples(3, 8)
     device, angles = qnn.on_device(NOISES["all"]), qnn.angles.detach()

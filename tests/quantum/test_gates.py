@@ -272,7 +272,7 @@ def test_per_sample_gradients_match_a_loop(readout: Readout, renormalised: bool)
         torch.testing.assert_close(gradient, net.entries.grad)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
 @pytest.mark.parametrize("renormalised", [True, False])
 def test_forward_mode_gives_the_same_derivative(renormalised: bool) -> None:
     net, x = free(Ring(3, 2), LogProbabilities(2), renormalised), inputs(3)

@@ -13,6 +13,7 @@ from plasticity.learning.learner import Learner
 from plasticity.networks import NETWORKS
 from plasticity.networks.network import Shape
 from plasticity.remedies import REMEDIES
+from plasticity.remedies.modules import ConcatenatedReLU
 from plasticity.remedies.projections import polar_factor
 from plasticity.seeding import generator_for
 from tests.remedies.small import acting, batch, network, train
@@ -55,6 +56,50 @@ def test_frozen_parameters_stay_bit_for_bit_and_others_learn(names: tuple, name:
     assert not {*map(id, before)} & {*learned}
     now = values(one.network, trained=True)
     assert all(not torch.equal(now[key], learned[key]) for key in learned)
+
+
+@pytest.mark.parametrize(
+    ("names", "untouched"),
+    [
+        (("0.weight", "0.bias"), ("0.weight", "0.bias")),
+        (("0.bias",), ("0.weight", "0.bias")),
+        (("4.weight",), ("2.bias", "4.weight", "4.bias")),
+        (("4.bias",), ("2.bias", "4.weight", "4.bias")),
+    ],
+)
+def test_redo_replaces_no_unit_of_a_layer_of_which_a_part_is_frozen(
+    names: tuple, untouched: tuple
+) -> None:
+    # With this threshold all units below the mean are dormant, so each layer has some.
+    acts = acting("redo", threshold=1.0, every=1)
+    with_redo, without = (
+        Learner(frozen(names), make_adam, cross_entropy, remedies, seed=3)
+        for remedies in ([acts], [])
+    )
+    for one in (with_redo, without):
+        with torch.no_grad():
+            for p in one.network.parameters():
+                p.add_(0.01)  # biases of new units are 0
+        train(one, range(1), updates=1)
+    expected = dict(without.network.named_parameters())
+    same = {key for key, p in with_redo.network.named_parameters() if torch.equal(p, expected[key])}
+    assert {*untouched} <= same
+    assert "2.weight" not in same  # of the other layer
+
+
+@pytest.mark.parametrize("names", [("0.weight", "0.bias"), ("0.weight",), ("0.bias",)])
+def test_crelu_leaves_a_layer_with_frozen_weights_or_biases_as_it_was(names: tuple) -> None:
+    built = frozen(names)
+    first, relu = built[0], built[1]
+    before = [p.detach().clone() for p in first.parameters()]
+    one = Learner(built, make_adam, cross_entropy, [acting("crelu")], seed=3)
+    assert isinstance(built[3], ConcatenatedReLU)  # of the layer that is trained
+    assert built[0] is first
+    assert built[1] is relu
+    assert isinstance(relu, nn.ReLU)
+    for p, old in zip(first.parameters(), before, strict=True):
+        assert torch.equal(p, old)
+    assert {n for n, p in one.network.named_parameters() if not p.requires_grad} == {*names}
 
 
 @pytest.mark.parametrize("of", NETWORKS)

@@ -1,5 +1,6 @@
 """Tests of run folders that were edited, damaged, mixed up, or planted to do harm."""
 
+import errno
 import os
 import pickle
 import shutil
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from plasticity.errors import InUse, RecordError
-from plasticity.results.arm import finished_rows, load_tensors
+from plasticity.results.reading import finished_rows, load_tensors
 from plasticity.results.record import open_run, read_rows, read_run
 from tests.results.demo import (
     ARMS,
@@ -211,6 +212,24 @@ def test_arms_that_their_folders_are_not_named_after_are_named(finished: Path) -
     shutil.rmtree(finished / MLP)
     (finished / "notes").mkdir()
     assert folder.arms() == {finished / QNN: ARMS["qnn"]}
+
+
+def test_folder_that_we_may_not_look_into_is_named_and_not_taken_for_no_arm(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (finished / "theirs").mkdir()
+    whole = os.stat  # root may look everywhere, so the system's answer is made up
+
+    def stat(path: str | Path, *args: object, **named: object) -> os.stat_result:
+        if Path(os.fsdecode(path)).parent == finished / "theirs":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return whole(path, *args, **named)
+
+    folder = open_demo(finished.parent)
+    monkeypatch.setattr(os, "stat", stat)
+    with pytest.raises(RecordError, match="Permission denied") as error:
+        folder.arms()
+    assert len(str(error.value).splitlines()) <= 2
 
 
 @pytest.mark.parametrize("copied", ["whole", "without a readable arm.json"])

@@ -19,7 +19,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from plasticity.quantum.circuits import Ring
 from plasticity.quantum.engine import program
-from plasticity.quantum.engine.costs import cheapest
+from plasticity.quantum.engine.costs import Size, Ways
 from plasticity.quantum.readouts import Probabilities
 from plasticity.rl.features import MlpFeatures, QuantumFeatures
 from tests.oracle import DATA, dense_probabilities
@@ -230,8 +230,8 @@ def test_frozen_circuit_is_contracted_once(features: QuantumFeatures, sweeps) ->
 
 
 def test_update_on_ant_carries_the_columns_of_its_observations() -> None:
-    size = dict(batch=128, features=27, outcomes=512, grad=True)
-    assert cheapest(Ring(9, 12), Probabilities.qubit, **size).carry == "columns"
+    size = Size(batch=128, features=27, outcomes=512, grad=True)
+    assert Ways(Ring(9, 12), Probabilities.qubit).cheapest(size).carry == "columns"
 
 
 # ----------------------------------------------------------------------------------- in policies

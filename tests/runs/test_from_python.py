@@ -156,6 +156,26 @@ def test_wrong_use_is_one_line_and_nothing_is_written(
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize(
+    ("number", "fits", "refused", "there"),
+    [
+        (0, ["cpu"], ["cuda", "cuda:0"], "no CUDA device"),
+        (1, ["cpu", "cuda", "cuda:0"], ["cuda:1"], "CUDA devices 0 to 0"),
+        (2, ["cuda", "cuda:1"], ["cuda:2"], "CUDA devices 0 to 1"),
+    ],
+)
+def test_a_device_is_there_or_refused(
+    number: int, fits: list[str], refused: list[str], there: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: number > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: number)
+    for device in fits:
+        training.check_device(device)
+    for device in refused:
+        with pytest.raises(UsageError, match=f"^--device {device}: this torch finds {there}$"):
+            training.check_device(device)
+
+
 def test_what_cannot_be_read_is_named(make: Callable[..., Run], tmp_path: Path) -> None:
     run = make(arms=["mlp"])
     with pytest.raises(UsageError, match="did you mean test_accuracy"):

@@ -15,10 +15,12 @@ from scipy import stats
 
 from plasticity.figures.over_seeds import over_tasks
 from plasticity.results.disk import lock_of
+from plasticity.statistics.estimates import estimate
 from plasticity.statistics.summaries import tenths
 from plasticity.studies.findings import comparisons, findings_of, gap, growth
 from plasticity.studies.numbers import Numbers, load_records
 from plasticity.studies.report import report_on, write_report
+from plasticity.studies.report_text import number, percent
 from tests.studies import made_up
 from tests.studies.test_numbers import record, rows
 
@@ -95,6 +97,14 @@ def test_drops_intervals_and_p_values_are_those_of_loops_and_of_scipy(all_arms: 
             stats.theilslopes(s).slope * 100 for s in all_arms.columns[one.arm]["test_accuracy"]
         ]
         assert one.slope.estimate == pytest.approx(statistics.fmean(theirs))
+
+
+def test_intervals_in_tables_end_where_there_is_no_further_value() -> None:
+    of = estimate([0.1, 0.9, 0.95])
+    assert of.interval_95 is not None and of.interval_95[0] < 0 and of.interval_95[1] > 1
+    assert number(of, (0, 1)) == "0.65 [0, 1]"
+    assert number(of) == f"0.65 [{of.interval_95[0]:.3g}, {of.interval_95[1]:.3g}]"
+    assert percent(of, interval=True, bounds=(0, 1)) == "65.00 [0.00, 100.00]"
 
 
 def test_seeds_that_are_not_complete_do_not_count() -> None:
@@ -358,7 +368,7 @@ def test_report_of_records_alone_is_that_of_run_folders_byte_for_byte() -> None:
         {p.name: p.read_bytes() for p in Path(folder).iterdir() if p.is_file()}
         for folder in ("report", "again")
     )
-    assert first == again and len(first) == 9
+    assert first == again and len(first) == 10
 
 
 def test_study_of_which_nothing_is_recorded_has_a_report_that_says_so() -> None:
@@ -366,7 +376,7 @@ def test_study_of_which_nothing_is_recorded_has_a_report_that_says_so() -> None:
     text = path.read_text()
     assert "No arm has a verdict yet." in text
     assert "4 of 4 cells are not complete" in text
-    files = {"lock", "records", "report.md", "summary.csv"}
+    files = {"lock", "records", "report.html", "report.md", "summary.csv"}
     assert {p.name for p in Path("report").iterdir()} == files
 
 

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 from plasticity.errors import DataError
+from plasticity.tasks import downloads, npz
 from plasticity.tasks import images as data
 from plasticity.tasks.images import Images, load_cifar100, load_images, load_mnist, load_npz
 
@@ -341,11 +342,11 @@ def test_blank_and_partly_underflowing_float_images_are_read(tmp_path):
 def test_archive_that_unpacks_to_far_more_than_images_do_is_refused_unread(
     tmp_path, monkeypatch, bomb
 ):
-    monkeypatch.setattr(data, "SMALL_BYTES", 2**16)
+    monkeypatch.setattr(npz, "SMALL_BYTES", 2**16)
     path = write_npz(tmp_path / "bomb.npz", **{bomb: np.zeros((4000, 1000), np.uint8)})
-    monkeypatch.setattr(data, "_read_member", lambda *args: pytest.fail("unpacked"))
+    monkeypatch.setattr(npz, "_read_member", lambda *args: pytest.fail("unpacked"))
     message = message_of(load_npz, path)
-    for part in ("bomb.npz", "unpacks to 4 MB", f"{data.MAX_COMPRESSION} times", "numpy.savez"):
+    for part in ("bomb.npz", "unpacks to 4 MB", f"{npz.MAX_COMPRESSION} times", "numpy.savez"):
         assert part in message
     assert "\n" not in message
 
@@ -353,13 +354,13 @@ def test_archive_that_unpacks_to_far_more_than_images_do_is_refused_unread(
 def test_zeros_that_are_not_many_are_read(tmp_path):
     x = {name: np.zeros((count, 100, 100)) for name, count in (("x_train", 12), ("x_test", 6))}
     path = write_npz(tmp_path / "zeros.npz", **x)
-    assert data.MAX_COMPRESSION * path.stat().st_size < 18 * 10**4 * 8
+    assert npz.MAX_COMPRESSION * path.stat().st_size < 18 * 10**4 * 8
     assert not load_npz(path).x_train.any()
 
 
 @pytest.mark.slow
 def test_drawings_of_two_colors_compress_well_and_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "SMALL_BYTES", 0)
+    monkeypatch.setattr(npz, "SMALL_BYTES", 0)
     digits = data.load_digits()
     large = np.kron((digits.x_train.reshape(-1, 8, 8) > 8), np.ones((1, 14, 14)))
     arrays = {"x_train": large, "y_train": digits.y_train, "x_test": large[:9]}
@@ -372,10 +373,10 @@ def test_archive_larger_than_half_the_memory_is_refused_unread(tmp_path, monkeyp
     path = write_npz(tmp_path / "large.npz")
     num_bytes = sum(128 + array.nbytes for array in small_arrays().values())
     pages = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 2 * num_bytes}
-    monkeypatch.setattr(data.os, "sysconf", pages.__getitem__)
+    monkeypatch.setattr(os, "sysconf", pages.__getitem__)
     load_npz(path)
     pages["SC_PHYS_PAGES"] -= 2
-    monkeypatch.setattr(data, "_read_member", lambda *args: pytest.fail("unpacked"))
+    monkeypatch.setattr(npz, "_read_member", lambda *args: pytest.fail("unpacked"))
     message = message_of(load_npz, path)
     assert "large.npz unpacks to" in message and "of memory" in message and "\n" not in message
 
@@ -416,7 +417,7 @@ def test_digits_split_is_stratified():
 
 def test_gray_equals_a_slow_loop_in_every_block():
     rgb = np.random.default_rng(3).integers(0, 256, (3, 600, 700, 3), dtype=np.uint8)
-    gray = data.to_gray(rgb)  # 420,000 pixels an image: two blocks
+    gray = npz.to_gray(rgb)  # 420,000 pixels an image: two blocks
     assert gray.shape == (3, 420_000) and gray.dtype == np.uint8
     for image, position in [(0, 0), (1, 77), (2, 0), *[(2, 419_999 - i) for i in range(3000)]]:
         assert gray[image, position] == slow_gray(rgb[image].reshape(-1, 3)[position])
@@ -425,20 +426,20 @@ def test_gray_equals_a_slow_loop_in_every_block():
 def test_gray_of_a_gray_pixel_is_that_pixel():
     levels = np.arange(256, dtype=np.uint8)
     rgb = np.stack([levels] * 3, axis=-1)[None, None]
-    np.testing.assert_array_equal(data.to_gray(rgb), levels[None])
+    np.testing.assert_array_equal(npz.to_gray(rgb), levels[None])
 
 
 def test_gray_adds_red_green_blue_in_this_order_in_float32():
     rgb = np.array([[5, 49, 41], [10, 98, 82], [20, 196, 164]], dtype=np.uint8)
     # Sums at the edge of rounding: blue + green + red gives one more.
     assert [slow_gray(pixel) for pixel in rgb] == [34, 69, 139]
-    np.testing.assert_array_equal(data.to_gray(rgb[None, None]), [[34, 69, 139]])
+    np.testing.assert_array_equal(npz.to_gray(rgb[None, None]), [[34, 69, 139]])
 
 
 def test_gray_of_the_primary_colors():
     rgb = 255 * np.eye(3, dtype=np.uint8)[None, None]
     # 255.5 * (0.2989, 0.5870, 0.1140) = 76.4, 149.98, 29.1, rounded down
-    np.testing.assert_array_equal(data.to_gray(rgb), [[76, 149, 29]])
+    np.testing.assert_array_equal(npz.to_gray(rgb), [[76, 149, 29]])
 
 
 # --- torchvision --------------------------------------------------------------------------------
@@ -515,7 +516,7 @@ def official(tmp_path, monkeypatch):
     def served_from(address):
         for name, attributes in small_sets(address).items():
             for attribute, value in attributes.items():
-                dataset = getattr(data._torchvision_datasets(), name)
+                dataset = getattr(downloads.torchvision_datasets(), name)
                 monkeypatch.setattr(dataset, attribute, value)
 
     served_from("http://nowhere/")
@@ -733,7 +734,7 @@ def test_whole_data_set_is_read_where_nothing_can_be_written(
     official(server.address)
     digest = load_images(name, root).digest
     for used in ("locked", "_copy_intact"):
-        monkeypatch.setattr(data, used, None)
+        monkeypatch.setattr(downloads, used, None)
     monkeypatch.setattr(Path, "mkdir", None)
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     count = len(server.requests)
@@ -801,8 +802,8 @@ def start(body, server, *arguments):
     program = (
         "import json, os, sys\n"
         "from pathlib import Path\n"
-        "from plasticity.tasks import images as data\n"
-        "datasets = data._torchvision_datasets()\n"
+        "from plasticity.tasks import downloads, images as data\n"
+        "datasets = downloads.torchvision_datasets()\n"
         "data.MNIST_DIGEST, sets = sys.argv[1], json.loads(sys.argv[2])\n"
         "for name, attributes in sets.items():\n"
         "    for attribute, value in attributes.items():\n"
@@ -847,10 +848,7 @@ def test_damaged_data_set_is_downloaded_again(official, server, tmp_path, name):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")
-@pytest.mark.parametrize("name", FOLDERS)
-def test_download_killed_at_any_instant_is_repeated_by_the_same_command(
-    official, server, tmp_path, name
-):
+def test_download_killed_at_any_instant_is_repeated_by_the_same_command(official, server, tmp_path):
     """Kill before every call that changes the disk and in the middle of every write."""
     body = """
 import builtins, signal, tarfile
@@ -881,7 +879,7 @@ def kill_at(limit):
     datasets.utils.open = tarfile.bltn_open = halving_open
     sys.addaudithook(audit)
 
-def killed(limit, root):
+def killed(limit, name, root):
     child = os.fork()
     if child == 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # progress bars
@@ -890,28 +888,29 @@ def killed(limit, root):
         os._exit(0)
     return os.waitpid(child, 0)[1] == signal.SIGKILL
 
-name, aside, results = sys.argv[3:]
-limit, half_unpacked = 1, 0
-while killed(limit, Path(results, str(limit))):
-    half_unpacked += Path(results, str(limit), aside).exists()
-    print(data.load_images(name, Path(results, str(limit))).digest)
-    left = [path for path in Path(results, str(limit), aside).rglob("*") if path.is_file()]
-    assert not left, left
-    limit += 1
-print(half_unpacked)
+for name, folder in json.loads(sys.argv[3]).items():
+    aside, limit, half_unpacked = f"{folder}.download", 1, 0
+    while killed(limit, name, root := Path(sys.argv[4], name, str(limit))):
+        half_unpacked += (root / aside).exists()
+        print(data.load_images(name, root).digest, end=" ")
+        left = [path for path in (root / aside).rglob("*") if path.is_file()]
+        assert not left, left
+        limit += 1
+    print(half_unpacked)
 """
-    process = start(body, server, name, f"{FOLDERS[name]}.download", tmp_path / "roots")
+    process = start(body, server, json.dumps(FOLDERS), tmp_path / "roots")
     said, complaint = process.communicate(timeout=300)
     assert process.returncode == 0, complaint
-    *digests, half_unpacked = said.split()
     official(server.address)
-    assert set(digests) == {load_images(name, tmp_path / "whole").digest}
-    assert int(half_unpacked) > 10
+    for name, line in zip(FOLDERS, said.splitlines(), strict=True):
+        *digests, half_unpacked = line.split()
+        assert set(digests) == {load_images(name, tmp_path / "whole").digest}
+        assert int(half_unpacked) > 10
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FOLDERS)
-def test_two_processes_at_once_download_once(official, server, tmp_path, name):
+def test_two_processes_at_once_download_once(official, server, tmp_path):
+    name = "cifar100"  # the lock is that of all
     official(server.address)
     digest = load_images(name, tmp_path / "alone").digest
     asked_alone = list(server.requests)
@@ -959,9 +958,9 @@ def test_torchvision_is_mended_only_where_its_operators_are_missing(tmp_path, ne
     )
     program = (
         "import sys\n"
-        "from plasticity.tasks import images as data\n"
+        "from plasticity.tasks import downloads, images as data\n"
         "assert 'torchvision' not in sys.modules and 'sklearn' not in sys.modules\n"
-        "print(data._torchvision_datasets().__file__, len(data._operators))"
+        "print(downloads.torchvision_datasets().__file__, len(downloads._operators))"
     )
     paths = os.pathsep.join([str(tmp_path), str(ROOT)])
     result = subprocess.run(
@@ -979,9 +978,9 @@ def test_other_import_errors_of_torchvision_are_passed_on(monkeypatch):
     def fail(name):
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(data.importlib, "import_module", fail)
+    monkeypatch.setattr(downloads.importlib, "import_module", fail)
     with pytest.raises(RuntimeError, match="something else"):
-        data._torchvision_datasets()
+        downloads.torchvision_datasets()
 
 
 def test_data_set_is_a_name_or_a_path(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ def orthonormalized(matrix: Tensor) -> Tensor:
     """
     q, r = torch.linalg.qr(matrix)
     diagonal = r.diagonal()
-    return q * torch.where(diagonal == 0, 1, diagonal.sgn())
+    result: Tensor = q * torch.where(diagonal == 0, 1, diagonal.sgn())
+    return result
 
 
 def haar_columns(rows: int, columns: int, generator: torch.Generator) -> Tensor:

@@ -89,7 +89,7 @@ def _overlaps(parts: tuple[Tensor, ...], vectors: Tensor) -> Tensor:
         vectors: The u_k.
     """
     matrix = vectors[: parts[0].shape[1]].flatten(1)
-    overlaps = [(part @ matrix).unflatten(1, (-1, 2)) for part in parts]
+    overlaps: list[Tensor] = [(part @ matrix).unflatten(1, (-1, 2)) for part in parts]
     if len(overlaps) == 1:
         return overlaps[0]
     of_real, of_imaginary = overlaps
@@ -104,7 +104,8 @@ def complex_normal(amplitudes: int, vectors: int, generator: torch.Generator) ->
         ``(amplitudes, vectors, 2)``.
     """
     normal = torch.randn(amplitudes, vectors, 2, generator=generator)
-    return normal / (2 * amplitudes) ** 0.5
+    result: Tensor = normal / (2 * amplitudes) ** 0.5
+    return result
 
 
 def log_odds(p: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ from plasticity.quantum.engine.planning import (
     Plan,
     attempted_plan,
     make_plan,
-    products,
     reversed_plan,
 )
+from plasticity.quantum.engine.products import products
 
 Carry = Literal["rows", "columns", "states"]
 
@@ -64,8 +64,24 @@ class Way:
     plan: Plan
 
 
-def cost(way: Way, *, batch: int, features: int, outcomes: int | None, grad: bool) -> float:
-    """Estimate the time of one evaluation, with its backward pass if ``grad``.
+class Size(NamedTuple):
+    """How much is evaluated.
+
+    Attributes:
+        batch: Samples.
+        features: Leading basis states that the inputs touch.
+        outcomes: Leading basis states that are read, or None for an expectation value.
+        grad: Whether a backward pass follows.
+    """
+
+    batch: int
+    features: int
+    outcomes: int | None
+    grad: bool
+
+
+def cost(way: Way, size: Size) -> float:
+    """Estimate the time of one evaluation, with its backward pass if there is one.
 
     A sweep multiplies a 2**width square matrix onto every window: 8 real operations for each of
     2**width x 2**n x vectors complex products a block (fewer at both ends: ``products``), where the
@@ -79,14 +95,12 @@ def cost(way: Way, *, batch: int, features: int, outcomes: int | None, grad: boo
 
     Args:
         way: What is carried through the gates, and the plan, in the order of the gates.
-        batch: Samples.
-        features: Leading basis states that the inputs touch.
-        outcomes: Leading basis states that are read, or None for an expectation value.
-        grad: Whether a backward pass follows.
+        size: Of what is evaluated.
 
     Returns:
         Floating point operations that take as long.
     """
+    batch, features, outcomes, grad = size
     carry, plan = way.carry, way.plan
     if carry == "rows":
         if outcomes is None:
@@ -126,16 +140,15 @@ def searched_plan(
 ) -> Plan:
     """Return the cheapest of several plans that differ in the order in which windows are taken.
 
-    The arguments are those of ``make_plan`` and ``cost``, with as many vectors as are carried.
+    The arguments are those of ``make_plan``, with as many vectors as are carried.
     """
-    size: dict[str, Any] = {"batch": vectors, "features": vectors, "grad": True}
-    size["outcomes"] = vectors if qubit is None else None
+    size = Size(vectors, vectors, vectors if qubit is None else None, grad=True)
     attempts = min(32, max(8, ATTEMPTED_GATES // ansatz.num_gates))
     plans = (
         attempted_plan(ansatz, qubit, width, unitary, behind, attempt)
         for attempt in range(attempts)
     )
-    return min(plans, key=lambda plan: cost(Way(carry, plan), **size))
+    return min(plans, key=lambda plan: cost(Way(carry, plan), size))
 
 
 class _Choice(NamedTuple):
@@ -145,82 +158,6 @@ class _Choice(NamedTuple):
     vectors: int
     width: int
     behind: int
-
-
-def _chosen(
-    ansatz: Ansatz,
-    qubit: int | None,
-    *,
-    batch: int,
-    features: int,
-    outcomes: int | None,
-    grad: bool,
-    unitary: bool,
-    carry: Carry | None,
-) -> _Choice:
-    """Choose what to carry through the gates, and the kind of the plan; see ``cheapest``."""
-
-    def estimate(way: Way) -> float:
-        return cost(way, batch=batch, features=features, outcomes=outcomes, grad=grad)
-
-    carries: tuple[Carry, ...] = (carry,) if carry else ("rows", "columns", "states")
-    kinds = [
-        (carry, width, behind)
-        for carry in carries
-        for width in sorted({min(width, ansatz.num_qubits) for width in WIDTHS})
-        for behind in (0, 2)
-    ]
-    plans = [make_plan(ansatz, qubit, width, unitary, behind) for _, width, behind in kinds]
-    ways = [Way(carry, plan) for (carry, *_), plan in zip(kinds, plans, strict=True)]
-    best = min(range(len(ways)), key=lambda k: estimate(ways[k]))
-    carry, width, behind = kinds[best]
-    # Of states any number, so that batches of all sizes have the same plan.
-    vectors = {"rows": outcomes or 0, "columns": features, "states": 128}[carry]
-    return _Choice(carry, vectors, width, behind)
-
-
-def _way(ansatz: Ansatz, qubit: int | None, unitary: bool, choice: _Choice) -> Way:
-    """Return the cheapest way of a kind."""
-    carry, vectors, width, behind = choice.carry, choice.vectors, choice.width, choice.behind
-    if not vectors:
-        return Way(carry, make_plan(ansatz, qubit, width, unitary, behind))
-    return Way(carry, searched_plan(ansatz, qubit, carry, vectors, width, unitary, behind))
-
-
-def cheapest(
-    ansatz: Ansatz,
-    qubit: int | None,
-    *,
-    batch: int,
-    features: int,
-    outcomes: int | None,
-    grad: bool,
-    unitary: bool = True,
-    carry: Carry | None = None,
-) -> Way:
-    """Choose what to carry through the gates, and a plan.
-
-    Args:
-        ansatz: The gates.
-        qubit: Where an expectation value is read, or None.
-        batch: Samples.
-        features: Leading basis states that the inputs touch.
-        outcomes: Leading basis states that are read, or None for an expectation value.
-        grad: Whether a backward pass follows.
-        unitary: Whether the gates are known to be unitary.
-        carry: Choose the plan only.
-    """
-    choice = _chosen(
-        ansatz,
-        qubit,
-        batch=batch,
-        features=features,
-        outcomes=outcomes,
-        grad=grad,
-        unitary=unitary,
-        carry=carry,
-    )
-    return _way(ansatz, qubit, unitary, choice)
 
 
 class Ways:
@@ -242,35 +179,49 @@ class Ways:
     def __reduce__(self) -> tuple[Any, ...]:  # copies and pickles choose anew
         return Ways, (self.ansatz, self.qubit, self.unitary)
 
-    def cheapest(
-        self,
-        *,
-        batch: int,
-        features: int,
-        outcomes: int | None,
-        grad: bool,
-        carry: Carry | None = None,
-    ) -> Way:
-        """Return what ``cheapest`` does."""
-        key = int(batch), int(features), outcomes, grad, carry
+    def cheapest(self, size: Size, carry: Carry | None = None) -> Way:
+        """Choose what to carry through the gates, and a plan.
+
+        Args:
+            size: Of what is evaluated.
+            carry: Choose the plan only.
+        """
+        key = int(size.batch), int(size.features), size.outcomes, size.grad, carry
         choice = self._choices.get(key)
         if choice is None:
-            choice = _chosen(
-                self.ansatz,
-                self.qubit,
-                batch=key[0],
-                features=key[1],
-                outcomes=outcomes,
-                grad=grad,
-                unitary=self.unitary,
-                carry=carry,
-            )
+            choice = self._chosen(Size(*key[:-1]), carry)
             _remember(self._choices, key, choice, MOST_CHOICES)
         way = self._ways.get(choice)
         if way is None:
-            way = _way(self.ansatz, self.qubit, self.unitary, choice)
+            way = self._way(choice)
             _remember(self._ways, choice, way, MOST_WAYS)
         return way
+
+    def _chosen(self, size: Size, carry: Carry | None) -> _Choice:
+        """Choose what to carry through the gates, and the kind of the plan."""
+        ansatz, qubit, unitary = self.ansatz, self.qubit, self.unitary
+        carries: tuple[Carry, ...] = (carry,) if carry else ("rows", "columns", "states")
+        kinds = [
+            (carry, width, behind)
+            for carry in carries
+            for width in sorted({min(width, ansatz.num_qubits) for width in WIDTHS})
+            for behind in (0, 2)
+        ]
+        plans = [make_plan(ansatz, qubit, width, unitary, behind) for _, width, behind in kinds]
+        ways = [Way(carry, plan) for (carry, *_), plan in zip(kinds, plans, strict=True)]
+        best = min(range(len(ways)), key=lambda k: cost(ways[k], size))
+        carry, width, behind = kinds[best]
+        # Of states any number, so that batches of all sizes have the same plan.
+        vectors = {"rows": size.outcomes or 0, "columns": size.features, "states": 128}[carry]
+        return _Choice(carry, vectors, width, behind)
+
+    def _way(self, choice: _Choice) -> Way:
+        """Return the cheapest way of a kind."""
+        carry, vectors, width, behind = choice
+        circuit = self.ansatz, self.qubit
+        if not vectors:
+            return Way(carry, make_plan(*circuit, width, self.unitary, behind))
+        return Way(carry, searched_plan(*circuit, carry, vectors, width, self.unitary, behind))
 
 
 def _remember(known: dict[Any, Any], key: Any, value: Any, most: int) -> None:

@@ -30,7 +30,8 @@ def exponentials(angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     hamiltonian = _hamiltonian(angles)
     try:
         levels, vectors = torch.linalg.eigh(hamiltonian)
-    except torch.linalg.LinAlgError:  # angles that are not finite give NaN, as any layer would
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        # Angles that are not finite give NaN, as any layer would.
         levels = torch.full_like(hamiltonian[..., 0].real, math.nan)
         vectors = torch.full_like(hamiltonian, math.nan)
     phases = torch.polar(torch.ones_like(levels), -levels)
@@ -227,6 +228,7 @@ def _diagonalize(matrices: Tensor, spectrum: tuple[Tensor, Tensor]) -> None:
     """Write eigenvalues and eigenvectors into a spectrum."""
     try:
         torch.linalg.eigh(matrices, out=spectrum)
-    except torch.linalg.LinAlgError:  # angles that are not finite give NaN, as any layer would
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        # Angles that are not finite give NaN, as any layer would.
         for part in spectrum:
             part.fill_(math.nan)

@@ -4,6 +4,8 @@ A step of training repeats the same few dozen small products. Making their views
 would take longer than multiplying, and fresh pages of memory cost as much as the products that fill
 them. So a program owns its memory and is a list of calls; it serves one evaluation at a time, with
 its backward pass, and then the next.
+
+Longer than 400 lines: a program, its memory and its calls in both directions are one thing.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from plasticity.quantum.engine.blocks import BlockCalls, acting
 from plasticity.quantum.engine.constants import cached_constants
 from plasticity.quantum.engine.gates import ExponentialCalls
 from plasticity.quantum.engine.memory import Call, Memory
-from plasticity.quantum.engine.planning import Plan, Transposition, products
+from plasticity.quantum.engine.planning import Plan, Transposition
+from plasticity.quantum.engine.products import products
 
 HISTORY_BYTES = 17 * 2**20
 """Bytes of intermediate states that a backward pass may keep. Older ones are recomputed from newer

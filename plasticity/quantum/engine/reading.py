@@ -80,10 +80,12 @@ def by_matrix(
     multiply: Multiply = torch.matmul,
 ) -> Tensor:
     """Return what is read, with a matrix that has at least as many features and outcomes."""
-    axis = 2 if way.carry == "rows" else 1
-    matrix = matrix[: x.shape[1]]
-    matrix = matrix.narrow(3 - axis, 0, outcomes) if outcomes else matrix
-    if matrix[0].numel() < x.shape[1]:  # the fewer numbers are scaled
+    axis, features = 2 if way.carry == "rows" else 1, x.shape[1]
+    if features < matrix.shape[0]:  # taking all of it would be one more call
+        matrix = matrix[:features]
+    if outcomes and outcomes < matrix.shape[3 - axis]:
+        matrix = matrix.narrow(3 - axis, 0, outcomes)
+    if matrix.shape[1] * matrix.shape[2] < features:  # the fewer numbers are scaled
         amplitudes = _product(x, matrix, axis, multiply) / norm.unsqueeze(2)
     else:
         amplitudes = _product(x / norm, matrix, axis, multiply)
@@ -93,10 +95,10 @@ def by_matrix(
 
 def _product(x: Tensor, matrix: Tensor, axis: int, multiply: Multiply) -> Tensor:
     """Return x M in real products only; parts of M and of the result along ``axis``."""
-    flat, shape = matrix.flatten(1), matrix.shape[1:]
+    flat, shape = matrix.flatten(1), (x.shape[0], *matrix.shape[1:])
     if not x.is_complex():
-        return multiply(x, flat).unflatten(1, shape)
-    real, imaginary = (multiply(part, flat).unflatten(1, shape) for part in (x.real, x.imag))
+        return multiply(x, flat).view(shape)
+    real, imaginary = (multiply(part, flat).view(shape) for part in (x.real, x.imag))
     turned = torch.stack([-imaginary.select(axis, 1), imaginary.select(axis, 0)], axis)  # i times
     return real + turned
 

@@ -99,7 +99,7 @@ def circuits(mode: str) -> list[tuple[QNN, torch.Tensor]]:
 
 
 @pytest.mark.sampled(2)
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
 @pytest.mark.parametrize("mode", ["fake tensors", "meta by default", "inference", "grad", "fake"])
 def test_a_layer_is_right_after_it_was_evaluated_in_a_mode(mode) -> None:
     for net, x in circuits(mode):
@@ -175,7 +175,7 @@ def test_nothing_is_left_of_circuits_that_are_there_no_more() -> None:
 
     staying, leaving = evaluated(1), evaluated(2)
     stay, leave = plans(staying), plans(leaving)
-    program = leaving.f._ways.cheapest(batch=6, features=8, outcomes=2, grad=True).plan
+    program = leaving.f._ways.cheapest(costs.Size(6, 8, 2, grad=True)).plan
     assert program in [plan() for plan in leave]
     del leaving, program
     others = [evaluated(3 + k) for k in range(costs.MOST_SEARCHED)]
@@ -193,10 +193,7 @@ def test_a_circuit_remembers_some_sizes_of_batches(monkeypatch) -> None:
     monkeypatch.setattr(costs, "MOST_CHOICES", 5)
     monkeypatch.setattr(costs, "MOST_WAYS", 2)
     ways = costs.Ways(Brickwork(3, 1), None)
-    found = [
-        ways.cheapest(batch=9, features=1 + k % 7, outcomes=None, grad=True, carry="columns")
-        for k in range(28)
-    ]
+    found = [ways.cheapest(costs.Size(9, 1 + k % 7, None, grad=True), "columns") for k in range(28)]
     assert len(ways._choices) <= 5
     assert len(ways._ways) <= 2
     assert found[:7] == found[7:14]

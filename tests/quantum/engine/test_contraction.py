@@ -13,14 +13,14 @@ from torch.func import functional_call, grad, jacrev, vmap
 from plasticity.quantum.circuits import Ansatz, Brickwork, Ring, Staircase
 from plasticity.quantum.engine import contraction, program
 from plasticity.quantum.engine.contraction import sweep
-from plasticity.quantum.engine.costs import CALL, PIECE, TRAFFIC, Way, cheapest, cost
+from plasticity.quantum.engine.costs import CALL, PIECE, TRAFFIC, Size, Way, Ways, cost
 from plasticity.quantum.engine.gates import gate_matrices
 from plasticity.quantum.engine.planning import (
     attempted_plan,
     make_plan,
-    products,
     reversed_plan,
 )
+from plasticity.quantum.engine.products import products
 from plasticity.quantum.layer import QNN
 from plasticity.quantum.readouts import LogOdds, PauliZ, Probabilities, SignedPauliZ
 from tests.oracle import (
@@ -312,7 +312,7 @@ def test_training_goes_on_after_a_first_use_in_inference_mode() -> None:
 # -------------------------------------------------------------------------------------- cost model
 def test_cost_model_chooses_as_the_shapes_of_the_paper_suggest() -> None:
     def chosen(ansatz: Ansatz, qubit: int | None, **size) -> tuple[str, int]:
-        way = cheapest(ansatz, qubit, **({"features": 1024, "grad": True} | size))
+        way = Ways(ansatz, qubit).cheapest(Size(**({"features": 1024, "grad": True} | size)))
         return way.carry, way.plan.width
 
     mnist, cifar, ring = Brickwork(10, 4), Brickwork(10, 10), Ring(9, 12)
@@ -330,9 +330,9 @@ def test_cost_model_chooses_as_the_shapes_of_the_paper_suggest() -> None:
 def test_the_choice_is_the_same_on_every_machine() -> None:
     """Last bits depend on it: these plans may change with the code, but not with the machine."""
     size = dict(batch=128, features=1024, grad=True)
-    mnist = cheapest(Brickwork(10, 4), None, outcomes=10, **size)
+    mnist = Ways(Brickwork(10, 4), None).cheapest(Size(**size, outcomes=10))
     assert [step.left for step in mnist.plan.steps] == [4, 64, 16, 1, 4, 1, 64, 8, 32]
-    cifar = cheapest(Brickwork(10, 10), 9, outcomes=None, **size)
+    cifar = Ways(Brickwork(10, 10), 9).cheapest(Size(**size, outcomes=None))
     assert [step.left for step in cifar.plan.steps] == [
         4,
         64,
@@ -351,22 +351,22 @@ def test_the_choice_is_the_same_on_every_machine() -> None:
         16,
         64,
     ]
-    assert cifar == cheapest(Brickwork(10, 10), 9, outcomes=None, **(size | {"batch": 100}))
+    of_100 = Size(**(size | {"batch": 100}), outcomes=None)
+    assert cifar == Ways(Brickwork(10, 10), 9).cheapest(of_100)
 
 
 def test_a_search_finds_plans_with_fewer_blocks() -> None:
-    size = dict(batch=128, features=1024, outcomes=None, grad=True)
+    size = Size(128, 1024, None, grad=True)
     greedy = Way("states", make_plan(Brickwork(10, 10), 9))
-    found = cheapest(Brickwork(10, 10), 9, **size)
+    found = Ways(Brickwork(10, 10), 9).cheapest(size)
     assert len(found.plan.steps) < len(greedy.plan.steps)
-    assert cost(found, **size) < 0.95 * cost(greedy, **size)
+    assert cost(found, size) < 0.95 * cost(greedy, size)
 
 
 def test_cost_model_counts_the_operations_of_a_small_case() -> None:
     def count(carry: str, qubit: int | None = None, outcomes: int | None = 2, grad=True) -> float:
         plan = make_plan(Brickwork(4, 1), qubit)  # one block of 16 x 16, of two layers
-        size = dict(batch=3, features=5, outcomes=outcomes)
-        return cost(Way(carry, plan), **size, grad=grad)
+        return cost(Way(carry, plan), Size(3, 5, outcomes, grad))
 
     making = CALL + 8 * 16**3  # the product of the two layers
 
@@ -395,7 +395,7 @@ def test_cost_model_counts_qubits_that_are_moved() -> None:
     expected += (layers - 1) * (CALL + 8 * len(plan.blocks) * 8**3)
     of_a_step = CALL + 2**6 * 7 * (8 * 8 + TRAFFIC)
     expected += sum(of_a_step + PIECE * part.left for part in products(plan))
-    found = cost(Way("states", plan), batch=7, features=64, outcomes=64, grad=False)
+    found = cost(Way("states", plan), Size(7, 64, 64, grad=False))
     assert found == pytest.approx(expected)
 
 

@@ -12,7 +12,8 @@ from plasticity.quantum.circuits import Ansatz, Brickwork, Ring, Staircase
 from plasticity.quantum.engine import program
 from plasticity.quantum.engine.contraction import sweep
 from plasticity.quantum.engine.gates import gate_matrices
-from plasticity.quantum.engine.planning import make_plan, products, reversed_plan
+from plasticity.quantum.engine.planning import make_plan, reversed_plan
+from plasticity.quantum.engine.products import products
 from plasticity.quantum.engine.program import Lease, Program
 from tests.oracle import dense_unitary
 from tests.quantum.engine.test_contraction import ansaetze, random_angles
