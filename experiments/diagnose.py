@@ -125,6 +125,8 @@ def diagnose_runs(command: Diagnose) -> None:
 
 def say_plan(plan: Planned, runs: int, *, named: bool) -> None:
     """Print what is left out, why if it was named, and what is there already."""
+    for remark in plan.remarks:
+        print(remark)
     for arm, reasons in plan.left_out.items():
         if "all" in reasons:
             print(f"{arm}: left out: {reasons['all']}")

@@ -74,7 +74,8 @@ class AgedArm:
         longest: How many tasks its stream must have.
 
     Attributes:
-        rows: How many tasks are recorded.
+        rows: What is recorded, a row a task.
+        remark: What there is to say of its data; may be empty.
         ages: At which its whole learner is kept, ascending; the last is its end.
 
     Raises:
@@ -100,7 +101,9 @@ class AgedArm:
         self._identity = identity_of(folder.config, content, path.name)
         config = config_of(experiment, folder, longest)
         torch.set_num_threads(config.threads)
-        data = load_data(experiment, folder, config, self, source.dataset, source.data_root)
+        data, self.remark = load_data(
+            experiment, folder, config, self, source.dataset, source.data_root
+        )
         ready = experiment.build(config, data, arm, self.name, TaskOptions(arms=(self.name,)))
         assert isinstance(ready, Supervised)
         self.ready: Supervised = ready

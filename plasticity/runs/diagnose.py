@@ -7,6 +7,7 @@ of an age learn the same tasks from the same batches, so that they can be compar
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,12 +42,14 @@ class Planned:
         missing: Those of them that are not in the file.
         left_out: Why an intervention is not done, by arm and name.
         privileged: The names of interventions that see samples of the next task.
+        remarks: What there is to say of the data of arms.
     """
 
     branches: tuple[Branch, ...]
     missing: tuple[Branch, ...]
     left_out: Mapping[str, Mapping[str, str]]
     privileged: frozenset[str]
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,7 @@ def diagnose(
     plan = _plan(source, folders, there, arms, at, tasks, interventions)
     rows = BranchRows(out)
     missing = tuple(branch for branch in plan.branches if not rows.has(branch))
-    plan = Planned(plan.branches, missing, plan.left_out, plan.privileged)
+    plan = dataclasses.replace(plan, missing=missing)
     yield plan
     if missing:
         longest = max(branch.age + branch.tasks for branch in plan.branches)
@@ -225,6 +228,7 @@ def _plan(
     left_out: dict[str, dict[str, str]] = {}
     branches: list[Branch] = []
     fits: set[str] = set(REFERENCES)
+    remarks: dict[str, None] = {}
     ends: dict[str, dict[int, str]] = {}
     for folder in folders:
         chosen = find_arms(source.experiment, there[folder.path], arms, "experiments.diagnose")
@@ -237,6 +241,8 @@ def _plan(
                 continue
             arm = _checked_arm(source, folder, path, at, tasks)
             ages = ages_of(arm, at)
+            if arm.remark:
+                remarks[f"{arm.name}: {arm.remark}"] = None
             if "last" in at:
                 ends.setdefault(path.name, {})[arm.ages[-1]] = folder.path.name
             for name, intervention in wanted.items():
@@ -259,7 +265,7 @@ def _plan(
         raise UsageError(f"--interventions {unfit[0]}: it fits no arm: {reasons}")
     privileged = frozenset(name for name, i in wanted.items() if i.privileged)
     # Branches of one arm stand together: a process keeps the arm of its last branch.
-    return Planned(tuple(branches), (), left_out, privileged)
+    return Planned(tuple(branches), (), left_out, privileged, tuple(remarks))
 
 
 def _why_not(path: Path, log_spaced: bool) -> str:
