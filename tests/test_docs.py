@@ -375,5 +375,5 @@ def test_the_page_on_diagnoses_has_the_numbers_of_its_records() -> None:
     ))}  # fmt: skip
     for name in ("none", "turns:3", "unwind"):
         low, high = qnn[name].level.interval_95 or (0.0, 0.0)
-        assert f"{qnn[name].level.estimate:.1f} % [{low:.1f}, {high:.1f}]" in page
-    assert f"reaches\n{qnn['untrained'].level.estimate:.1f} %" in page
+        assert f"{qnn[name].level.estimate:.1f} [{low:.1f}, {high:.1f}]" in page
+    assert f"reaches\n{qnn['untrained'].level.estimate:.1f}: it has" in page

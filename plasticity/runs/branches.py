@@ -257,7 +257,8 @@ def _outputs(learner: Learner, x: Tensor) -> Tensor:
     from plasticity.metrics.accuracy import evaluating
 
     with torch.no_grad(), evaluating(learner.network):
-        return learner.network(x).clone()
+        outputs: Tensor = learner.network(x)
+        return outputs.clone()
 
 
 class Nursery:
