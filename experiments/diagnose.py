@@ -36,7 +36,11 @@ if TYPE_CHECKING:
 class Diagnose:
     """What to diagnose."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")]
+    runs: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="RUN ...", help_behavior_hint="(at least one)"),
+    ]
     """Run folders that differ in nothing but the seed, as the command that trained them printed
     them."""
     arms: Annotated[
