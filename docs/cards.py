@@ -1,4 +1,4 @@
-"""Method cards: pages on networks, remedies and metrics, made from the registries' docstrings.
+"""Method cards: pages on networks, remedies, metrics, interventions, made of the docstrings.
 
 A card cannot drift from the program: its name is the registry's, its text the class's docstring,
 its options the class's fields with the registry's numbers.
@@ -80,6 +80,21 @@ def metric_card(name: str, metric: Any) -> str:
     )  # fmt: skip
 
 
+def intervention_card(name: str, intervention: Any) -> str:
+    """Return the card of an intervention: its docstring, how it is named, and its options."""
+    kind = type(intervention)
+    fields = [field.name for field in dataclasses.fields(intervention)]
+    typed = ":".join([name, *(field.upper() for field in fields)])
+    lines = [f"## `{name}`", "", f"`{typed}`", "", "```{eval-rst}", *_docstring(kind), "```", ""]
+    if fields:
+        texts = field_texts(kind)
+        lines += ["| option | left out | meaning |", "|---|---|---|"]
+        lines += [f"| {f.upper()} | {getattr(intervention, f)} | {texts[f]} |" for f in fields]
+        lines.append("")
+    lines += [f"Source: `{kind.__module__}.{kind.__qualname__}`.", ""]
+    return "\n".join(lines)
+
+
 def _docstring(thing: Any) -> list[str]:
     from sphinx.ext.napoleon import Config, GoogleDocstring
 
@@ -91,6 +106,7 @@ def _docstring(thing: Any) -> list[str]:
 
 def write(app: Any = None) -> None:
     """Write the pages, before Sphinx looks for them."""
+    from plasticity.interventions import INTERVENTIONS
     from plasticity.metrics import METRICS
     from plasticity.networks import NETWORKS
     from plasticity.remedies import REMEDIES
@@ -123,6 +139,14 @@ def write(app: Any = None) -> None:
             "has several columns, their names begin with its name and an underscore. If a value "
             "is undefined, the row has no column for it.",
             [metric_card(name, metric) for name, metric in METRICS.items()],
+        ),
+        "interventions": (
+            "Interventions",
+            "What `python -m experiments.diagnose RUN --interventions NAME ...` does once to a "
+            "copy of an aged learner. Options follow after colons: `rate:first:2`. A plus sign "
+            "joins several that act one after another: `turns:3+unwind`. [Diagnose a "
+            "network](../diagnose.md) says what each shows.",
+            [intervention_card(name, value) for name, value in INTERVENTIONS.items()],
         ),
     }
     for name, (title, text, cards) in pages.items():

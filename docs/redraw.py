@@ -149,6 +149,16 @@ def draw_devices() -> None:
         figure({LABELS["qnn"]: rows}, title, [1]).savefig(HERE / f"device-{name}.png")
 
 
+def draw_diagnosis() -> None:
+    """Draw what each intervention does to an MLP on the digits."""
+    from experiments.mnist import EXPERIMENT
+    from plasticity.studies.causes import causes_figure, causes_of
+    from plasticity.studies.diagnosed import load_diagnosis
+
+    causes = causes_of(load_diagnosis(RECORDS / "diagnose" / "digits-mlp.npz"))
+    causes_figure(EXPERIMENT, causes, 5).savefig(HERE / "diagnose.png")
+
+
 def draw_study(found: Numbers, prefix: str) -> None:
     """Draw the first two figures of a study's report."""
     from plasticity.figures.labels import looks_of_names
@@ -181,6 +191,7 @@ def main() -> None:
     draw_found()
     draw_quick()
     draw_devices()
+    draw_diagnosis()
     for name in PAGES:
         draw_arms(name)
     for study in ("mnist-why", "qdata-why"):

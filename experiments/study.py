@@ -195,6 +195,11 @@ def carry_out(command: Command) -> None:
 
         address = address_in(command.cluster) if command.cluster else None
         failed = workers.train(todo, results, workers=command.workers, address=address)
+        if study.diagnosed and not command.tune:
+            from plasticity.studies.growing import grow
+
+            folder = results / "studies" / f"{study.name}-{study.digest()}"
+            grow(study, results, folder, place, command.workers or 1)
     for cell, why in failed:  # before the report, which may be refused; the command by itself
         complain(in_shell(cell.command(results)))
         complain(textwrap.indent(why, "  "))

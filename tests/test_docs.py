@@ -354,3 +354,26 @@ def test_results_explains_each_column_of_a_studys_summary(tmp_path: Path) -> Non
     groups |= {"weight_norm_first", "weight_norm_last"}
     explained |= {group + end for group in groups for end in ends}
     assert {*columns} <= explained
+
+
+def test_the_page_on_diagnoses_has_the_numbers_of_its_records() -> None:
+    from plasticity.studies.causes import causes_of, causes_text
+    from plasticity.studies.diagnosed import load_diagnosis
+
+    page = (DOCS / "diagnose.md").read_text()
+
+    def cells(text: str) -> list[list[str]]:
+        rows = [line for line in text.splitlines() if line.startswith("| `")]
+        return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+    mlp = causes_of(load_diagnosis(DOCS / "records/diagnose/digits-mlp.npz"))
+    table = cells(causes_text(mlp, 5))
+    assert len(table) == 12
+    assert [row for row in cells(page) if len(row) == 7] == table
+    qnn = {c.intervention: c for c in causes_of(load_diagnosis(
+        DOCS / "records/diagnose/digits-qnn.npz"
+    ))}  # fmt: skip
+    for name in ("none", "turns:3", "unwind"):
+        low, high = qnn[name].level.interval_95 or (0.0, 0.0)
+        assert f"{qnn[name].level.estimate:.1f} [{low:.1f}, {high:.1f}]" in page
+    assert f"reaches\n{qnn['untrained'].level.estimate:.1f}: it has" in page

@@ -23,6 +23,7 @@ from experiments.benchmarks import stopwatch
 from experiments.cli import calling
 from experiments.cli import parse as cli
 from experiments.cli import train as running
+from plasticity.interventions import INTERVENTIONS
 from plasticity.metrics import METRICS
 from plasticity.networks import NETWORKS
 from plasticity.remedies import REMEDIES
@@ -72,7 +73,7 @@ def test_the_patterns_above_find_what_they_look_for() -> None:
     assert {f"experiments.{name}" for name in (*EXPERIMENTS, "bench")} <= {c for c, _ in COMMANDS}
     assert FOLDERS
     assert ARMS
-    assert {*MODULES} == {"scaled_linear", "lines", "sides", "linear_scales"}
+    assert {*MODULES} == {"scaled_linear", "lines", "sides", "linear_scales", "halve"}
     assert ("experiments", "lines:EXPERIMENT --help") in COMMANDS
 
 
@@ -86,7 +87,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(calling, "prefix", calling.prefix)
     monkeypatch.setattr(calling, "own", calling.own)
-    registries = [NETWORKS, REMEDIES, METRICS]
+    registries = [NETWORKS, REMEDIES, METRICS, INTERVENTIONS]
     before = [{**registry} for registry in registries]
     yield tmp_path
     for registry, entries in zip(registries, before, strict=True):
@@ -243,6 +244,7 @@ def test_options_that_the_pages_name_are_there() -> None:
         "bench_device",
         "measure",
         "device",
+        "diagnose",
         "watch",
         "figures",
         "study",

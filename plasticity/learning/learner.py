@@ -63,6 +63,7 @@ class Learner:
         self.make_optimizer = make_optimizer
         self.loss = loss
         self.steps = 0
+        self._rates: list[tuple[tuple[nn.Parameter, ...], float]] = []
         # An update calls only what is there.
         self._retractions = _hooks(network, "after_update")
         self._between = _hooks(network, "before_task")
@@ -77,7 +78,23 @@ class Learner:
         optimizer = self.make_optimizer(list(self.network.parameters()))
         for remedy in self.remedies:
             optimizer = remedy.on_optimizer(optimizer)
+        for parameters, factor in self._rates:
+            _scale_rate(optimizer, parameters, factor)
         return optimizer
+
+    def scale_rate(self, parameters: Sequence[nn.Parameter], factor: float) -> None:
+        """Multiply the learning rate of some parameters, now and of every later optimizer.
+
+        The optimizer keeps what it remembers. A factor of 1 changes nothing. The factors are no
+        part of ``state_dict``.
+
+        Raises:
+            DoesNotFit: The optimizer has no learning rate.
+        """
+        if factor == 1:
+            return
+        _scale_rate(self.optimizer, parameters, factor)
+        self._rates.append((tuple(parameters), factor))
 
     def retract(self) -> None:
         """Put parameters that must stay on a manifold back onto it; each update does."""
@@ -146,6 +163,24 @@ class Learner:
         self.steps = state["steps"]
         for remedy, of_remedy in zip(self.remedies, state["remedies"], strict=True):
             remedy.load_state_dict(copy.deepcopy(of_remedy))
+
+
+def _scale_rate(
+    optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], factor: float
+) -> None:
+    """Multiply the learning rate of some parameters, which get groups of their own."""
+    chosen = {id(parameter) for parameter in parameters}
+    for group in [*optimizer.param_groups]:
+        inside = [p for p in group["params"] if id(p) in chosen]
+        if not inside:
+            continue
+        if "lr" not in group:
+            raise DoesNotFit(f"{type(optimizer).__name__} has no learning rate of its groups")
+        if len(inside) < len(group["params"]):
+            group["params"] = [p for p in group["params"] if id(p) not in chosen]
+            group = {**group, "params": inside}
+            optimizer.param_groups.append(group)
+        group["lr"] = group["lr"] * factor
 
 
 def _has_own(remedy: Remedy, hook: str) -> bool:

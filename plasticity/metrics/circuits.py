@@ -72,6 +72,12 @@ class GateDrift:
         return {name: float(torch.cat(parts).mean()) for name, parts in columns.items()}
 
 
+def mean_damping(module: Any) -> float:
+    """Return the column ``damping`` of ``GateDrift`` for one circuit as it is now."""
+    angles = _all_angles(module)[_counted(module)]
+    return float(dampings(angles, of_real_gates=module.angles.shape[1] == 6).mean())
+
+
 def circuits(network: nn.Module) -> Iterator[Any]:
     """Yield the modules that have a circuit's angles, each parameter once."""
     seen = set()

@@ -47,6 +47,8 @@ class Qnn(Network):
     classes, or (Z, -Z) on the last qubit as the logits of two classes."""
     initial_angles: tuple[float, float]
     """Range from which the angles are drawn, radians."""
+    shortest: bool = dataclasses.field(default=False, kw_only=True)
+    """Begin with the shortest angles of the gates that are drawn."""
 
     def __post_init__(self) -> None:
         check_depth(self.depth)
@@ -66,10 +68,11 @@ class Qnn(Network):
         Raises:
             DoesNotFit: The readout gives more logits than the problem has, or fewer.
         """
+        draw = uniform_angles(self.initial_angles, generator)
         return (
             ansatz_for(shape, self.ansatz, self.depth),
             readout_for(shape, self.readout),
-            uniform_angles(self.initial_angles, generator),
+            shortest_of(draw) if self.shortest else draw,
         )
 
     def adapted(self, preset: Network) -> Network:
@@ -155,6 +158,24 @@ def uniform_angles(
 
     low, high = bounds
     return lambda size: low + (high - low) * torch.rand(size, generator=generator)
+
+
+def shortest_of(
+    draw: Callable[[tuple[int, int]], Tensor],
+) -> Callable[[tuple[int, int]], Tensor]:
+    """Return what draws the shortest angles of the gates of other angles."""
+    from plasticity.networks.modules.bricks import REAL_WORDS
+    from plasticity.quantum.angles import shortest
+
+    def drawn(size: tuple[int, int]) -> Tensor:
+        angles = draw(size)
+        if size[1] == 15:
+            return shortest(angles)
+        every = angles.new_zeros(size[0], 15)
+        every[:, list(REAL_WORDS)] = angles
+        return shortest(every, of_real_gates=True)[:, list(REAL_WORDS)]
+
+    return drawn
 
 
 def with_circuit_of(preset: Network, network: WithCircuit) -> WithCircuit:

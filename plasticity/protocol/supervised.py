@@ -105,6 +105,10 @@ class Supervised(Arm):
     def network_state(self) -> dict[str, Any]:  # noqa: D102
         return self.learner.network.state_dict()
 
+    def learner_state(self) -> dict[str, Any] | None:  # noqa: D102
+        # One that begins each of its tasks with a new network has no past.
+        return None if isinstance(self.stream, SomeTasks) else self.learner.state_dict()
+
 
 @dataclass(frozen=True)
 class SupervisedLearning:

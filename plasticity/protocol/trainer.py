@@ -39,6 +39,10 @@ class Arm(abc.ABC):
     def network_state(self) -> dict[str, Any]:
         """Return the network's part of the state, for a snapshot."""
 
+    def learner_state(self) -> dict[str, Any] | None:
+        """Return the whole learner's state, to be intervened in later; None: it is not kept."""
+        return None
+
     def files(self, row: Row) -> Mapping[str, bytes]:
         """Return files by name to put into the arm's folder, before ``row`` is recorded."""
         return {}

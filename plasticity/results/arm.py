@@ -134,6 +134,19 @@ class ArmRecord:
             make_folder(path.parent)
             replace_file(path, buffer.getbuffer())
 
+    def save_learner(self, age: int, state: Any) -> None:
+        """Keep a whole learner's state after so many tasks, beside the snapshots.
+
+        The state is what ``append`` takes: network, optimizer's memory, what remedies hold.
+        """
+        self._check_open()
+        path = learner_file(self.path, age)
+        buffer = io.BytesIO()
+        torch.save(self._named() | {"age": age, "state": state}, buffer)
+        with disk_errors(path):
+            make_folder(path.parent)
+            replace_file(path, buffer.getbuffer())
+
     def snapshots(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield tasks and the network's state after each that is kept, in order.
 
@@ -283,6 +296,41 @@ def read_snapshots(
             raise changed(file, "cannot be used: it is the network after another task")
         if task < num_rows:
             yield task, snapshot["network"]
+
+
+def learner_file(path: Path, age: int) -> Path:
+    """Return where an arm keeps its learner after so many tasks."""
+    return path / "snapshots" / f"age-{age:08}.pt"
+
+
+def kept_ages(path: Path, num_rows: int) -> list[int]:
+    """Return after how many tasks an arm has kept its whole learner, of those that have rows.
+
+    Args:
+        path: The arm's folder.
+        num_rows: How many rows it has.
+    """
+    words = (file.stem.removeprefix("age-") for file in (path / "snapshots").glob("age-*.pt"))
+    return sorted(int(word) for word in words if word.isdecimal() and 0 < int(word) <= num_rows)
+
+
+def read_learner(path: Path, identity: str, age: int) -> Any:
+    """Return the state of an arm's learner after so many tasks, its tensors on the CPU.
+
+    Args:
+        path: The arm's folder; it need not be locked.
+        identity: As of ``identity_of``.
+        age: One of ``kept_ages``.
+
+    Raises:
+        RecordError: It cannot be read, or is of another arm or age.
+    """
+    file = learner_file(path, age)
+    with disk_errors(file):
+        kept = _load(file, {"age", "state"}, identity)
+    if kept["age"] != age:
+        raise changed(file, "cannot be used: it is the learner after another task")
+    return kept["state"]
 
 
 def read_last_state(path: Path, identity: str) -> tuple[int, Any] | None:

@@ -13,7 +13,8 @@ grow::
             lock, lock.pid   held while a process trains it; the system lets go when that dies
             rows.jsonl       one JSON object a line, appended
             checkpoint.pt    the state after the last row, and the sha256 of the rows up to it
-            snapshots/       the network after tasks 0, 1, 2, 4, 8, ...
+            snapshots/       task-K.pt: the network after tasks 0, 1, 2, 4, 8, ...
+                             age-K.pt: the whole learner after 1, 2, 4, 8, ... tasks
             measured.jsonl   what was measured on the snapshots after training
             diverged.json    that the task after so many rows could not be learned, and why
             device.jsonl     how accurate they are on a device with noise and finitely many shots

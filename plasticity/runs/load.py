@@ -18,11 +18,13 @@ from plasticity.protocol.names import experiment_of
 from plasticity.results.names import arm_name
 from plasticity.results.reading import recorded
 from plasticity.results.record import RunFolder, read_run
-from plasticity.runs.recorded import RecordedArm, Summary, summarize
+from plasticity.runs.recorded import RecordedArm, Summary, diagnosed, summarize
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
+
+    from plasticity.runs.diagnose import Diagnosis
 
 
 class Run:
@@ -167,6 +169,26 @@ class RunsArm:
         for row, of_seed in zip(stacked, values, strict=True):
             row[: len(of_seed)] = of_seed
         return stacked
+
+    def diagnose(
+        self,
+        at: int | str | Sequence[int | str] = "last",
+        interventions: Sequence[str] = (),
+        *,
+        tasks: int = 10,
+        dataset: str | Path | None = None,
+        data_root: str | Path = "~/.cache/plasticity",
+        out: str | Path | None = None,
+        workers: int = 1,
+        progress: bool = False,
+    ) -> Diagnosis:
+        """Diagnose the arm with all seeds; see ``RecordedArm.diagnose``.
+
+        The file is that of the first run, unless ``out`` names another folder.
+        """
+        return diagnosed(
+            self.of_seeds, at, interventions, tasks, dataset, data_root, out, workers, progress
+        )
 
 
 class Runs:

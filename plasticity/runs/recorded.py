@@ -23,6 +23,8 @@ from plasticity.statistics.summaries import early_and_late, without_the_first
 if TYPE_CHECKING:
     from torch import nn
 
+    from plasticity.runs.diagnose import Diagnosis
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -157,6 +159,78 @@ class RecordedArm:
             dataset,
             Path(data_root),
         )
+
+    def diagnose(
+        self,
+        at: int | str | Sequence[int | str] = "last",
+        interventions: Sequence[str] = (),
+        *,
+        tasks: int = 10,
+        dataset: str | Path | None = None,
+        data_root: str | Path = "~/.cache/plasticity",
+        out: str | Path | None = None,
+        workers: int = 1,
+        progress: bool = False,
+    ) -> Diagnosis:
+        """Intervene in copies of the aged learner, and let each learn the next tasks.
+
+        The rows are written into ``diagnosis.jsonl``, and what is there already is not learned
+        again. Nothing of the run is changed.
+
+        Args:
+            at: Ages: how many tasks the learner has learned, 1, 2, 4, 8, ... or ``"last"``.
+            interventions: By name, such as ``"rate:first"``; by default all that fit the arm.
+            tasks: How many each branch learns.
+            dataset: The run's data set, if its file lies elsewhere now.
+            data_root: Folder of data sets that are downloaded or computed.
+            out: Folder that gets the file; by default the run's.
+            workers: Processes that branches are shared among.
+            progress: Show a progress bar on standard error.
+
+        Raises:
+            UsageError: The learner was not kept at an age, or an intervention does not fit the arm.
+            InUse: Another process diagnoses into the same folder.
+            Failure: The arm cannot be made here, or the data is not the run's.
+            RecordError: What was kept is damaged.
+        """
+        return diagnosed(
+            [self], at, interventions, tasks, dataset, data_root, out, workers, progress
+        )
+
+
+def diagnosed(
+    arms: Sequence[RecordedArm],
+    at: int | str | Sequence[int | str],
+    interventions: Sequence[str],
+    tasks: int,
+    dataset: str | Path | None,
+    data_root: str | Path,
+    out: str | Path | None,
+    workers: int,
+    progress: bool,
+) -> Diagnosis:
+    """Diagnose an arm of runs that differ in nothing but the seed."""
+    from plasticity.runs.diagnose import diagnose
+
+    growing = diagnose(
+        arms[0]._experiment,
+        [arm._folder for arm in arms],
+        arms=[*dict.fromkeys(arm.path.name for arm in arms)],
+        at=[at] if isinstance(at, int | str) else at,
+        tasks=tasks,
+        interventions=interventions,
+        dataset=None if dataset is None else str(dataset),
+        data_root=Path(data_root),
+        out=None if out is None else Path(out).expanduser().absolute(),
+        workers=workers,
+        show=progress,
+    )
+    while True:
+        try:
+            next(growing)
+        except StopIteration as stop:
+            found: Diagnosis = stop.value
+            return found
 
 
 def summarize(experiment: Definition[Any], arm: str, rows: Sequence[Row], folder: str) -> Summary:

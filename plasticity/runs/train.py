@@ -232,6 +232,8 @@ def _train_arm(
         number = len(record.rows)
         if is_log_spaced(number):
             record.save_snapshot(number, arm.network_state())
+        if is_log_spaced(number + 1) and (state := arm.learner_state()) is not None:
+            record.save_learner(number + 1, state)
         record.append(row, arm.state_dict())
         done = experiment.progress.done(row)
         yield RowRecorded(name, record, row, done)

@@ -18,6 +18,7 @@ from plasticity.protocol.names import find_experiment, import_modules
 from plasticity.protocol.options import TaskSetting
 from plasticity.protocol.serialization import to_json
 from plasticity.results.names import AT_RATE_OF
+from plasticity.studies.diagnosed import Diagnosed, Hypothesis, as_json, problems_of, restored
 from plasticity.studies.rules import FIRST_UNSEEN, rules
 
 OF_A_CELL = ("seed", "threads")
@@ -58,6 +59,9 @@ class Declaration:
         chance: Score of a guess, a part of 1; None: the experiment's, where it knows it.
         declared_seeds: How many seeds are declared, where the study has another number of them
             (``with_seeds``): then its report gives no words. It is not in the digest.
+        diagnosed: Arms whose aged networks are intervened in after training; then the report has a
+            section *Causes*.
+        hypotheses: Claims on what cures them.
 
     Raises:
         UsageError: Something of it cannot be trained or claimed; one line.
@@ -86,8 +90,12 @@ class Declaration:
     confirmatory: bool = False
     chance: float | None = None
     declared_seeds: int | None = None
+    diagnosed: tuple[Diagnosed, ...] = ()
+    hypotheses: tuple[Hypothesis, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "diagnosed", restored(Diagnosed, self.diagnosed))
+        object.__setattr__(self, "hypotheses", restored(Hypothesis, self.hypotheses))
         self._check_kinds()
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name):
             raise UsageError(f"study {self.name!r}: a name of letters, digits, - and _")
@@ -165,6 +173,7 @@ class Declaration:
         for arm, reference in self.causal:
             if (arm, reference) not in self.compared:
                 yield f"causal: {arm} against {reference} is not among the pairs compared"
+        yield from problems_of(self)
         try:
             import_modules(self.modules)
             choice = self.choice()
@@ -230,12 +239,14 @@ class Declaration:
             if isinstance(value, Mapping):
                 value = {k: dict(v) if isinstance(v, Mapping) else v for k, v in value.items()}
             content[entry.name] = value
+        content["diagnosed"] = as_json(self.diagnosed)
+        content["hypotheses"] = as_json(self.hypotheses)
         # Studies without them keep their digest.
         for later in (
             "tuning_values", "modules", "looks", "causal", "confirmatory", "chance",
-            "declared_seeds",
+            "declared_seeds", "diagnosed", "hypotheses",
         ):  # fmt: skip
-            if content[later] in (None, {}, (), False):
+            if content[later] in (None, {}, (), [], False):
                 del content[later]
         return content
 

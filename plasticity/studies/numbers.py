@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,10 @@ from plasticity.studies.cells import (
     tasks_left,
 )
 from plasticity.studies.declaration import Declaration
+from plasticity.studies.diagnosed import RECORD, load_diagnosis, save_diagnosis
+
+if TYPE_CHECKING:
+    from plasticity.runs.diagnose import Diagnosis
 
 INDEX = "study.json"
 MAX_INDEX_BYTES = 2**24
@@ -48,6 +52,7 @@ class Numbers:
         diverged: By arm, ``(seeds,)``: which seeds have diverged. Their score is that of a guess
             from then on; all other columns are undefined there.
         sources: Of what the numbers were read: run folders, commits, versions, machines, dates.
+        diagnosis: What was diagnosed of them; None where the study asks for nothing.
     """
 
     study: Declaration
@@ -57,6 +62,7 @@ class Numbers:
     complete: Mapping[str, np.ndarray]
     diverged: Mapping[str, np.ndarray] = field(default_factory=dict)
     sources: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    diagnosis: Diagnosis | None = None
 
     def of(self, arm: str, column: str) -> np.ndarray | None:
         """Return a column of an arm's complete seeds, or None where it has no such number."""
@@ -244,6 +250,8 @@ def save_records(found: Numbers, folder: Path) -> Path:
         if found.diverged_after(arm):
             about["diverged"] = found.diverged[arm]
         write_arrays(folder / f"{record_name(arm)}.npz", about | columns)
+    if found.diagnosis is not None:
+        save_diagnosis(found.diagnosis, folder / RECORD)
     content = {"digest": digest, "tasks": found.tasks, "study": found.study.json()}
     if found.sources:
         content["sources"] = {name: [*values] for name, values in found.sources.items()}
@@ -298,8 +306,14 @@ def load_records(folder: Path, study: Declaration | None = None) -> Numbers:
             "diverged": (failed[arm], "b"),
         }  # fmt: skip
         _check_shapes(path, of_seeds, columns[arm], (len(own.seeds), tasks))
+    diagnosis = None
+    if own.diagnosed:
+        try:
+            diagnosis = load_diagnosis(folder / RECORD)
+        except RecordError as error:
+            raise Failure(" ".join(str(error).splitlines())) from error
     # Of the same digest; the one that is asked for knows how many seeds it declares.
-    return Numbers(study or own, tasks, columns, rows, complete, failed, sources)
+    return Numbers(study or own, tasks, columns, rows, complete, failed, sources, diagnosis)
 
 
 def _check_shapes(

@@ -9,6 +9,7 @@ import csv
 import dataclasses
 import io
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,10 @@ from plasticity.protocol.columns import column_of
 from plasticity.protocol.names import find_experiment
 from plasticity.statistics.estimates import Change, Estimate
 from plasticity.studies import report_text
+from plasticity.studies.causes_section import add_causes
 from plasticity.studies.cells import Place
 from plasticity.studies.declaration import Declaration
+from plasticity.studies.diagnosed import RECORD, load_diagnosis
 from plasticity.studies.findings import (
     Finding,
     changes,
@@ -59,12 +62,19 @@ def write_report(
         RecordError: A record is damaged, or the disk is full or fails.
     """
     from plasticity.results.disk import locked_folder
+    from plasticity.studies.growing import read_diagnosis
 
     found = read_numbers(study, results, place)
+    diagnosis = read_diagnosis(study, results, folder, place)
+    found = dataclasses.replace(found, diagnosis=diagnosis)
     keep_what_has_more(found, folder)  # before the folder is touched
     with locked_folder(folder):
         keep_what_has_more(found, folder)  # another process may have written it since
         save_records(found, folder / "records")
+        if diagnosis is not None:  # rounded as the records have it
+            found = dataclasses.replace(
+                found, diagnosis=load_diagnosis(folder / "records" / RECORD)
+            )
         return _write(found, folder)
 
 
@@ -111,6 +121,7 @@ def _write(found: Numbers, folder: Path) -> Path:
         drawn = level_against_drop(arms, title, found.study.drop_margin)
         figure = save_figure(folder, "level-against-drop", drawn)
         parts.append(f"![level against {headline}]({figure})\n")
+    parts += add_causes(found.study, found.diagnosis, partial(save_figure, folder))
     parts += [
         report_text.pairs(comparisons(found, arms)),
         report_text.power(arms, len(found.study.arms)),

@@ -48,6 +48,11 @@ class Study(Declaration):
         todo = cells(self, _place(dataset, data_root))
         folder = Path(results).expanduser().absolute()
         failed = train(todo, folder, workers=workers, address=cluster, progress=progress)
+        if self.diagnosed:
+            from plasticity.studies.growing import grow
+
+            report = folder / "studies" / f"{self.name}-{self.digest()}"
+            grow(self, folder, report, _place(dataset, data_root), workers or 1)
         if failed:
             (cell, why), *_ = failed
             reason = " ".join(why.split())

@@ -123,13 +123,15 @@ def test_run_that_is_made_longer_equals_one_that_was_as_long_from_the_start(
         "config.json",
     } < files
     assert {f"task-{task:08}.pt" for task in (0, 1, 2, 4, 8)} < files
+    assert {f"age-{age:08}.pt" for age in (1, 2, 4, 8)} < files
     for arm in arm_folders(whole):
         assert [row["task"] for row in rows_of(whole, arm)] == [*range(12)]
     # And all that was to change, has.
     changed = {path.name for path, data in contents(whole).items() if before.get(path) != data}
     exports = {path.name for path in before if path.suffix in (".npz", ".npy")}
     drawn = {"figure.png", "table.md", "drawn.json"}
-    assert changed == {"rows.jsonl", "checkpoint.pt", "task-00000008.pt"} | drawn | exports
+    kept = {"task-00000008.pt", "age-00000008.pt"}
+    assert changed == {"rows.jsonl", "checkpoint.pt"} | kept | drawn | exports
 
 
 @pytest.mark.parametrize("fewer", [1, 2])

@@ -15,6 +15,7 @@ import torch
 
 from plasticity.errors import InUse, RecordError
 from plasticity.results import record
+from plasticity.results.arm import identity_of, kept_ages, learner_file, read_learner
 from plasticity.results.names import config_hash, folder_name
 from plasticity.results.record import ArmRecord, open_run, read_rows, read_run
 from tests.results.demo import (
@@ -525,3 +526,28 @@ def test_overwrite_removes_the_old_arm_and_nothing_elsewhere(
     assert (outside / "rows.jsonl").read_text() == "precious"
     assert files(neighbor) == before
     assert numbers(train(finished.parent)) == uninterrupted
+
+
+def test_whole_learners_come_back_by_age_and_those_beyond_the_rows_are_left_out(
+    tmp_path: Path,
+) -> None:
+    state = {"network": {"weights": torch.ones(2)}, "optimizer": {"state": {0: {"step": 3}}}}
+    with open_mlp(tmp_path) as arm:
+        for age in (1, 2, 4):
+            arm.save_learner(age, state | {"steps": age})
+        assert kept_ages(arm.path, 0) == []
+        for task in range(3):
+            arm.append({"task": task}, {})
+        assert [*arm.snapshots()] == []  # these are networks
+    identity = identity_of(SHARED, ARMS["mlp"], arm.path.name)
+    assert kept_ages(arm.path, 3) == [1, 2]
+    found = read_learner(arm.path, identity, 2)
+    assert (found["steps"], found["network"]["weights"].tolist()) == (2, [1, 1])
+    learner_file(arm.path, 1).write_bytes(learner_file(arm.path, 2).read_bytes())
+    with pytest.raises(RecordError, match="it is the learner after another task"):
+        read_learner(arm.path, identity, 1)
+    with pytest.raises(RecordError, match="it belongs to another arm or run"):
+        read_learner(arm.path, "another", 2)
+    learner_file(arm.path, 2).write_bytes(b"PK")
+    with pytest.raises(RecordError, match=r"age-00000002.pt cannot be used"):
+        read_learner(arm.path, identity, 2)
