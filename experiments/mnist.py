@@ -24,7 +24,7 @@ from plasticity.networks.qnn import Qnn
 from plasticity.protocol.arms import Adam, ArmConfig, Registry
 from plasticity.protocol.experiment import Exports, Preset, at_rates, content_of
 from plasticity.protocol.options import TaskOptions, TaskSetting, expanded
-from plasticity.protocol.supervised import MECHANISMS, Problem, SupervisedLearning
+from plasticity.protocol.supervised import ASKING_WHY, Problem, SupervisedLearning
 from plasticity.remedies import REMEDIES
 from plasticity.runs.experiment import Experiment
 
@@ -125,7 +125,7 @@ WHY = at_rates(
             mlp=ALIKE,
             qnn=ALIKE,
         ),
-        metrics=MECHANISMS,
+        metrics=ASKING_WHY,
     ),
     REGISTRY,
     {
