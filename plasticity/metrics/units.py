@@ -169,7 +169,7 @@ class Dormancy(OfSeed):
         if found is None:
             return {}
         seen, y = found
-        columns = {}
+        columns: dict[str, float] = {}
         if seen.rectified:
             columns |= _by_layer(("fraction", "dead"), seen.rectified_layers, seen.rectified)
         with torch.enable_grad():
