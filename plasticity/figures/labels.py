@@ -12,7 +12,7 @@ from plasticity.protocol.arms import Registry
 from plasticity.protocol.experiment import LABELS, Definition
 from plasticity.results.names import arm_name
 
-NUM_STYLES = 42
+NUM_STYLES = 54
 """Of ``plasticity.figures.style.style``, which is imported with matplotlib."""
 
 
