@@ -45,7 +45,8 @@ def weight_norms(learner: Learner, task: Task) -> dict[str, float]:
 
     The columns ``weight_norm_k`` are the norms of all weights of layer k as one vector, without
     biases. Layers are counted from 1, in the order of the network's modules (see ``layers_of``); a
-    circuit is one layer. A frozen layer has no column, but is counted.
+    circuit is one layer. A frozen layer has no column, but is counted. An experiment that always
+    measures the mean records these columns only where ``--metrics weight_norm`` asks for them.
     """
     of_layers = {
         str(layer.number): norm_of(layer.weights)

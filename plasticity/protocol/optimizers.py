@@ -71,7 +71,7 @@ class Sign(Optimizer):
 
     It is Adam without memory: what Adam's moments do can be told from what its step size does.
     Where the gradient is zero, nothing moves. Source: Bernstein et al. 2018, "signSGD: compressed
-    optimisation for non-convex problems".
+    optimization for non-convex problems".
     """
 
     def build(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:

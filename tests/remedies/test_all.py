@@ -323,7 +323,7 @@ BAD = [
     ("upgd", {"learning_rate": -1.0}, "learning-rate -1.0: at least 0"),
     ("input-standardisation", {"decay": 1.5}, "decay 1.5: 0 to 1"),
     ("hold", {"multiple": -1.0}, "multiple -1.0: at least 0"),
-    ("hold", {"layers": ("firt",)}, "layers firt: first, last, all, or numbers"),
+    ("hold", {"layers": ("middle",)}, "layers middle: first, last, all, or numbers"),
     ("hold", {"layers": ()}, "layers: name at least one"),
     ("revive", {"samples": -1}, "samples -1: at least 0"),
     ("nap", {"decay": 1.5}, "decay 1.5: 0 to 1"),
