@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.cli import parse as cli
 from plasticity.errors import UsageError
-from plasticity.protocol.arms import Adam, ArmConfig, Registry
+from plasticity.protocol.arms import ArmConfig, Registry
 from plasticity.protocol.experiment import Exports, Preset, Progress
+from plasticity.protocol.optimizers import OPTIMIZERS, Adam
 from plasticity.protocol.options import Options
 from plasticity.rl.protocol import (
     COLUMNS,
@@ -121,7 +122,8 @@ EXPERIMENT = Experiment(
     name="ant",
     about=__doc__,
     presets={"released": RELEASED, "matched": MATCHED, "quick": QUICK},
-    registry=Registry(POLICIES, REMEDIES),
+    # Policies are trained by stable-baselines3, with its optimizer.
+    registry=Registry(POLICIES, REMEDIES, optimizers={"adam": OPTIMIZERS["adam"]}),
     load=load,
     identify=lambda config, environments: {"env": environments.name},
     check=check,

@@ -21,8 +21,9 @@ from plasticity.errors import UsageError
 from plasticity.networks import NETWORKS
 from plasticity.networks.mlp import Mlp
 from plasticity.networks.qnn import Qnn
-from plasticity.protocol.arms import Adam, ArmConfig, AsTheyAre, Registry
+from plasticity.protocol.arms import ArmConfig, AsTheyAre, Registry
 from plasticity.protocol.experiment import Exports, Preset, content_of
+from plasticity.protocol.optimizers import Adam
 from plasticity.protocol.options import TaskOptions, TaskSetting, expanded
 from plasticity.protocol.supervised import Problem, SupervisedLearning
 from plasticity.remedies import REMEDIES

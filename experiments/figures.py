@@ -44,6 +44,9 @@ class Figures:
         ),
     ] = ()
     """Columns to draw; an unknown name is answered with a list."""
+    by_layer: bool = False
+    """Draw what was measured of each layer, a column of axes for each arm, and write the table
+    beside it. --columns are then the names without the layer's number, such as step."""
     experiment: Annotated[
         str | None,
         tyro.conf.arg(
@@ -71,13 +74,20 @@ def draw(command: Figures) -> Path:
     target = target or Path(f"{runs.runs[0].path.name}.png")
     if not target.suffix:
         target = target.with_suffix(".png")
-    figure = runs.figure(command.columns, arms=command.arms)
+    table = ""
+    if command.by_layer:
+        figure = runs.by_layer(command.columns, arms=command.arms)
+        table = runs.layer_table(command.columns, arms=command.arms)
+    else:
+        figure = runs.figure(command.columns, arms=command.arms)
     try:
         if not target.parent.is_dir():
             raise Failure(f"{target}: there is no folder {target.parent}; make it first")
         drawn = io.BytesIO()
         figure.savefig(drawn, format=target.suffix[1:])
         replace_file(target, drawn.getbuffer())  # whole, or not at all
+        if table:
+            replace_file(target.with_suffix(".md"), table.encode())
     except OSError as error:
         where = str(error.filename or target).removesuffix(".tmp")
         raise Failure(f"{where}: {error.strerror or error}") from error

@@ -23,10 +23,11 @@ from plasticity.networks import NETWORKS
 from plasticity.networks.compact import SmallMlp
 from plasticity.networks.mlp import Mlp
 from plasticity.networks.qnn import Qnn
-from plasticity.protocol.arms import Adam, ArmConfig, Registry
+from plasticity.protocol.arms import ArmConfig, Registry
 from plasticity.protocol.experiment import Exports, Preset, at_rates
+from plasticity.protocol.optimizers import Adam
 from plasticity.protocol.options import TaskOptions, TaskSetting, expanded
-from plasticity.protocol.supervised import MECHANISMS, Problem, SupervisedLearning
+from plasticity.protocol.supervised import ASKING_WHY, Problem, SupervisedLearning
 from plasticity.remedies import REMEDIES
 from plasticity.runs.experiment import Experiment
 
@@ -118,7 +119,7 @@ WHY = at_rates(
             mlp=ALIKE,
             qnn=ALIKE,
         ),
-        metrics=MECHANISMS,
+        metrics=ASKING_WHY,
     ),
     REGISTRY,
     {

@@ -22,7 +22,7 @@ from experiments.cli.about import about, about_presets
 from experiments.cli.words import complain
 from experiments.processes import interrupts
 from plasticity.errors import PlasticityError, UsageError
-from plasticity.protocol.arms import Adam, ArmConfig
+from plasticity.protocol.arms import ArmConfig, optimizer_name, with_optimizer
 from plasticity.protocol.choices import Choice, check_arm
 from plasticity.protocol.experiment import Definition
 from plasticity.protocol.names import EXPERIMENTS, import_modules
@@ -180,6 +180,11 @@ def parse(experiment: Definition[Any], arguments: Sequence[str]) -> tuple[Choice
         except KeyError as error:
             commas = "; spaces separate names, not commas" if "," in name else ""
             raise UsageError(f"--arms {name}: {error.args[0]}{commas}") from error
+        for optimizer in values_of(arguments, f"--{name}.optimizer")[:1]:
+            try:
+                arms[name] = with_optimizer(arms[name], optimizer, experiment.registry.optimizers)
+            except KeyError as error:
+                raise UsageError(f"--{name}.optimizer {optimizer}: {error.args[0]}") from error
     of_arms = dataclasses.make_dataclass(
         "OfArms",
         [
@@ -232,11 +237,13 @@ def command_of(experiment: Definition[Any]) -> str:
 
 def of_an_arm(text: str, arms: Mapping[str, ArmConfig]) -> str:
     """Return what a network or a remedy refused, by the name of the option."""
-    inside = re.match(r"Error parsing of-arms\.arm-(\d+)\.(?:remedy-(\d+)|\w+): ", text)
+    inside = re.match(r"Error parsing of-arms\.arm-(\d+)\.(?:remedy-(\d+)|(\w+)): ", text)
     if not inside:
         return text
     name, arm = [*arms.items()][int(inside[1])]
     remedy = f"{[*arm.remedies][int(inside[2])]}." if inside[2] else ""
+    if inside[3] == "optimizer":
+        remedy = "optimizer."
     return f"--{name}.{remedy}{text[inside.end() :]}"
 
 
@@ -282,16 +289,21 @@ def options_of(experiment: Definition[Any], arm: ArmConfig) -> Any:
     epochs = (
         f"Passes over the {'training samples of a task' if of_tasks else 'steps of a rollout'}."
     )
+    optimizers = experiment.registry.optimizers
+    names: Any = Literal[tuple(optimizers)]
+    kind = optimizer_name(arm.optimizer, optimizers)
+    of_optimizer = tyro.conf.arg(help=description_of(arm.optimizer))
     fields: list[tuple[str, Any, Any]] = [
         ("network", Annotated[type(arm.network), FLAT], arm.network),
-        (
-            "optimizer",
-            Annotated[Adam, tyro.conf.arg(help=description_of(arm.optimizer))],
-            arm.optimizer,
-        ),
+        ("optimizer", Annotated[type(arm.optimizer), of_optimizer], arm.optimizer),
         ("epochs", Annotated[int, tyro.conf.arg(help=epochs)], arm.epochs),
         ("inputs", Annotated[type(arm.inputs), FLAT], arm.inputs),
     ]
+    if len(optimizers) > 1:
+        help_text = "Optimizer; one that the preset does not have begins with its own numbers."
+        fields.insert(
+            1, ("kind", Annotated[names, tyro.conf.arg(name="optimizer", help=help_text)], kind)
+        )
     fields += [
         (f"remedy_{k}", Annotated[type(remedy), _named(name, remedy)], remedy)
         for k, (name, remedy) in enumerate(arm.remedies.items())

@@ -12,7 +12,7 @@ from plasticity.protocol.arms import Registry
 from plasticity.protocol.experiment import LABELS, Definition
 from plasticity.results.names import arm_name
 
-NUM_STYLES = 42
+NUM_STYLES = 54
 """Of ``plasticity.figures.style.style``, which is imported with matplotlib."""
 
 
@@ -102,6 +102,10 @@ def _options(experiment: Definition[Any], arm: Mapping[str, Any]) -> dict[str, A
                 flat[f"{prefix}{key}".replace("_", "-")] = value
 
     add("", {key: value for key, value in arm.items() if key != "remedies"})
+    if kind := flat.pop("optimizer.class", None):
+        optimizers = experiment.registry.optimizers
+        named = {type(value).__name__: name for name, value in optimizers.items()}
+        flat["optimizer"] = named.get(str(kind), kind)
     names: list[str] = []
     remedies = arm.get("remedies")
     for remedy in remedies if isinstance(remedies, list) else []:

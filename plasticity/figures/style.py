@@ -12,11 +12,21 @@ from plasticity.statistics.curves import running_means
 COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's palette: told apart by all common kinds of color vision."""
 
-LINES = ("-", "--", ":", "-.", (0, (6, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 3)))
+LINES = (
+    "-",
+    "--",
+    ":",
+    "-.",
+    (0, (6, 1)),
+    (0, (3, 1, 1, 1, 1, 1)),
+    (0, (1, 3)),
+    (0, (8, 2, 1, 2)),
+    (0, (4, 4)),
+)
 
 
 def style(number: int) -> dict[str, Any]:
-    """Return color and line of the curve of a number: 42 that differ, those of one line first.
+    """Return color and line of the curve of a number: 54 that differ, those of one line first.
 
     Each line begins with another color, so that arms with one color are farther apart.
     """

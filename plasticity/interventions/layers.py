@@ -326,7 +326,7 @@ def _is_homogeneous(network: nn.Module, number: int, x: Tensor) -> bool:
     """
     import torch
 
-    from plasticity.metrics.accuracy import evaluating
+    from plasticity.networks.evaluating import evaluating
     from plasticity.networks.layers import layers_of
 
     halved = copy.deepcopy(network)

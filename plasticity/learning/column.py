@@ -29,6 +29,9 @@ class Column:
         samples: The column of lists that this one has the means of. The 95 % interval of the mean
             (Student's t) is shaded, and the curve is not smoothed.
         abscissa: The column that it is drawn over, if it is not the run's unit.
+        by: What its number counts, ``layer`` or ``gate``, if it is one of many columns whose names
+            differ in a number at the end. They have a table and a figure of their own
+            (``plasticity.figures.by_layer``), and no other shows them unasked.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Column:
     compared: bool = True
     samples: str = ""
     abscissa: str = ""
+    by: str = ""
 
     def __post_init__(self) -> None:
         if not self.label:
@@ -57,5 +61,7 @@ def find_column(columns: Iterable[Column], name: str) -> Column | None:
             return column
         if column.name.endswith("_") and name.startswith(column.name):
             rest = name.removeprefix(column.name).replace("_", " ")
+            if column.by and not rest.isdigit():
+                continue
             return dataclasses.replace(column, name=name, label=f"{column.label} {rest}")
     return None

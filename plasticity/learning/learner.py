@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from plasticity.errors import DoesNotFit
 from plasticity.learning.remedy import Remedy
 from plasticity.networks.trained import is_trained, trained_parameters
+from plasticity.tasks.samples import Samples
 
 Observer = Callable[[Tensor, Tensor], None]
 """Told the outputs and labels of each batch, right before its update."""
@@ -40,6 +41,8 @@ class Learner:
         network: As the remedies have made it.
         optimizer: The optimizer at present; a remedy may replace it.
         steps: Updates so far, over all tasks.
+        samples: Training samples of a task while it begins, if they are known; else None, so that
+            copies have none.
 
     Raises:
         DoesNotFit: No parameter is trained, or a remedy is not for the network.
@@ -64,6 +67,7 @@ class Learner:
         self.loss = loss
         self.steps = 0
         self._rates: list[tuple[tuple[nn.Parameter, ...], float]] = []
+        self.samples: Samples | None = None
         # An update calls only what is there.
         self._retractions = _hooks(network, "after_update")
         self._between = _hooks(network, "before_task")
@@ -106,12 +110,19 @@ class Learner:
         """Return where the network lives."""
         return next(self.network.parameters()).device
 
-    def start_task(self, index: int) -> None:
-        """Let modules, then remedies, act before task ``index``."""
+    def start_task(self, index: int, samples: Samples | None = None) -> None:
+        """Let modules, then remedies, act before task ``index``.
+
+        Args:
+            index: Of the task.
+            samples: Its training samples, for remedies that look at them.
+        """
+        self.samples = samples
         for begin in self._between:
             begin(index)
         for remedy in self.remedies:
             remedy.before_task(index)
+        self.samples = None
 
     def update(self, x: Tensor, y: Tensor, observers: Sequence[Observer] = ()) -> Tensor:
         """Take one step of the optimizer and return the batch's loss before it, detached.

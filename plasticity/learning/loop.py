@@ -70,7 +70,7 @@ def train_on_stream(
         task = stream[place]
         if not hasattr(task, "train"):
             raise TypeError(f"task {place} of the stream must be a Task, not {type(task).__name__}")
-        learner.start_task(task.index)
+        learner.start_task(task.index, task.train)
         row: Row = {"task": task.index}
         for metric in (m for m in metrics if m.due("before", task.index)):
             row |= metric.columns(metric.take(learner, task))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from plasticity.learning.column import Column
+from plasticity.learning.column import Column, find_column
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,15 +59,16 @@ class Metric:
     Attributes:
         name: Its column in the rows.
         fn: From the learner and the task at hand to a number, or to several by name; those become
-            columns ``<name>_<key>``. For ``when="during"``, to a ``Watching``. If it has a method
-            ``along``, that is called with the ``Course`` when training begins, and what it returns
-            is taken instead.
+            columns ``<name>_<key>``, and one without a key the column ``<name>``. For
+            ``when="during"``, to a ``Watching``. If it has a method ``along``, that is called with
+            the ``Course`` when training begins, and what it returns is taken instead.
         when: Before the task's first update, during its first epoch, or after its last update.
         every: Due at tasks 0, every, 2 every, ...
         sparse: Due at tasks 1, 2, 4, 8, ... too: for what takes long, with a large ``every``.
         prepare: Makes ``fn`` from the untrained learner, the first task and the seed, for metrics
             that compare with the beginning; instead of ``fn``.
         declared: What its columns are called and how they are drawn; of others, the defaults hold.
+        layers: Whether it has its columns of layers and gates, those that are declared ``by`` them.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Metric:
     sparse: bool = False
     prepare: Callable[[Learner, Task, int], Callable[[Learner, Task], Any]] | None = None
     declared: tuple[Column, ...] = ()
+    layers: bool = True
 
     def __post_init__(self) -> None:
         if self.when not in ("before", "during", "after"):
@@ -119,6 +121,13 @@ class Metric:
 
     def columns(self, value: Value) -> dict[str, float]:
         """Return what was measured as columns of a row."""
-        if isinstance(value, Mapping):
-            return {f"{self.name}_{key}": number for key, number in value.items()}
-        return {self.name: value}
+        if not isinstance(value, Mapping):
+            return {self.name: value}
+        columns = {f"{self.name}_{k}" if k else self.name: number for k, number in value.items()}
+        if self.layers:
+            return columns
+        return {name: number for name, number in columns.items() if not self._is_of_a_layer(name)}
+
+    def _is_of_a_layer(self, name: str) -> bool:
+        column = find_column(self.declared, name)
+        return column is not None and bool(column.by)

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from plasticity.tasks.samples import Samples
+
 
 class Learns(Protocol):
     """What a remedy may rely on in a learner.
@@ -19,12 +21,14 @@ class Learns(Protocol):
         optimizer: The optimizer at present; a remedy may replace it, or change its state.
         steps: Updates so far, over all tasks.
         remedies: All that it has, in order.
+        samples: Training samples of a task while it begins (``before_task``), if they are known.
     """
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
     steps: int
     remedies: tuple[Remedy, ...]
+    samples: Samples | None
 
     def new_optimizer(self) -> torch.optim.Optimizer:
         """Build an optimizer that remembers nothing."""

@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from plasticity.learning.learner import Learner
 from plasticity.metrics.kept import Kept, numbers_of
+from plasticity.networks.evaluating import evaluating
 from plasticity.tasks.samples import Samples
 from plasticity.tasks.streams import Task
 
 EVALUATION_BATCH = 500
 """Samples evaluated at once; it decides nothing else. With 2,000 images arrays leave the cache, and
 an evaluation takes four times as long."""
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Set all modules to evaluate, and each back to what it was."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def batches(samples: Samples) -> Iterator[tuple[Tensor, Tensor]]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from plasticity.learning.learner import Learner
+from plasticity.metrics.steps import row_steps
 from plasticity.networks.trained import is_trained
 from plasticity.quantum.known import is_ansatz
 from plasticity.tasks.streams import Task
@@ -76,6 +77,52 @@ def mean_damping(module: Any) -> float:
     """Return the column ``damping`` of ``GateDrift`` for one circuit as it is now."""
     angles = _all_angles(module)[_counted(module)]
     return float(dampings(angles, of_real_gates=module.angles.shape[1] == 6).mean())
+
+
+@dataclass(frozen=True)
+class Gates:
+    """Tell of each gate of a circuit what ``circuit`` tells of all, and how large its step is.
+
+    For gate g, counted from 1 in the order in which the gates act (through all circuits of the
+    network, if it has several):
+
+    * ``damping_g``, ``displacement_g``: as in ``circuit``, of this gate alone;
+    * ``step_g``: as in ``step``, with W the angles of this gate: eta / RMS(theta), or for SGD and
+      UPGD eta ||g|| / ||theta||.
+
+    Valid for: what ``circuit`` is valid for. Gates that the readout does not depend on have no
+    column, but are counted. Source: ours.
+
+    Attributes:
+        initial: The untrained gates of each circuit.
+    """
+
+    initial: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, learner: Learner, first: Task, seed: int) -> Gates:
+        """Keep the gates of the untrained learner."""
+        return cls(tuple(_gates(module) for module in circuits(learner.network)))
+
+    def __call__(self, learner: Learner, task: Task) -> dict[str, float]:
+        """Return the columns; none for a network without angles that are trained."""
+        columns: dict[str, float] = {}
+        before = 0
+        for module, initial in zip(circuits(learner.network), self.initial, strict=True):
+            counted = _counted(module)
+            if is_trained(module.angles):
+                angles = _all_angles(module)[counted]
+                overlap = (_gates(module).conj() * initial)[counted].sum((1, 2))
+                of_gates = {
+                    "damping": dampings(angles, of_real_gates=module.angles.shape[1] == 6),
+                    "displacement": 1 - overlap.abs() / 4,
+                    "step": row_steps(learner, task, module.angles)[counted],
+                }
+                for name, values in of_gates.items():
+                    pairs = zip(counted, values.tolist(), strict=True)
+                    columns |= {f"{name}_{before + g + 1}": value for g, value in pairs}
+            before += module.ansatz.num_gates
+        return columns
 
 
 def circuits(network: nn.Module) -> Iterator[Any]:

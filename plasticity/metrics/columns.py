@@ -14,7 +14,18 @@ def _own(
     return (Column(name, label, unit, bounds=bounds, compared=False),)
 
 
-WEIGHT_NORM = (Column("weight_norm", "mean weight norm before the task", "", True, NONNEGATIVE),)
+def _by(
+    name: str, label: str, bounds: tuple[float, float] = NONNEGATIVE, what: str = "layer"
+) -> tuple[Column, ...]:
+    """Return the columns of the layers or gates, whose numbers follow the name."""
+    return (Column(f"{name}_", f"{label}, {what}", bounds=bounds, compared=False, by=what),)
+
+
+WEIGHT_NORM = (
+    Column("weight_norm", "mean weight norm before the task", "", True, NONNEGATIVE),
+    *_by("weight_norm", "weight norm before the task"),
+)
+STEP = _by("step", "step beside the weights")
 GRADIENT_NORM = (
     Column(
         "gradient_norm", "mean gradient norm before the task", logarithmic=True,
@@ -24,6 +35,7 @@ GRADIENT_NORM = (
 TEST_ACCURACY = (Column("test_accuracy", "test accuracy after the task", "", False, FRACTION),)
 UPDATE_RATIO = (
     Column("update_ratio", "norm of a task's update / of the parameters", "", True, NONNEGATIVE),
+    *_by("update_ratio", "norm of a task's update / of the parameters"),
 )
 TANGENT_KERNEL = (
     Column("ntk_condition", "condition of the tangent kernel", "", True, NONNEGATIVE),
@@ -48,11 +60,33 @@ CIRCUIT = (
     *_own("circuit_damping", "mean damping of a gate's derivatives"),
     *_own("circuit_displacement", "mean distance of gates from the untrained ones"),
 )
+GATE = (
+    *_by("gate_damping", "damping of the derivatives", FRACTION, "gate"),
+    *_by("gate_displacement", "distance from the untrained gate", FRACTION, "gate"),
+    *_by("gate_step", "step beside the angles", NONNEGATIVE, "gate"),
+)
+READINESS = (
+    *_own("readiness", "norm of the mean gradient / spread of batches'", NONNEGATIVE),
+    *_by("readiness", "norm of the mean gradient / spread of batches'"),
+)
+GRADIENT_NOISE = (
+    *_own("gradient_noise", "noise of the gradient", NONNEGATIVE, "samples"),
+    *_by("gradient_noise", "noise of the gradient"),
+)
+CURVATURE = (
+    *_own("curvature_effective_rank", "directions in which the loss is curved", NONNEGATIVE),
+    *_own("curvature_largest", "largest curvature of the loss", NONNEGATIVE),
+)
+SINGULAR_VALUE = _by("singular_value", "largest singular value")
 DORMANT = (
     *_own("dormant_fraction", "dormant units", FRACTION, "fraction"),
     *_own("dormant_dead", "dead units", FRACTION, "fraction"),
     *_own("dormant_gradient_fraction", "units of hardly any gradient", FRACTION, "fraction"),
     *_own("dormant_gradient_dead", "units of no gradient", FRACTION, "fraction"),
+    *_by("dormant_fraction", "dormant units", FRACTION),
+    *_by("dormant_dead", "dead units", FRACTION),
+    *_by("dormant_gradient_fraction", "units of hardly any gradient", FRACTION),
+    *_by("dormant_gradient_dead", "units of no gradient", FRACTION),
 )
 FEATURE_RANK = (
     *_own("feature_rank_effective", "effective rank of the features", NONNEGATIVE),

@@ -13,7 +13,8 @@ from plasticity.errors import Diverged
 from plasticity.learning.learner import Learner
 from plasticity.learning.loop import train_on_stream
 from plasticity.learning.metric import Course, Metric
-from plasticity.metrics.accuracy import evaluating, test_accuracy
+from plasticity.metrics.accuracy import test_accuracy
+from plasticity.networks.evaluating import evaluating
 from plasticity.statistics.summaries import last_tasks
 from plasticity.tasks.streams import Task
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from plasticity.learning.learner import Learner
 from plasticity.metrics import jacobians
-from plasticity.metrics.accuracy import evaluating
 from plasticity.metrics.probes import probe
+from plasticity.networks.evaluating import evaluating
 from plasticity.networks.trained import trained_parameters
 from plasticity.tasks.streams import Task
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from plasticity.errors import DoesNotFit
-from plasticity.metrics.accuracy import class_logits, evaluating
+from plasticity.metrics.accuracy import class_logits
 from plasticity.metrics.circuits import circuit_jacobian, is_plain_circuit
 from plasticity.metrics.kept import Kept, numbers_of
+from plasticity.networks.evaluating import evaluating
 from plasticity.networks.trained import is_trained, trained_parameters
 
 JACOBIAN_NUMBERS = 2**24
@@ -63,6 +64,29 @@ class SampleGradients:
         for inputs, deltas in self.layers:
             inputs, deltas = inputs.double(), deltas.flatten(1).double()
             total = total + inputs @ inputs.T * (deltas @ deltas.T)
+        return total
+
+    def gram(self, weights: Tensor) -> Tensor:
+        """Return the inner products of linear combinations of the functions' gradients.
+
+        Args:
+            weights: Of each sample, ``(samples, combinations, functions)``.
+
+        Returns:
+            ``(samples combinations, samples combinations)`` float64, sample by sample.
+        """
+        samples, count = weights.shape[:2]
+        weights = weights.double()
+        total = self.logits.new_zeros((), dtype=torch.float64)
+        for rows in self.rows:
+            for some in rows.split(2**12, 2):
+                combined = (weights @ some.double()).flatten(0, 1)
+                total = total + combined @ combined.T
+        for inputs, deltas in self.layers:
+            inputs, combined = inputs.double(), (weights @ deltas.double()).flatten(0, 1)
+            products = (combined @ combined.T).view(samples, count, samples, count)
+            products = products * (inputs @ inputs.T).view(samples, 1, samples, 1)
+            total = total + products.view(samples * count, samples * count)
         return total
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from plasticity.learning.learner import Learner
-from plasticity.metrics.accuracy import evaluating
 from plasticity.metrics.kept import Kept, numbers_of
+from plasticity.networks.evaluating import evaluating
+from plasticity.networks.layers import layers_of, norm_of
 from plasticity.networks.trained import is_trained, trained_parameters
 from plasticity.quantum.known import is_qnn
 from plasticity.tasks.streams import Task
@@ -23,10 +24,7 @@ GRADIENT_BATCH = 128
 def weight_norm(learner: Learner, task: Task) -> float:
     """Return the mean Frobenius norm of the weight tensors; NaN where there is none.
 
-    Weight tensors are the matrices of linear layers, without biases, and of a QNN its angles split
-    by ``ansatz.gate_groups`` (even and odd bricks). Of any other module they are its own parameters
-    of two dimensions or more. Each counts once, and frozen ones do not count. Source: protocol
-    "Permuted MNIST".
+    See ``weight_norms`` for what weight tensors are.
     """
     weights: dict[Tensor, list[Tensor]] = {}
     for module in learner.network.modules():
@@ -35,6 +33,27 @@ def weight_norm(learner: Learner, task: Task) -> float:
                 weights.setdefault(parameter, parts)
     norms = [torch.linalg.vector_norm(part) for parts in weights.values() for part in parts]
     return float(torch.stack(norms).mean()) if norms else math.nan
+
+
+def weight_norms(learner: Learner, task: Task) -> dict[str, float]:
+    """Return the mean Frobenius norm of the weight tensors, and the norm of each layer's weights.
+
+    The column ``weight_norm`` is the mean over the weight tensors: the matrices of linear layers,
+    without biases, and of a QNN its angles split by ``ansatz.gate_groups`` (even and odd bricks).
+    Of any other module they are its own parameters of two dimensions or more. Each counts once, and
+    frozen ones do not count. Source: protocol "Permuted MNIST".
+
+    The columns ``weight_norm_k`` are the norms of all weights of layer k as one vector, without
+    biases. Layers are counted from 1, in the order of the network's modules (see ``layers_of``); a
+    circuit is one layer. A frozen layer has no column, but is counted. An experiment that always
+    measures the mean records these columns only where ``--metrics weight_norm`` asks for them.
+    """
+    of_layers = {
+        str(layer.number): norm_of(layer.weights)
+        for layer in layers_of(learner.network)
+        if layer.weights
+    }
+    return {"": weight_norm(learner, task)} | of_layers
 
 
 def _weights(module: nn.Module) -> Iterator[tuple[Tensor, list[Tensor]]]:
@@ -92,6 +111,12 @@ def _gradients(learner: Learner, task: Task) -> list[Tensor]:
     return _kept_gradients.get([learner, network, task], [*numbers_of(network)], make)
 
 
+def gradients_of(learner: Learner, task: Task) -> dict[nn.Parameter, Tensor]:
+    """Return the gradient of ``gradient_norm`` by the trained parameter."""
+    parameters = trained_parameters(learner.network)
+    return dict(zip(parameters, _gradients(learner, task), strict=True))
+
+
 def _mean_norm(learner: Learner, gradients: list[Tensor]) -> float:
     groups = {
         id(module.angles): module.ansatz.gate_groups
@@ -120,19 +145,31 @@ class UpdateRatio:
     are zero. Valid for: all networks; where a gate's angles are put back to an equivalent point
     after a step, that counts as movement. Source: Lyle et al. 2024, "Normalization and
     effective learning rates in reinforcement learning".
+
+    The columns ``update_ratio_k`` are the same of the parameters of layer k alone, biases among
+    them (see ``layers_of``). The number of all parameters together hides which layer has slowed
+    down: the layer with most numbers decides it.
     """
 
     def __init__(self, learner: Learner, task: Task) -> None:
         self._trained = trained_parameters(learner.network)
+        self._layers = [(layer.number, layer.trained) for layer in layers_of(learner.network)]
         self._before = [p.detach().clone() for p in self._trained]
 
     def __call__(self, outputs: Tensor, labels: Tensor) -> None:
         """Wait for the task's end."""
 
-    def value(self) -> float:
-        """Return the ratio."""
+    def value(self) -> dict[str, float]:
+        """Return the ratios, of all parameters and of each layer's."""
+        differences = _differences(self._trained, self._before)
         size = _norm(self._before)
-        return _norm(_differences(self._trained, self._before)) / size if size else math.nan
+        ratios = {"": _norm(differences) / size if size else math.nan}
+        pairs = dict(zip(self._trained, zip(differences, self._before, strict=True), strict=True))
+        for number, trained in self._layers:
+            of_layer = [pairs[p] for p in trained if p in pairs]
+            if size := _norm(before for _, before in of_layer):
+                ratios[str(number)] = _norm(moved for moved, _ in of_layer) / size
+        return ratios
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from plasticity.learning.learner import Learner
-from plasticity.metrics.accuracy import class_logits, evaluating
+from plasticity.metrics.accuracy import class_logits
+from plasticity.networks.evaluating import evaluating
 from plasticity.seeding import generator_for
 from plasticity.tasks.streams import Task
 

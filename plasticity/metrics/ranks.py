@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from plasticity.learning.learner import Learner
 from plasticity.metrics import jacobians
-from plasticity.metrics.accuracy import evaluating
 from plasticity.metrics.probes import OfSeed, probe
 from plasticity.metrics.units import hidden_of_probe
+from plasticity.networks.evaluating import evaluating
+from plasticity.networks.layers import layers_of
 from plasticity.networks.trained import is_trained, trained_parameters
 from plasticity.tasks.streams import Task
 
@@ -157,6 +158,96 @@ class TangentKernel(OfSeed):
             "effective_rank": effective_rank(levels),
             "condition": largest / max(smallest, len(x) * resolved * largest),
         }
+
+
+def weighted_gram(network: nn.Module, x: Tensor) -> Tensor:
+    """Return the Gram matrix of what a Gauss-Newton matrix is made of, float64.
+
+    With d(x) the C - 1 coordinates of the logits of sample x in an orthonormal basis of what a
+    softmax sees of them, J(x) their gradients in all trained parameters, and H(x) = R R^T the
+    Hessian of the sample's cross entropy in d, it is the matrix of the inner products of all rows
+    of R^T J(x): its eigenvalues are those of sum_x J^T H J that are not zero.
+
+    Args:
+        network: Any classifier whose samples do not see each other.
+        x: ``(samples, features)``.
+
+    Returns:
+        ``(samples (C - 1), samples (C - 1))``.
+
+    Raises:
+        DoesNotFit: No parameter is trained, or a module has no gradient for one sample.
+    """
+    with evaluating(network), torch.no_grad():
+        basis = jacobians.contrasts(jacobians.count_classes(network, x)).to(x.device)
+        gradients = jacobians.sample_gradients(network, x, basis)
+        p = gradients.logits.double().softmax(1)
+        # diag(p) - p p^T = S S^T with r = sqrt(p) and S = diag(r) (I - r r^T), as r has norm 1.
+        roots = p.sqrt()
+        eye = torch.eye(p.shape[1], dtype=p.dtype, device=p.device)
+        half = roots.unsqueeze(2) * (eye - roots.unsqueeze(2) * roots.unsqueeze(1))
+        return gradients.gram((basis @ half).mT)  # (samples, classes, C - 1)
+
+
+@dataclass(frozen=True)
+class Curvature(OfSeed):
+    """Count the directions in which the loss is curved, and say how much it is at most.
+
+    With l the eigenvalues of the Gauss-Newton matrix of 64 of the task's training samples, mean
+    over samples of J^T H J, J the gradients of a sample's logits in all trained parameters and H
+    the Hessian of its cross entropy in the logits, before the task's first update:
+
+    * ``effective_rank``: exp(-sum p log p), p = l / sum l;
+    * ``largest``: the largest of them, the sharpness by which the largest stable step of gradient
+      descent is 2 / l.
+
+    They are had from the Gram matrix of the rows of sqrt(H) J, which has the same eigenvalues
+    beside zeros: 64 times the classes on each side. Where the network is sure of its answer, wrong
+    or right, H vanishes, and so does what the sample adds. Undefined where all vanishes. Valid for:
+    classifiers with a softmax or a sigmoid, of any network. Source: Lewandowski et al. 2023,
+    "Directions of curvature as an explanation for loss of plasticity", who take the effective rank
+    of the Hessian; the Gauss-Newton matrix, which leaves out the curvature of the network itself
+    and is the Fisher information of the model's own labels, is ours.
+
+    Attributes:
+        seed: Decides which samples.
+    """
+
+    def __call__(self, learner: Learner, task: Task) -> dict[str, float]:
+        """Return the columns."""
+        x, _ = probe(task, self.seed)
+        gram = weighted_gram(learner.network, x) / len(x)
+        if not gram.isfinite().all():
+            return {}
+        levels = torch.linalg.eigvalsh(gram).clamp(min=0)
+        largest = float(levels[-1])
+        return {"effective_rank": effective_rank(levels), "largest": largest} if largest else {}
+
+
+def singular_value(learner: Learner, task: Task) -> dict[str, float]:
+    """Return the largest singular value of each layer's matrix.
+
+    ``singular_value_k`` is that of layer k, counted from 1 as in ``step`` and all columns of layers
+    (see ``layers_of``), by which it may stretch what it is given. It is ``spectrum_largest`` of the
+    same layer, where linear layers are counted from 0. Valid for: layers that have a matrix
+    ``weight``, as it acts; circuits and frozen layers have no column, but are counted. Source:
+    Lewandowski et al. 2025, "Learning continually by spectral regularization".
+    """
+    columns = {}
+    with torch.enable_grad(), evaluating(learner.network):
+        matrices = {
+            layer.number: weight
+            for layer in layers_of(learner.network)
+            if not isinstance(layer.module, nn.Embedding)
+            and isinstance(weight := getattr(layer.module, "weight", None), Tensor)
+            and weight.dim() == 2
+            and is_trained(weight)
+        }
+    with torch.no_grad():
+        for number, matrix in matrices.items():
+            if matrix.isfinite().all():
+                columns[str(number)] = float(torch.linalg.matrix_norm(matrix, 2))
+    return columns
 
 
 def spectrum(learner: Learner, task: Task) -> dict[str, float]:

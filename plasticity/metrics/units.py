@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from plasticity.learning.learner import Learner
-from plasticity.metrics.accuracy import evaluating
 from plasticity.metrics.probes import OfSeed, probe
+from plasticity.networks.evaluating import evaluating
+from plasticity.networks.layers import layers_of
 from plasticity.networks.trained import is_trained
 from plasticity.tasks.streams import Task
 
@@ -31,12 +32,16 @@ class Hidden:
         units: Of each layer but the last one: what it puts out, before any activation.
         rectified: Of each ``nn.ReLU`` before the last layer: what it puts out.
         features: What the last layer is given; None where nothing is learned before it.
+        unit_layers: The number of the layer that each of ``units`` is of (see ``layers_of``).
+        rectified_layers: The same of ``rectified``: of the layer that ended last before it.
     """
 
     outputs: Tensor
     units: tuple[Tensor, ...]
     rectified: tuple[Tensor, ...]
     features: Tensor | None
+    unit_layers: tuple[int, ...] = ()
+    rectified_layers: tuple[int, ...] = ()
 
 
 def hidden(network: nn.Module, x: Tensor) -> Hidden:
@@ -57,26 +62,27 @@ def hidden(network: nn.Module, x: Tensor) -> Hidden:
         With ``outputs`` and ``units`` in one graph, for gradients.
     """
     begun: list[tuple[Tensor, int, int]] = []  # a layer's inputs; how much was there before it
-    ended: list[Any] = []
-    rectified: list[Tensor] = []
+    ended: list[tuple[int, Any]] = []  # with the layer's number
+    rectified: list[tuple[int, Tensor]] = []
 
     def before(module: nn.Module, given: tuple[Any, ...]) -> None:
         if given and isinstance(given[0], Tensor):
             begun.append((given[0], len(ended), len(rectified)))
 
     def after(module: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
-        ended.append(output)
+        ended.append((numbers[module], output))
         # An activation may work in place: on a copy.
         return output.clone() if isinstance(output, Tensor) else output
 
     def after_relu(module: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:
-        rectified.append(output.clone())
+        rectified.append((ended[-1][0] if ended else 0, output.clone()))
 
     hooks = []
+    numbers = {layer.module: layer.number for layer in layers_of(network)}
     for name, module in network.named_modules():
         if "parametrizations" in name.split("."):
             continue  # called to make a matrix, not for samples
-        if _is_layer(module):
+        if module in numbers:
             hooks.append(module.register_forward_pre_hook(before))
             hooks.append(module.register_forward_hook(after))
         elif isinstance(module, nn.ReLU):
@@ -91,22 +97,23 @@ def hidden(network: nn.Module, x: Tensor) -> Hidden:
         return Hidden(outputs, (), (), None)
     features, num_units, num_rectified = begun[-1]
     units = ended[:num_units]
-    if not all(_is_of_units(u, len(x)) for u in (*units, features)):
+    if not all(_is_of_units(u, len(x)) for u in (*(u for _, u in units), features)):
         return Hidden(outputs, (), (), None)
     # What does not depend on a trained parameter is input, however it was put.
-    learned = tuple(u for u in units if is_trained(u))
-    of_relu = [r for r in rectified[:num_rectified] if is_trained(r)]
+    learned = [(k, u) for k, u in units if is_trained(u)]
+    of_relu = [
+        (k, r.detach())
+        for k, r in rectified[:num_rectified]
+        if is_trained(r) and _is_of_units(r, len(x))
+    ]
     return Hidden(
         outputs,
-        learned,
-        tuple(r.detach() for r in of_relu if _is_of_units(r, len(x))),
+        tuple(u for _, u in learned),
+        tuple(r for _, r in of_relu),
         features.detach() if learned and is_trained(features) else None,
+        tuple(k for k, _ in learned),
+        tuple(k for k, _ in of_relu),
     )
-
-
-def _is_layer(module: nn.Module) -> bool:
-    own = module.parameters(recurse=False)
-    return isinstance(module, nn.Linear) or any(p.dim() > 1 for p in own)
 
 
 def _is_of_units(values: Any, samples: int) -> bool:
@@ -149,6 +156,9 @@ class Dormancy(OfSeed):
     activity in deep reinforcement learning" (GraMa). In both versions the scores are those of the
     layer's units; theirs take the gradient of weights or of h_i, ours that of z_i.
 
+    Each column with ``_k`` after its name, as ``dead_1``, is the same fraction of the units of
+    layer k alone (see ``layers_of``).
+
     Attributes:
         seed: Decides which samples.
     """
@@ -159,16 +169,29 @@ class Dormancy(OfSeed):
         if found is None:
             return {}
         seen, y = found
-        columns = {}
+        columns: dict[str, float] = {}
         if seen.rectified:
-            columns["fraction"], columns["dead"] = _sleeping(seen.rectified)
+            columns |= _by_layer(("fraction", "dead"), seen.rectified_layers, seen.rectified)
         with torch.enable_grad():
             loss = learner.loss(seen.outputs, y)
         gradients = torch.autograd.grad(loss, seen.units, allow_unused=True)
-        used = [gradient for gradient in gradients if gradient is not None]
+        pairs = zip(seen.unit_layers, gradients, strict=True)
+        used = [(number, gradient) for number, gradient in pairs if gradient is not None]
         if used:
-            columns["gradient_fraction"], columns["gradient_dead"] = _sleeping(used)
+            columns |= _by_layer(("gradient_fraction", "gradient_dead"), *zip(*used, strict=True))
         return columns
+
+
+def _by_layer(
+    names: tuple[str, str], numbers: Sequence[int], layers: Sequence[Tensor]
+) -> dict[str, float]:
+    """Return the fractions of ``_sleeping`` of all layers, and of each by its number."""
+    columns = dict(zip(names, _sleeping(layers), strict=True))
+    for number in dict.fromkeys(numbers):
+        own = [layer for k, layer in zip(numbers, layers, strict=True) if k == number]
+        of_layer = _sleeping(own)
+        columns |= {f"{n}_{number}": v for n, v in zip(names, of_layer, strict=True)}
+    return columns
 
 
 def _sleeping(layers: Sequence[Tensor]) -> tuple[float, float]:

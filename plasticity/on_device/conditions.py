@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from plasticity.learning.learner import Learner
-from plasticity.metrics.accuracy import class_logits, evaluate, evaluating
+from plasticity.metrics.accuracy import class_logits, evaluate
+from plasticity.networks.evaluating import evaluating
 from plasticity.quantum.device import DeviceQNN, NoiseModel
 from plasticity.quantum.layer import QNN
 from plasticity.seeding import generator_for

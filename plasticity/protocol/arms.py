@@ -9,35 +9,17 @@ is like, and has the options of that arm's network as far as it adapts to them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from plasticity.learning.metric import is_log_spaced
 from plasticity.learning.remedy import Remedy
 from plasticity.networks import ALIASES
 from plasticity.networks.network import Network
+from plasticity.protocol.optimizers import OPTIMIZERS, Adam, Optimizer
 from plasticity.protocol.serialization import from_json, named_from_json, named_json, short, to_json
 from plasticity.results.names import AT_RATE_OF, FRESH
-
-if TYPE_CHECKING:
-    import torch
-
-
-@dataclass(frozen=True)
-class Adam:
-    """Adam (Kingma and Ba 2015)."""
-
-    learning_rate: float
-    """Size of a step."""
-    epsilon: float
-    """Of the denominator (Keras: 1e-7, torch: 1e-8)."""
-
-    def build(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        """Build the optimizer."""
-        import torch
-
-        return torch.optim.Adam(parameters, lr=self.learning_rate, eps=self.epsilon, fused=True)
 
 
 @dataclass(frozen=True)
@@ -59,7 +41,7 @@ class ArmConfig:
     """
 
     network: Network
-    optimizer: Adam
+    optimizer: Optimizer
     epochs: int
     inputs: Any = AsTheyAre()
     remedies: Mapping[str, Remedy] = field(default_factory=dict)
@@ -77,9 +59,11 @@ class ArmConfig:
 
     def json(self) -> dict[str, Any]:
         """Return it as JSON, which the arm's folder is named after."""
+        is_adam = type(self.optimizer).__name__ == Adam.__name__
         content: dict[str, Any] = {
             "network": named_json(self.network),
-            "optimizer": to_json(self.optimizer),
+            # Arms that were recorded before there were others have Adam, and say no class.
+            "optimizer": (to_json if is_adam else named_json)(self.optimizer),
             "epochs": self.epochs,
         }
         if inputs := to_json(self.inputs):
@@ -99,11 +83,13 @@ class Registry:
         networks: By name, with the options they have where a preset says nothing.
         remedies: The same.
         inputs: The experiment's dataclass of how an arm sees the samples.
+        optimizers: As networks, by name.
     """
 
     networks: Mapping[str, Network]
     remedies: Mapping[str, Remedy]
     inputs: type[Any] = AsTheyAre
+    optimizers: Mapping[str, Optimizer] = field(default_factory=lambda: OPTIMIZERS)
 
     def resolve(self, name: str, arms: Mapping[str, ArmConfig]) -> ArmConfig:
         """Return the arm of a name.
@@ -173,16 +159,41 @@ class Registry:
             raise ValueError("it has a remedy twice")
         return ArmConfig(
             named_from_json(_classes(self.networks), content["network"]),
-            from_json(Adam, content["optimizer"]),
+            self._optimizer(content["optimizer"]),
             content["epochs"],
             from_json(self.inputs, content.get("inputs", {})),
             {names[type(remedy).__name__]: remedy for remedy in remedies},
             content.get("log_spaced", False) is True,
         )
 
+    def _optimizer(self, content: Any) -> Optimizer:
+        if isinstance(content, Mapping) and "class" in content:
+            chosen: Optimizer = named_from_json(_classes(self.optimizers), content)
+            return chosen
+        return from_json(Adam, content)
+
 
 def _classes(registered: Mapping[str, Any]) -> dict[str, type[Any]]:
     return {type(value).__name__: type(value) for value in registered.values()}
+
+
+def with_optimizer(arm: ArmConfig, name: str, optimizers: Mapping[str, Optimizer]) -> ArmConfig:
+    """Return an arm with another optimizer, with that one's own numbers.
+
+    Raises:
+        KeyError: There is none of this name; with those that there are.
+    """
+    if name not in optimizers:
+        raise KeyError(_unknown("optimizer", name, optimizers))
+    if type(optimizers[name]) is type(arm.optimizer):
+        return arm
+    return dataclasses.replace(arm, optimizer=optimizers[name])
+
+
+def optimizer_name(optimizer: Optimizer, optimizers: Mapping[str, Optimizer]) -> str:
+    """Return under which name an optimizer is registered; its class's, if it is not."""
+    names = [name for name, other in optimizers.items() if type(other) is type(optimizer)]
+    return names[0] if names else type(optimizer).__name__
 
 
 def _unknown(kind: str, name: str, known: Any) -> str:

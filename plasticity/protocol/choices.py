@@ -2,8 +2,8 @@
 
 The command line chooses the same from words (``experiments.cli``). Options have the same names in
 both: of the shared config ``batch_size``; of an arm, without the arm's name, ``hidden``,
-``optimizer.learning_rate``, ``epochs``, and those of a remedy after its name, ``l2.strength``.
-Underscores and dashes are the same.
+``optimizer``, ``optimizer.learning_rate``, ``epochs``, and those of a remedy after its name,
+``l2.strength``. Underscores and dashes are the same.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from plasticity.errors import PlasticityError, UsageError
-from plasticity.protocol.arms import ArmConfig
+from plasticity.protocol.arms import ArmConfig, with_optimizer
 from plasticity.protocol.experiment import Definition, Preset
+from plasticity.protocol.optimizers import OPTIMIZERS, Optimizer
 from plasticity.protocol.options import check_numbers
 from plasticity.protocol.serialization import field_value
 
@@ -66,7 +67,7 @@ def choose(
     for name, values in (options or {}).items():
         if name not in found:
             raise UsageError(f"options: the arm {name} is not among {', '.join(names)}")
-        found[name] = with_options(found[name], values, name)
+        found[name] = with_options(found[name], values, name, experiment.registry.optimizers)
     return Choice(preset, with_settings(chosen.config, settings or {}), found)
 
 
@@ -109,17 +110,29 @@ def with_settings(config: Any, settings: Mapping[str, Any]) -> Any:
     return _replaced(config, values, "")
 
 
-def with_options(arm: ArmConfig, options: Mapping[str, Any], name: str) -> ArmConfig:
+def with_options(
+    arm: ArmConfig,
+    options: Mapping[str, Any],
+    name: str,
+    optimizers: Mapping[str, Optimizer] = OPTIMIZERS,
+) -> ArmConfig:
     """Return an arm with other values for some of its options.
 
     Args:
         arm: As it is.
         options: Values by the options' names, as on the command line but without the arm's name.
         name: Of the arm, for errors.
+        optimizers: By name, for the option ``optimizer``.
 
     Raises:
         UsageError: The arm has no such option, or a value is none for it.
     """
+    if "optimizer" in options:
+        try:
+            arm = with_optimizer(arm, str(options["optimizer"]), optimizers)
+        except KeyError as error:
+            raise UsageError(f"{name}: optimizer: {error.args[0]}") from error
+        options = {option: value for option, value in options.items() if option != "optimizer"}
     places = _places(arm)
     changed: dict[str, dict[str, Any]] = {}
     for option, value in options.items():

@@ -58,9 +58,10 @@ def added_columns(
 ) -> dict[str, Column]:
     """Return what rows have beside what the experiment always records, by name.
 
-    It is what was measured on demand, and what the remedies say of themselves.
+    It is what was measured on demand, and what the remedies say of themselves. Columns of layers
+    and gates are left out: there are too many of them.
     """
-    found = columns_in(experiment, rows)
+    found = {name: of for name, of in columns_in(experiment, rows).items() if not of.by}
     if experiment.metrics:
         from plasticity.metrics import METRICS
 

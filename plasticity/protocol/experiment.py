@@ -60,8 +60,8 @@ def at_rates(
     arms = {}
     for name, rate in rates.items():
         arm = registry.resolve(name, preset.arms)
-        adam = dataclasses.replace(arm.optimizer, learning_rate=rate)
-        arms[name] = dataclasses.replace(arm, optimizer=adam)
+        optimizer = dataclasses.replace(arm.optimizer, learning_rate=rate)
+        arms[name] = dataclasses.replace(arm, optimizer=optimizer)
     return dataclasses.replace(preset, arms=arms)
 
 

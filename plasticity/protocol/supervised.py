@@ -57,8 +57,15 @@ MECHANISMS = (
     "circuit", "max_probability", "logit", "fisher", "dormant", "feature_rank", "ntk", "spectrum",
     "trainability", "churn", "deficit",
 )  # fmt: skip
-"""What presets measure that ask why: all but what is measured anyway, and but ``fresh``, which
-takes as long as a task."""
+"""What the studies measure that ask why: of the network as a whole, and of some layers."""
+
+BY_LAYER = (
+    "weight_norm", "step", "singular_value", "gate", "curvature", "readiness", "gradient_noise",
+)  # fmt: skip
+"""What presets measure, too, that ask why: in which layer, by which step, in which directions."""
+
+ASKING_WHY = (*MECHANISMS, *BY_LAYER)
+"""All metrics but what is measured anyway, and but ``fresh``, which takes as long as a task."""
 
 ProblemOf = Callable[[Any, Any, Any], Problem]
 """From config, data and an arm's inputs to what the arm learns."""
@@ -166,12 +173,17 @@ def untrained(config: TaskSetting, problem: Problem, arm: ArmConfig) -> Learner:
 def metrics_of(always: Sequence[str], options: TaskOptions) -> list[Metric]:
     """Return what is measured at every task, and what was asked for on its schedule.
 
+    What is measured at every task has columns of layers only where it was asked for, too.
+
     Raises:
         UsageError: There is no such metric.
     """
     from plasticity.metrics import METRICS
 
-    metrics = [dataclasses.replace(METRICS[name], every=1) for name in always]
+    metrics = [
+        dataclasses.replace(METRICS[name], every=1, layers=name in options.metrics)
+        for name in always
+    ]
     for name in dict.fromkeys(options.metrics):
         metric = find_metric(name)
         every = options.measure_every if metric.sparse else metric.every

@@ -7,12 +7,24 @@ An arm ``mlp+reset-optimizer`` is the arm ``mlp`` with that remedy. To add one, 
 from __future__ import annotations
 
 from plasticity.learning.remedy import Remedy
-from plasticity.remedies.architecture import CRelu, InputStandardisation, LayerNorm
-from plasticity.remedies.penalties import L2, L2Init, Parseval, Spectral
-from plasticity.remedies.projections import Isometry, WeightClipping
-from plasticity.remedies.recycling import ContinualBackprop, ReDo
+from plasticity.remedies.architecture import (
+    CRelu,
+    InputStandardisation,
+    LayerNorm,
+    LeakyRelu,
+    NormalizeAndProject,
+)
+from plasticity.remedies.penalties import L2, CChain, L2Init, Parseval, Spectral
+from plasticity.remedies.projections import Hold, Isometry, SoftRescaling, WeightClipping
+from plasticity.remedies.recycling import (
+    ContinualBackprop,
+    ReDo,
+    Revive,
+    SelectiveReinit,
+    SelfNormalizedResets,
+)
 from plasticity.remedies.resets import ResetOptimizer, StartAfresh
-from plasticity.remedies.steps import AdamW, EqualBetas, ShrinkPerturb, UtilityGated
+from plasticity.remedies.steps import AdamO, AdamW, EqualBetas, ShrinkPerturb, UtilityGated
 
 REMEDIES: dict[str, Remedy] = {
     "reset-optimizer": ResetOptimizer(),
@@ -34,4 +46,13 @@ REMEDIES: dict[str, Remedy] = {
     "isometry": Isometry(iterations=10),
     "upgd": UtilityGated(learning_rate=0.01, noise=0.1, weight_decay=0.01, utility_decay=0.9999),
     "input-standardisation": InputStandardisation(decay=0.99),
+    "hold": Hold(layers=("all",), multiple=1.0),
+    "revive": Revive(samples=256),
+    "nap": NormalizeAndProject(gains="jointly", decay=1e-3),
+    "snr": SelfNormalizedResets(eta=0.02, every=100, longest=200),
+    "c-chain": CChain(strength=0.1),
+    "adamo": AdamO(strength=0.1),
+    "selective-reinit": SelectiveReinit(fraction=1e-3, every=10, use="gradient"),
+    "soft-rescaling": SoftRescaling(strength=1e-3),
+    "leaky-relu": LeakyRelu(slope=0.01),
 }

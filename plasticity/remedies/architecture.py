@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from plasticity.errors import DoesNotFit
 from plasticity.learning.column import Column
-from plasticity.learning.remedy import Remedy
+from plasticity.learning.remedy import Learns, Remedy
 from plasticity.networks.trained import is_trained
 from plasticity.remedies.limits import require
 
@@ -45,6 +46,144 @@ class LayerNorm(Remedy):
                 nn.LayerNorm(width, elementwise_affine=False), nn.ReLU(),
             )  # fmt: skip
         return network
+
+
+@dataclass
+class LeakyRelu(Remedy):
+    """Let units pass a little of what is below zero, so that none can die.
+
+    h = max(z, 0) + slope min(z, 0), in place of max(z, 0).
+
+    Source: Maas, Hannun and Ng 2013, "Rectifier nonlinearities improve neural network acoustic
+    models", with 0.01; one of the baselines of Dohare et al. 2024. For hidden ReLU units between
+    linear layers, also after a LayerNorm. A unit that is zero for all samples is no longer there to
+    be seen: remedies and metrics that look for dead ReLU units find none. It has no column: where
+    it does not act it is refused.
+    """
+
+    slope: float
+    """Slope below zero; 0: ReLU."""
+
+    def __post_init__(self) -> None:
+        require(self, 0, 1, "slope")
+
+    def on_build(self, network: nn.Module) -> nn.Module:
+        """Put it in."""
+        from torch import nn
+
+        from plasticity.remedies.layers import hidden_layers
+
+        layers = hidden_layers(network, "leaky-relu")
+        if self.slope:
+            for units in dict.fromkeys(layer.units for layer in layers):
+                _replace(network, units, nn.LeakyReLU(self.slope))
+        return network
+
+
+@dataclass
+class NormalizeAndProject(Remedy):
+    """Normalize each hidden layer before its ReLU, and hold the norms of all matrices.
+
+    LayerNorm before the units, z <- gain (z - mean) / sqrt(variance + 1e-5) + offset, and after
+    each update W <- W norm(W_0) / norm(W) for each matrix, the last one among them. So the network
+    sees no difference between W and a multiple of it, and its effective learning rate is the same
+    for ever. Gains and offsets are not scale invariant, and have to be held apart: ``jointly``,
+    gain and offset of a layer are put back to the norm that both together began with; ``decayed``,
+    they are pulled to 1 and 0 by the factor 1 - decay in each update; ``none``, there are none.
+
+    Source: Lyle et al. 2024, "Normalization and effective learning rates in reinforcement
+    learning": Normalize-and-Project, Algorithm 1. ``mlp-sphere-ln`` is near it, but holds weights
+    at three times their first norm, holds the biases with them, and has no gains. Our deviations:
+    the biases of linear layers stay and are learned; the rate of the decay is ours. For hidden ReLU
+    units between linear layers whose matrices are free; frozen ones stay. The column ``nap_growth``
+    is the mean over the matrices and the updates since the last row of |norm(W) / norm(W_0) - 1|,
+    before it is undone: what one update would have added.
+    """
+
+    declared = (Column("nap_growth", "growth that an update of NaP undoes"),)
+
+    gains: Literal["jointly", "decayed", "none"]
+    """How gains and offsets of the normalization are held; none: there are none."""
+    decay: float
+    """Part by which decayed gains and offsets are pulled back in each update."""
+
+    def __post_init__(self) -> None:
+        require(self, 0, 1, "decay")
+
+    def on_build(self, network: nn.Module) -> nn.Module:
+        """Put the normalization in."""
+        from torch import nn
+
+        from plasticity.remedies.layers import hidden_layers, require_free
+
+        layers = hidden_layers(network, "nap")
+        require_free(network, "nap")
+        for layer in layers:
+            width = layer.incoming.out_features
+            if layer.normalized or width < 2:
+                why = "has it already" if layer.normalized else f"has {width} unit"
+                raise DoesNotFit(f"nap: a hidden layer {why}")
+            norm = nn.LayerNorm(width, elementwise_affine=self.gains != "none")
+            _replace(network, layer.units, norm, nn.ReLU())
+        return network
+
+    def start(self, learner: Learns, seed: int) -> None:
+        """Find the matrices and their norms."""
+        import torch
+
+        from plasticity.remedies.layers import linear_layers
+
+        self._norms = [
+            module
+            for module in learner.network.modules()
+            if isinstance(module, torch.nn.LayerNorm) and module.elementwise_affine
+        ]
+        layers = linear_layers(learner.network, "nap")
+        self._weights = list(dict.fromkeys(layer.weight for layer in layers))
+        self._first = torch.stack([w.detach().norm() for w in self._weights])
+        self._growth = torch.zeros((), device=self._first.device)
+        self._updates = 0
+
+    def after_update(self, step: int) -> None:
+        """Put the norms back."""
+        import torch
+
+        with torch.no_grad():
+            grown = []
+            for weight, first in zip(self._weights, self._first, strict=True):
+                if is_trained(weight):
+                    norm = weight.norm().clamp(min=1e-30)
+                    grown.append(norm / first - 1)
+                    weight.mul_(first / norm)
+            if grown:
+                self._growth += torch.stack(grown).abs().mean()
+            for norm in self._norms:
+                if not (is_trained(norm.weight) and is_trained(norm.bias)):
+                    continue
+                if self.gains == "jointly":
+                    together = torch.cat([norm.weight, norm.bias]).norm().clamp(min=1e-30)
+                    factor = math.sqrt(norm.weight.numel()) / together
+                    norm.weight.mul_(factor)
+                    norm.bias.mul_(factor)
+                else:
+                    norm.weight.lerp_(torch.ones_like(norm.weight), self.decay)
+                    norm.bias.mul_(1 - self.decay)
+        self._updates += 1
+
+    def columns(self) -> dict[str, float]:
+        """Return the mean growth of an update since the last row."""
+        mean = float(self._growth) / max(self._updates, 1)
+        self._growth.zero_()
+        self._updates = 0
+        return {"nap_growth": mean}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the first norms."""
+        return {"first": self._first}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the first norms of a ``state_dict``."""
+        self._first = state["first"].to(self._first.device)
 
 
 @dataclass

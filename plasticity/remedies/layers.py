@@ -162,6 +162,23 @@ def seen(units: nn.Module) -> Tensor:
     return outputs
 
 
+def keep_inputs(network: nn.Module) -> None:
+    """Have a network keep what it was given at last in training, as its attribute ``given``."""
+    network.register_forward_pre_hook(_keep_inputs)
+
+
+def _keep_inputs(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    if module.training:
+        module.given = inputs[0].detach()
+
+
+def kept_inputs(network: nn.Module) -> Tensor:
+    """Return what a network that keeps its inputs was given at last in training."""
+    inputs = network.given
+    assert isinstance(inputs, Tensor)
+    return inputs
+
+
 def _parts(network: nn.Module) -> list[nn.Module]:
     """Return the modules of sequences in sequences, in the order in which they are called."""
     if not isinstance(network, nn.Sequential):

@@ -151,6 +151,89 @@ class L2Init(_Penalty):
 
 
 @dataclass
+class CChain(Remedy):
+    """Penalize churn: what an update changed in the outputs for inputs that were not in its batch.
+
+    lambda mean (f_t(x) - f_{t-1}(x))^2, over outputs and samples x of a reference batch, with f_t
+    the network before update t and f_{t-1} the one before update t - 1, whose outputs are kept as
+    numbers. The reference batch is the one of update t - 2: so it was in neither of the updates
+    t - 1, which made the change, and t, which reduces it. There is none in the first two updates.
+
+    Source: Tang et al. 2025, "Mitigating plasticity loss in continual reinforcement learning by
+    reducing churn" (C-CHAIN), there for policies and values in reinforcement learning, with
+    reference batches that are drawn from a memory; 0.1 is the factor of a public port. Our
+    deviations: the reference batch is an earlier one of the training, since there is no memory, and
+    the outputs are logits. It takes two evaluations of a batch more an update, in the mode to
+    evaluate. At the beginning of a task the reference is of the task before. The column
+    ``c_chain_penalty`` is the mean penalty of an update since the last row.
+    """
+
+    tuned = "strength"
+    tries = (0.01, 0.1, 1.0, 10.0)
+    declared = (Column("c_chain_penalty", "penalty of C-CHAIN", "nats"),)
+
+    strength: float
+    """Factor lambda of the penalty; 0: none."""
+
+    def __post_init__(self) -> None:
+        require(self, 0, math.inf, "strength")
+
+    def start(self, learner: Learns, seed: int) -> None:
+        """Have the network keep its inputs."""
+        import torch
+
+        from plasticity.remedies.layers import keep_inputs
+
+        self._learner = learner
+        self._last: list[Tensor] = []  # inputs of the last update
+        self._reference: list[Tensor] = []  # inputs, and the outputs before the last update
+        if self.strength:
+            keep_inputs(learner.network)
+        device = next(learner.network.parameters()).device
+        self._sum, self._updates = torch.zeros((), device=device), 0
+
+    def penalty(self) -> Tensor | None:
+        """Return the penalty, in nats."""
+        if self.strength == 0:
+            return None
+        import torch
+
+        from plasticity.networks.evaluating import evaluating
+        from plasticity.remedies.layers import kept_inputs
+
+        network, inputs = self._learner.network, kept_inputs(self._learner.network)
+        term = None
+        with evaluating(network):
+            if self._reference:
+                x, before = self._reference
+                term = self.strength * (network(x) - before).abs().square().mean()
+                self._sum += term.detach()
+            if self._last:
+                with torch.no_grad():
+                    self._reference = [self._last[0], network(self._last[0])]
+        self._last = [inputs]
+        self._updates += 1
+        return term
+
+    def columns(self) -> dict[str, float]:
+        """Return its mean over the updates since the last row, in nats."""
+        mean = float(self._sum) / max(self._updates, 1)
+        self._sum.zero_()
+        self._updates = 0
+        return {"c_chain_penalty": mean}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the batches that are to come."""
+        return {"last": list(self._last), "reference": list(self._reference)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the batches of a ``state_dict``."""
+        device = self._sum.device
+        self._last = [x.to(device) for x in state["last"]]
+        self._reference = [x.to(device) for x in state["reference"]]
+
+
+@dataclass
 class Spectral(_Penalty):
     """Penalize largest singular values that are not 1, and large biases.
 

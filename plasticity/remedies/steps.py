@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from plasticity.errors import DoesNotFit
 from plasticity.learning.column import NONNEGATIVE, Column
 from plasticity.learning.remedy import Learns, Remedy
-from plasticity.networks.trained import trained_parameters
+from plasticity.networks.trained import is_trained, trained_parameters
 from plasticity.remedies.limits import require
 
 if TYPE_CHECKING:
@@ -94,6 +94,95 @@ class AdamW(Remedy):
     def start(self, learner: Learns, seed: int) -> None:
         """Refuse a learner that has another optimizer after all."""
         _require_adam(learner.optimizer, "adamw")
+
+
+@dataclass
+class AdamO(Remedy):
+    """Pull matrices towards isometries beside Adam's step.
+
+    W <- W - rate (Adam's step + lambda grad R(W)), R(W) = norm(W^T W - I)_F^2, or norm(W W^T -
+    I)_F^2 where that is the smaller matrix, of the W before the step, with the arm's learning rate.
+    ``parseval`` adds R to the loss instead, and Adam then divides its gradient by the size of the
+    whole; here the moments are those of the task's gradient alone.
+
+    Source: Rosseau, Müller and Nowé 2026, "Preserving plasticity in continual learning via
+    dynamical isometry" (arXiv:2606.09762), whose AdamO this is; another one, of Chen, Yuan and
+    Zhang 2026 (arXiv:2602.05136), decouples the norm from the direction, and is not meant. The step
+    size of the pull is the learning rate, as by default there; lambda is ours. All linear layers
+    have it, the last one among them; biases stay. It needs Adam. Parameters that must stay on a
+    manifold are refused. The column ``adamo_deviation`` is the mean over the updates since the last
+    row of the sum of R over the layers.
+    """
+
+    tuned = "strength"
+    tries = (0.001, 0.01, 0.1, 1.0)
+    declared = (Column("adamo_deviation", "deviation from isometries", bounds=NONNEGATIVE),)
+
+    strength: float
+    """Factor lambda of the pull; times the learning rate, its step; 0: none."""
+
+    def __post_init__(self) -> None:
+        require(self, 0, math.inf, "strength")
+
+    def start(self, learner: Learns, seed: int) -> None:
+        """Find the matrices; refuse a learner that has another optimizer after all."""
+        import torch
+
+        from plasticity.remedies.layers import linear_layers, require_free
+
+        layers = linear_layers(learner.network, "adamo")
+        require_free(learner.network, "adamo")
+        _require_adam(learner.optimizer, "adamo")
+        self._learner = learner
+        self._weights = list(dict.fromkeys(layer.weight for layer in layers))
+        self._pulls: list[tuple[Tensor, Tensor]] = []
+        self._sum, self._updates = torch.zeros((), device=self._weights[0].device), 0
+
+    def penalty(self) -> Tensor | None:
+        """Compute the pull of the matrices as they are before the step; add nothing to the loss."""
+        self._pulls = []
+        if self.strength:
+            for weight in self._weights:
+                if is_trained(weight):
+                    deviation, gradient = isometry_gradient(weight.detach())
+                    self._pulls.append((weight, gradient))
+                    self._sum += deviation
+            self._updates += 1
+        return None
+
+    def after_update(self, step: int) -> None:
+        """Pull."""
+        import torch
+
+        rates = {
+            p: group["lr"]
+            for group in self._learner.optimizer.param_groups
+            for p in group["params"]
+        }
+        with torch.no_grad():
+            for weight, gradient in self._pulls:
+                weight.sub_(gradient, alpha=rates[weight] * self.strength)
+
+    def columns(self) -> dict[str, float]:
+        """Return the mean deviation since the last row."""
+        mean = float(self._sum) / max(self._updates, 1)
+        self._sum.zero_()
+        self._updates = 0
+        return {"adamo_deviation": mean}
+
+
+def isometry_gradient(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return norm(W^T W - I)_F^2 and its gradient; of a wide W, that of W W^T.
+
+    Args:
+        weight: ``(rows, columns)``.
+    """
+    import torch
+
+    wide = weight.shape[0] < weight.shape[1]
+    gram = weight @ weight.mT if wide else weight.mT @ weight
+    gram = gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    return gram.square().sum(), 4 * (gram @ weight if wide else weight @ gram)
 
 
 def _require_adam(optimizer: torch.optim.Optimizer, remedy: str) -> None:

@@ -15,6 +15,7 @@ from plasticity.learning.remedy import Remedy
 from plasticity.remedies.layers import Hidden
 from plasticity.remedies.recycling import Units
 from plasticity.rl.features import MlpFeatures, NormalisedTanh, QuantumFeatures
+from plasticity.tasks.samples import Samples
 
 try:
     from stable_baselines3.common.policies import ActorCriticPolicy
@@ -57,6 +58,7 @@ class PolicyLearner:
             policy.optimizer = remedy.on_optimizer(policy.optimizer)
         self.optimizer = policy.optimizer
         self.steps = 0
+        self.samples: Samples | None = None  # there are no tasks
         for remedy in self.remedies:
             remedy.start(self, seed)
         self.optimizer.register_step_pre_hook(self._add_penalties)

@@ -22,6 +22,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from plasticity.errors import DoesNotFit, Failure, UsageError
 from plasticity.protocol.arms import ArmConfig
+from plasticity.protocol.optimizers import Adam
 from plasticity.protocol.trainer import Arm, Row
 from plasticity.rl.checked import Checked, EnvironmentFault, reason_of
 from plasticity.rl.environments import (
@@ -199,6 +200,7 @@ def make_model(config: Config, arm: ArmConfig, env: VecEnv) -> PPO:
 def policy_options(arm: ArmConfig) -> dict[str, Any]:
     """Return stable-baselines3's ``policy_kwargs``, of which it makes a saved policy again too."""
     assert isinstance(arm.network, MlpPolicy | QnnPolicy)
+    assert isinstance(arm.optimizer, Adam)
     options = arm.network.policy_options() | {
         "activation_fn": torch.nn.Tanh,
         "optimizer_kwargs": {"eps": arm.optimizer.epsilon, "fused": True},

@@ -254,7 +254,7 @@ def _numbers(learner: Learner) -> Tensor:
 def _outputs(learner: Learner, x: Tensor) -> Tensor:
     import torch
 
-    from plasticity.metrics.accuracy import evaluating
+    from plasticity.networks.evaluating import evaluating
 
     with torch.no_grad(), evaluating(learner.network):
         outputs: Tensor = learner.network(x)

@@ -114,6 +114,23 @@ class Run:
         """
         return runs_figure([self], columns, arms)
 
+    def by_layer(self, quantities: Sequence[str] = (), *, arms: Sequence[str] = ()) -> Figure:
+        """Draw what was measured of each layer or gate: a column of axes for each arm.
+
+        Args:
+            quantities: Which are drawn, such as ``step`` of the columns ``step_1``, ``step_2``; by
+                default all.
+            arms: Which are drawn; by default all.
+
+        Raises:
+            UsageError: There is no such arm, or no arm has such columns.
+        """
+        return layers_figure([self], quantities, arms)[0]
+
+    def layer_table(self, quantities: Sequence[str] = (), *, arms: Sequence[str] = ()) -> str:
+        """Return the same as a table in Markdown: the first and the last tenth of the tasks."""
+        return layers_figure([self], quantities, arms)[1]
+
     def measure(
         self,
         metrics: Sequence[str],
@@ -224,6 +241,14 @@ class Runs:
         """Draw means over seeds with their 95 % intervals; see ``Run.figure``."""
         return runs_figure(self.runs, columns, arms)
 
+    def by_layer(self, quantities: Sequence[str] = (), *, arms: Sequence[str] = ()) -> Figure:
+        """Draw means over seeds of what was measured of each layer; see ``Run.by_layer``."""
+        return layers_figure(self.runs, quantities, arms)[0]
+
+    def layer_table(self, quantities: Sequence[str] = (), *, arms: Sequence[str] = ()) -> str:
+        """Return the same as a table in Markdown, of means over seeds."""
+        return layers_figure(self.runs, quantities, arms)[1]
+
     def frame(self) -> pandas.DataFrame:
         """Return all numbers as a pandas DataFrame: a line a seed, arm and row."""
         return _frame(self.runs)
@@ -328,6 +353,39 @@ def runs_figure(runs: Sequence[Run], columns: Sequence[str], arms: Sequence[str]
     folders = [run.folder for run in runs]
     title = title_of(experiment, folders, shown, done_of(experiment, series))
     return figure_of(experiment, series, title, looks, panels)
+
+
+def layers_figure(
+    runs: Sequence[Run], chosen: Sequence[str], arms: Sequence[str]
+) -> tuple[Figure, str]:
+    """Draw and tabulate arms by their layers; see ``Run.by_layer``."""
+    from plasticity.figures.by_layer import by_layer, layer_table, quantities
+    from plasticity.figures.titles import title_of
+    from plasticity.runs.drawing import done_of
+
+    for names, what in ((chosen, "quantities"), (arms, "arms")):
+        if isinstance(names, str):
+            raise UsageError(f"{what}={names!r}: a list of names, such as [{names!r}]")
+    experiment = runs[0].experiment
+    of_arms = {name: [run[name] for run in runs] for name in (arms or runs[0].arms)}
+    series = {name: [recorded(arm.path) for arm in of] for name, of in of_arms.items()}
+    series = {name: of for name, of in series.items() if any(of)}
+    there = quantities(experiment, series)
+    if missing := [name for name in chosen if name not in there]:
+        raise UsageError(
+            f"nothing called {missing[0]!r} was measured by layers; "
+            f"there are {', '.join(there) or 'no such columns'}"
+        )
+    if not there:
+        raise UsageError(
+            f"{runs[0].path} has no columns of layers: measure step, update_ratio or dormant"
+        )
+    shown = {of_arms[name][0].path: of_arms[name][0].config for name in series}
+    folders = [run.folder for run in runs]
+    title = title_of(experiment, folders, shown, done_of(experiment, series))
+    title = title.encode("utf-8", "replace").decode().replace("$", r"\$")
+    figure = by_layer(experiment, series, title, chosen)
+    return figure, layer_table(experiment, series, chosen)
 
 
 def _frame(runs: Sequence[Run]) -> pandas.DataFrame:

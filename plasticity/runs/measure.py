@@ -127,13 +127,13 @@ def measure_arm(
                 measured.setdefault(task.index, {}).update(metric.columns(value))
 
     if any(metric.when == "before" for metric in prepared):
-        learner.start_task(stream[0].index)
+        learner.start_task(stream[0].index, stream[0].train)
         take("before", 0)
     for place, network in networks:
         load_network(learner, network, stream[place].index)
         take("after", place)
         if any(metric.when == "before" for metric in prepared) and place < networks[-1][0]:
-            learner.start_task(stream[place + 1].index)
+            learner.start_task(stream[place + 1].index, stream[place + 1].train)
             take("before", place + 1)
         advance()
     return measured

@@ -101,10 +101,11 @@ class _Mixed:
         return len(self.changing)
 
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        old, labels = self.changing.old.batch(index)
-        new, _ = self.changing.new.batch(index)
+        old, old_labels = self.changing.old.batch(index)
+        new, new_labels = self.changing.new.batch(index)
         is_new = self.changing.turn[index] <= self.progress
-        return torch.where(is_new.unsqueeze(1), new, old), labels
+        x = torch.where(is_new.unsqueeze(1), new, old)
+        return x, torch.where(is_new, new_labels, old_labels)
 
 
 @dataclass(frozen=True)

@@ -116,9 +116,22 @@ def _with_norms(x: np.ndarray) -> np.ndarray:
 
 
 class PermutedPixels(Sequence[Task]):
-    """Show the same images in every task, their pixels in another order.
+    """Show the same images in every task, their pixels in another order, or their labels.
 
-    Task 0 is permuted too. Source: protocol "Permuted MNIST"; Goodfellow et al. 2013.
+    Task 0 is permuted too. Source: protocol "Permuted MNIST"; Goodfellow et al. 2013. What changes
+    from task to task can be chosen:
+
+    * ``moved``: the part of the inputs whose order changes. With less than 1, the order of task 0
+      is that of all tasks, but for a set of inputs, drawn once, which each later task permutes
+      among themselves. With 0, all tasks have the order of task 0.
+    * ``relabel``: each task has its own permutation of the classes: images of class c have the
+      label that stands at place c of ``labels(index)``. Source: Lyle et al. 2023, "Understanding
+      plasticity in neural networks"; Lee et al. 2023, "PLASTIC", tell the plasticity for inputs
+      from that for labels.
+    * ``recurring``: there are so many permutations, of pixels and labels, which come back in turn:
+      task i has those of task i modulo that number. With 1 it is one task again and again.
+
+    Which training images a task has, with ``num_train``, is drawn anew in each task all the same.
 
     With ``gradual`` above 0 a task does not begin at once: each image is shown in the old task's
     permutation until its turn comes, at a moment drawn uniformly from the first ``gradual`` of the
@@ -135,11 +148,15 @@ class PermutedPixels(Sequence[Task]):
             ``Images.require_nonzero``).
         num_train: Training images of a task, drawn anew for each; None: all there are.
         gradual: Part of a task's updates, 0 to 1, within which the images turn.
+        moved: Part of the inputs whose order changes from task to task, 0 to 1.
+        relabel: Permute the labels, too.
+        recurring: Permutations that come back in turn; None: each task has its own.
         device: Where batches are made.
 
     Raises:
         ValueError: ``num_inputs`` is smaller than the images, or there are fewer training images
-            than ``num_train``, or ``gradual`` is not between 0 and 1.
+            than ``num_train``, or ``gradual`` or ``moved`` is not between 0 and 1, or ``recurring``
+            is less than 1.
     """
 
     def __init__(
@@ -152,6 +169,9 @@ class PermutedPixels(Sequence[Task]):
         unit_norm: bool = False,
         num_train: int | None = None,
         gradual: float = 0.0,
+        moved: float = 1.0,
+        relabel: bool = False,
+        recurring: int | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         _check_images(images, "PermutedPixels")
@@ -164,6 +184,14 @@ class PermutedPixels(Sequence[Task]):
             )
         if not 0 <= gradual <= 1:
             raise ValueError(f"gradual {gradual}: a part of a task, 0 to 1")
+        if not 0 <= moved <= 1:
+            raise ValueError(f"moved {moved}: a part of the inputs, 0 to 1")
+        if recurring is not None and recurring < 1:
+            raise ValueError(f"recurring {recurring}: at least 1")
+        self.moved = moved
+        self.relabel = relabel
+        self.recurring = recurring
+        self.num_classes = images.num_classes
         self.num_train = num_train
         self.gradual = gradual
         self.num_tasks = num_tasks
@@ -189,8 +217,33 @@ class PermutedPixels(Sequence[Task]):
 
     def permutation(self, index: int) -> Tensor:
         """Return where each input of task ``index`` comes from, ``(num_inputs,)`` int64."""
-        generator = generator_for(self.seed, "permutation", index)
-        return torch.randperm(self.num_inputs, generator=generator)
+        index = self._kind(index)
+        if self.moved == 1:
+            generator = generator_for(self.seed, "permutation", index)
+            return torch.randperm(self.num_inputs, generator=generator)
+        first = torch.randperm(
+            self.num_inputs, generator=generator_for(self.seed, "permutation", 0)
+        )
+        if index > 0 and len(moving := self.moving()):
+            generator = generator_for(self.seed, "moved", index)
+            first[moving] = first[moving[torch.randperm(len(moving), generator=generator)]]
+        return first
+
+    def moving(self) -> Tensor:
+        """Return the inputs whose order changes from task to task, in no order, int64."""
+        order = torch.randperm(self.num_inputs, generator=generator_for(self.seed, "moving"))
+        return order[: round(self.moved * self.num_inputs)]
+
+    def labels(self, index: int) -> Tensor:
+        """Return the label of each class in task ``index``, ``(num_classes,)`` int64."""
+        if not self.relabel:
+            return torch.arange(self.num_classes)
+        generator = generator_for(self.seed, "labels", self._kind(index))
+        return torch.randperm(self.num_classes, generator=generator)
+
+    def _kind(self, index: int) -> int:
+        """Return the first task that has the permutations of this one."""
+        return index if self.recurring is None else index % self.recurring
 
     def __getitem__(self, index: int) -> Task:  # type: ignore[override]
         index = _task_number(index, self.num_tasks)
@@ -203,7 +256,10 @@ class PermutedPixels(Sequence[Task]):
 
     def _permuted(self, split: tuple[Tensor, Tensor], index: int) -> PermutedImages:
         permutation = self.permutation(index).to(self.device)
-        return PermutedImages(*split, permutation, self.scale, self.unit_norm)
+        pixels, labels = split
+        if self.relabel:
+            labels = self.labels(index).to(self.device)[labels]
+        return PermutedImages(pixels, labels, permutation, self.scale, self.unit_norm)
 
     def _chosen(self, samples: PermutedImages, index: int) -> Samples:
         if self.num_train is None:

@@ -29,7 +29,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from experiments import figures
 from experiments.ant import EXPERIMENT, MATCHED, QUICK, RELEASED, Config
 from experiments.cli import parse as cli
-from plasticity.protocol.arms import Adam, ArmConfig
+from plasticity.protocol.arms import ArmConfig
+from plasticity.protocol.optimizers import Adam
 from plasticity.results.record import ArmRecord
 from plasticity.rl import trainer as policies
 from plasticity.rl.environments import MAX_FRICTION, MIN_FRICTION

@@ -27,7 +27,7 @@ from plasticity.metrics import METRICS
 from plasticity.networks import NETWORKS
 from plasticity.networks.network import Network, Shape
 from plasticity.protocol.options import Options, TaskOptions
-from plasticity.protocol.supervised import MECHANISMS
+from plasticity.protocol.supervised import ASKING_WHY
 from plasticity.remedies import REMEDIES
 from tests.experiments.runs import arm_folders, fields_of, finish, only, start
 
@@ -568,7 +568,7 @@ def test_preset_names_what_is_measured_where_the_command_does_not() -> None:
         return cli.parse(experiment, words)[1].metrics
 
     assert measured() == ()
-    assert measured("--preset", "why") == MECHANISMS
+    assert measured("--preset", "why") == ASKING_WHY
     assert measured("--preset", "why", "--metrics") == ()
     assert measured("--preset", "why", "--metrics", "ntk", "fresh") == ("ntk", "fresh")
     # All that there are, but what is always measured and what takes as long as a task.

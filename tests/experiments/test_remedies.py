@@ -71,6 +71,9 @@ def test_remedies_learn_every_stream(name: str, tmp_path: Path) -> None:
         ("mlp+continual-backprop", "--mlp+continual-backprop.continual-backprop.maturity=3",
          "--mlp+continual-backprop.continual-backprop.replacement-rate=0.05"),
         ("mlp+upgd+input-standardisation",),
+        ("mlp+revive+hold+snr+c-chain+adamo+selective-reinit",
+         "--mlp+revive+hold+snr+c-chain+adamo+selective-reinit.hold.layers", "first",
+         "--mlp+revive+hold+snr+c-chain+adamo+selective-reinit.snr.longest", "2"),
     ],
 )  # fmt: skip
 def test_stopped_within_a_task_it_goes_on_to_the_same_bytes(

@@ -147,19 +147,19 @@ def test_colors_are_six_and_told_apart_by_all_kinds_of_vision(vision: str) -> No
 # --- many curves
 
 
-def test_first_42_curves_differ_and_those_of_one_line_come_first() -> None:
-    styles = [style(number) for number in range(42)]
+def test_first_54_curves_differ_and_those_of_one_line_come_first() -> None:
+    styles = [style(number) for number in range(54)]
     looks = [(look["color"], look["line"]) for look in styles]
-    assert len({*looks}) == 42
+    assert len({*looks}) == 54
     assert looks[:6] == [(color, "-") for color in COLORS]
     assert [line for _, line in looks[6:12]] == ["--"] * 6
-    for start in range(0, 42, 6):
+    for start in range(0, 54, 6):
         assert {color for color, _ in looks[start : start + 6]} == {*COLORS}
-    assert style(42) == style(0)
+    assert style(54) == style(0)
 
 
 def test_lines_that_follow_one_another_begin_with_different_colors() -> None:
-    firsts = [style(number)["color"] for number in range(0, 42, 6)]
+    firsts = [style(number)["color"] for number in range(0, 54, 6)]
     assert all(one != next_one for one, next_one in itertools.pairwise(firsts))
 
 

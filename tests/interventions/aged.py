@@ -12,7 +12,8 @@ from plasticity.learning.learner import Learner
 from plasticity.networks import NETWORKS
 from plasticity.networks.network import Shape
 from plasticity.remedies import REMEDIES
-from plasticity.tasks.streams import ArraySamples, Task
+from plasticity.tasks.samples import ArraySamples
+from plasticity.tasks.streams import Task
 
 
 def generator(seed=0):

@@ -117,16 +117,26 @@ COLUMNS = {
     name: {"mlp": mlp, "qnn": qnn}
     for name, mlp, qnn in (
         *((name, {name}, {name}) for name in (
-            "weight_norm", "gradient_norm", "online_accuracy", "test_accuracy", "max_probability",
-            "update_ratio", "initial_distance",
+            "gradient_norm", "online_accuracy", "test_accuracy", "max_probability",
+            "initial_distance",
         )),
         ("deficit", {"deficit"}, {"deficit"}),
+        ("weight_norm", {"weight_norm", "1", "2"}, {"weight_norm", "1"}),
+        ("update_ratio", {"update_ratio", "1", "2"}, {"update_ratio", "1"}),
+        ("step", {"1", "2"}, {"1"}),
+        ("readiness", {"readiness", "1", "2"}, {"readiness", "1"}),
+        ("gradient_noise", {"gradient_noise", "1", "2"}, {"gradient_noise", "1"}),
+        ("curvature", {"effective_rank", "largest"}, {"effective_rank", "largest"}),
+        ("singular_value", {"1", "2"}, set()),
         ("gradient_start", {"zeros"}, {"zeros"}),
         ("gradient_end", {"norm", "zeros"}, {"norm", "zeros"}),
         ("fisher", TRACES, TRACES),
         ("logit", {"label_variance", "magnitude"}, {"label_variance", "magnitude"}),
         ("circuit", set(), {"angle_norm", "damping", "displacement"}),
-        ("dormant", OF_UNITS, set()),
+        ("gate", set(), {
+            f"{name}_{g}" for name in ("damping", "displacement", "step") for g in (1, 2, 3)
+        }),
+        ("dormant", OF_UNITS | {f"{name}_1" for name in OF_UNITS}, set()),
         ("feature_rank", {"effective", "srank", "stable"}, set()),
         ("ntk", {"effective_rank", "condition"}, {"effective_rank", "condition"}),
         ("spectrum", {"largest_0", "largest_1", "deviation_0", "deviation_1"}, set()),
@@ -204,4 +214,5 @@ def test_metrics_know_networks_of_one_logit_and_tasks_of_one_sample(name: str) -
     metric = METRICS[name].prepared(learner, stream[0], 0)
     loop = train_on_stream(learner, stream, epochs=1, batch_size=4, seed=0, metrics=[metric])
     for row in loop:
-        assert any(column.startswith(name) for column in row) or name == "circuit"
+        there = any(column.startswith(name) for column in row)
+        assert there or name in ("circuit", "gate", "readiness", "gradient_noise")

@@ -8,10 +8,10 @@ from torch import nn
 
 from plasticity.errors import DoesNotFit
 from plasticity.metrics import circuits
-from plasticity.metrics.accuracy import evaluating
 from plasticity.metrics.fisher import fisher_traces
 from plasticity.metrics.jacobians import contrasts, numbers_held, sample_gradients
 from plasticity.metrics.ranks import tangent_kernel
+from plasticity.networks.evaluating import evaluating
 from tests.metrics.zoo import ZOO, logits_of, loop_of_gradients
 
 

@@ -174,7 +174,8 @@ def test_activations_in_place_do_not_change_what_is_seen_before_them() -> None:
 def columns_of(network: nn.Module, num_train: int = 40) -> dict[str, float]:
     learner = Learner(network, make_adam, cross_entropy)
     task = tiny_stream(tiny_images(num_train=num_train))[1]
-    return Dormancy.of(learner, task, seed=0)(learner, task)
+    columns = Dormancy.of(learner, task, seed=0)(learner, task)
+    return {name: value for name, value in columns.items() if not name[-1].isdigit()}
 
 
 def dormant_by_a_loop(rows: list[list[list[float]]]) -> tuple[float, float]:
@@ -223,7 +224,7 @@ def test_dormancy_matches_a_loop_over_samples_and_units(activation: type[nn.Modu
     assert fractions == dormant_by_a_loop(slopes)
     assert columns["gradient_dead"] >= 2 / 11  # the saturated one, and that to which nobody listens
     if activation is nn.Tanh:
-        assert {*columns} == {"gradient_fraction", "gradient_dead"}
+        assert {name.rstrip("_12") for name in columns} == {"gradient_fraction", "gradient_dead"}
     else:
         assert (columns["fraction"], columns["dead"]) == dormant_by_a_loop(activations)
         assert columns["fraction"] > columns["dead"] >= 1 / 11

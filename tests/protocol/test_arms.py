@@ -11,7 +11,8 @@ from plasticity.networks import NETWORKS
 from plasticity.networks.mlp import Mlp
 from plasticity.networks.network import Network, Shape
 from plasticity.networks.qnn import Qnn
-from plasticity.protocol.arms import Adam, ArmConfig, Registry
+from plasticity.protocol.arms import ArmConfig, Registry
+from plasticity.protocol.optimizers import Adam
 from plasticity.remedies import REMEDIES
 from plasticity.seeding import generator_for
 

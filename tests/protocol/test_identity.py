@@ -75,7 +75,7 @@ def test_an_arm_of_a_preset_comes_back_from_its_json(which: str) -> None:
 
 def other_than(value: Any) -> Any:
     """Return another value of an option; words are of a set that only its class knows."""
-    return value if isinstance(value, str) else 7 if isinstance(value, int) else 0.875
+    return value if isinstance(value, str | tuple) else 7 if isinstance(value, int) else 0.875
 
 
 @pytest.mark.parametrize("which", ARMS)

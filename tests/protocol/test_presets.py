@@ -56,6 +56,17 @@ HASHES: dict[tuple[str, str], tuple[str, dict[str, str]]] = {
             "mlp-sin": "1bbddf91",
         },
     ),
+    ("mnist", "labels"): (
+        "3782fc2d",
+        {
+            "mlp": "f1c09b4f",
+            "mlp-sin": "1bbddf91",
+            "mlp-orthogonal": "5cb5ee97",
+            "qnn": "25920c90",
+            "stiefel": "8923d6cb",
+            "stiefel-free": "310e914e",
+        },
+    ),
     ("mnist", "quick"): ("b3de78b4", {"mlp": "e572c9c9", "qnn": "c2691720"}),
     ("cifar", "released"): ("1f2ee76b", {"mlp": "4aa50c5d", "qnn": "82c6f919"}),
     ("cifar", "deep"): ("1f2ee76b", {"mlp": "4aa50c5d", "qnn": "b8c25783"}),

@@ -14,6 +14,7 @@ from plasticity.learning.remedy import Remedy
 from plasticity.networks.mlp import mlp
 from plasticity.remedies import REMEDIES
 from plasticity.seeding import generator_for
+from plasticity.tasks.samples import ArraySamples
 from tests.tiny import NUM_CLASSES, NUM_INPUTS, make_adam, tiny_network
 
 WIDTHS = (NUM_INPUTS, 6, 4, NUM_CLASSES)
@@ -25,6 +26,12 @@ ACTING: dict[str, dict[str, Any]] = {
     "weight-clipping": {"multiple": 1.0},
     "spectral": {"strength": 0.1},
     "parseval": {"strength": 0.1},
+    "hold": {"multiple": 0.5},
+    "snr": {"eta": 0.5, "every": 3, "longest": 2},
+    "c-chain": {"strength": 1.0},
+    "adamo": {"strength": 1.0},
+    "selective-reinit": {"fraction": 0.05, "every": 2},
+    "soft-rescaling": {"strength": 0.1},
 }
 """Options with which a remedy acts within a dozen updates, where its own do not."""
 
@@ -52,11 +59,15 @@ def batch(index: int) -> tuple[torch.Tensor, torch.Tensor]:
     return x, torch.randint(NUM_CLASSES, (8,), generator=generator)
 
 
+SAMPLES = ArraySamples(*batch(0))
+"""What remedies see of a task that begins: some units of the network are zero on all of them."""
+
+
 def train(one: Learner, tasks: range, updates: int = 4) -> list[dict[str, float]]:
     """Have a learner learn some tasks and return the columns after each."""
     columns = []
     for task in tasks:
-        one.start_task(task)
+        one.start_task(task, SAMPLES)
         for step in range(updates):
             one.update(*batch(updates * task + step))
         columns.append(one.columns())

@@ -9,24 +9,34 @@ import torch
 
 from plasticity.errors import DoesNotFit
 from plasticity.learning.learner import Learner
-from plasticity.metrics.accuracy import evaluating
 from plasticity.networks import NETWORKS
+from plasticity.networks.evaluating import evaluating
 from plasticity.networks.network import Shape
 from plasticity.remedies import REMEDIES
 from plasticity.remedies.resets import ResetOptimizer
 from plasticity.seeding import generator_for
-from tests.remedies.small import WIDTHS, acting, batch, learned, learner, network, through_a_file
+from tests.remedies.small import (
+    SAMPLES,
+    WIDTHS,
+    acting,
+    batch,
+    learned,
+    learner,
+    network,
+    through_a_file,
+)
 from tests.remedies.small import train as train_on
 from tests.tiny import make_adam, random_states, same
 
 NAMES = (
     "reset-optimizer", "start-afresh", "equal-betas", "l2", "adamw", "l2-init", "shrink-perturb",
     "continual-backprop", "redo", "layer-norm", "crelu", "weight-clipping", "spectral", "parseval",
-    "isometry", "upgd", "input-standardisation",
+    "isometry", "upgd", "input-standardisation", "hold", "revive", "nap", "snr", "c-chain", "adamo",
+    "selective-reinit", "soft-rescaling", "leaky-relu",
 )  # fmt: skip
 FOR_LAYERS = (
     "continual-backprop", "redo", "layer-norm", "crelu", "weight-clipping", "spectral", "parseval",
-    "isometry",
+    "isometry", "revive", "nap", "snr", "adamo", "selective-reinit", "soft-rescaling", "leaky-relu",
 )  # fmt: skip
 FOR_CIRCUITS = tuple(name for name in NAMES if name not in FOR_LAYERS)
 # With these, a remedy does nothing.
@@ -41,13 +51,26 @@ OFF = {
     "redo": {"threshold": -0.1, "every": 1},
     "weight-clipping": {"multiple": 0.0},
     "isometry": {"iterations": 0},
+    "hold": {"multiple": 0.0},
+    "revive": {"samples": 0},
+    "snr": {"eta": 0.0},
+    "c-chain": {"strength": 0.0},
+    "adamo": {"strength": 0.0},
+    "selective-reinit": {"fraction": 0.0},
+    "soft-rescaling": {"strength": 0.0},
+    "leaky-relu": {"slope": 0.0},
 }
 OUT_OF_REACH = {
     "continual-backprop": {"replacement_rate": 1.0, "maturity": 1_000},
     "redo": {"every": 1_000},
     "weight-clipping": {"multiple": 1e6},
+    "hold": {"multiple": 1e6},
+    "snr": {"every": 1_000, "longest": 1_000},
+    "selective-reinit": {"every": 1_000},
 }
-WITHOUT_COLUMNS = ("reset-optimizer", "start-afresh", "equal-betas", "adamw", "layer-norm", "crelu")
+WITHOUT_COLUMNS = (
+    "reset-optimizer", "start-afresh", "equal-betas", "adamw", "layer-norm", "crelu", "leaky-relu",
+)  # fmt: skip
 
 
 def test_all_are_registered() -> None:
@@ -64,7 +87,7 @@ def test_a_remedy_names_an_option_of_its_own_to_tune_and_tries_the_default_among
     tuned = {name: remedy for name, remedy in REMEDIES.items() if remedy.tuned}
     assert {*tuned} == {*NAMES} - {
         "reset-optimizer", "start-afresh", "layer-norm", "crelu", "isometry",
-        "input-standardisation",
+        "input-standardisation", "revive", "nap", "leaky-relu",
     }  # fmt: skip
     assert {name: tuned[name].tuned for name in ("upgd", "redo", "continual-backprop")} == {
         "upgd": "learning_rate", "redo": "every", "continual-backprop": "replacement_rate",
@@ -77,7 +100,7 @@ def test_a_remedy_names_an_option_of_its_own_to_tune_and_tries_the_default_among
 
 def test_remedies_that_see_where_a_task_begins_say_so() -> None:
     told = {name for name in NAMES if REMEDIES[name].sees_tasks}
-    assert told == {"reset-optimizer", "start-afresh", "shrink-perturb", "isometry"}
+    assert told == {"reset-optimizer", "start-afresh", "shrink-perturb", "isometry", "revive"}
     assert not dataclasses.replace(REMEDIES["shrink-perturb"], each="update").sees_tasks
 
 
@@ -164,7 +187,7 @@ def test_evaluations_and_copies_of_the_network_count_for_nothing(name: str) -> N
     for one in (looked_at, left_alone):
         for step in range(12):
             if step % 4 == 0:
-                one.start_task(step)
+                one.start_task(step, SAMPLES)
             one.update(*batch(step))
             if one is looked_at:
                 with evaluating(one.network), torch.no_grad():
@@ -212,8 +235,12 @@ def test_networks_without_layers_are_refused_in_a_line(of: str, name: str) -> No
 
 
 @pytest.mark.parametrize(
-    "name", ["continual-backprop", "redo", "crelu", "weight-clipping", "isometry"]
-)
+    "name",
+    [
+        "continual-backprop", "redo", "crelu", "weight-clipping", "isometry", "hold", "revive",
+        "nap", "snr", "adamo", "selective-reinit", "soft-rescaling",
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("of", ["mlp-sphere", "mlp-orthogonal"])
 def test_networks_on_manifolds_are_refused_by_what_would_leave_them(of: str, name: str) -> None:
     built = NETWORKS[of].build(Shape(16, 3), generator_for(0, "initial weights"))
@@ -250,7 +277,10 @@ def test_any_two_learn_together_in_both_orders_or_are_refused_in_a_line(first: s
         except DoesNotFit as error:
             assert str(error).startswith((first, second))
             assert "\n" not in str(error)
-            assert {first, second} & {"equal-betas", "adamw", "layer-norm", "crelu"}
+            assert {first, second} & {
+                "equal-betas", "adamw", "layer-norm", "crelu", "leaky-relu", "nap", "adamo",
+                "soft-rescaling",
+            }  # fmt: skip
             continue
         rows = train_on(one, range(2))
         assert all(parameter.isfinite().all() for parameter in one.network.parameters())
@@ -292,6 +322,19 @@ BAD = [
     ("isometry", {"iterations": -1}, "iterations -1: at least 0"),
     ("upgd", {"learning_rate": -1.0}, "learning-rate -1.0: at least 0"),
     ("input-standardisation", {"decay": 1.5}, "decay 1.5: 0 to 1"),
+    ("hold", {"multiple": -1.0}, "multiple -1.0: at least 0"),
+    ("hold", {"layers": ("middle",)}, "layers middle: first, last, all, or numbers"),
+    ("hold", {"layers": ()}, "layers: name at least one"),
+    ("revive", {"samples": -1}, "samples -1: at least 0"),
+    ("nap", {"decay": 1.5}, "decay 1.5: 0 to 1"),
+    ("snr", {"eta": 1.5}, "eta 1.5: 0 to 1"),
+    ("snr", {"longest": 0}, "longest 0: at least 1"),
+    ("c-chain", {"strength": -1.0}, "strength -1.0: at least 0"),
+    ("adamo", {"strength": math.nan}, "strength nan: at least 0"),
+    ("selective-reinit", {"fraction": 2.0}, "fraction 2.0: 0 to 1"),
+    ("selective-reinit", {"every": 0}, "every 0: at least 1"),
+    ("soft-rescaling", {"strength": 1.5}, "strength 1.5: 0 to 1"),
+    ("leaky-relu", {"slope": -0.1}, "slope -0.1: 0 to 1"),
 ]
 
 

@@ -13,7 +13,7 @@ import pytest
 from experiments import mnist, study
 from experiments.cli import parse as cli
 from plasticity.errors import UsageError
-from plasticity.protocol.supervised import MECHANISMS
+from plasticity.protocol.supervised import ASKING_WHY, MECHANISMS
 from plasticity.remedies import REMEDIES
 from plasticity.results.record import read_rows
 from plasticity.studies.cells import Cell, cells, folder_of, is_complete, rows_of, tasks_left
@@ -106,7 +106,7 @@ def test_the_presets_metrics_are_taken_where_a_study_names_none() -> None:
     why = dataclasses.replace(STUDIES["mnist-why"], metrics=(), arms=("mlp",), compared=())
     words = cells(why)[0].command(Path("results"))
     assert "--metrics" not in words
-    assert cli.parse(mnist.EXPERIMENT, words[3:])[1].metrics == MECHANISMS
+    assert cli.parse(mnist.EXPERIMENT, words[3:])[1].metrics == ASKING_WHY
 
 
 # --- records
@@ -322,7 +322,12 @@ def test_a_study_is_found_by_its_name_and_can_be_tuned(name: str) -> None:
 def test_the_studies_of_why_have_all_arms_of_their_preset() -> None:
     preset = (*mnist.WHY.arms,)
     # In any order: tests that register something of their own may change that of the registry.
-    remedies = {f"mlp+{name}" for name in REMEDIES if name != "start-afresh"}
+    # Remedies that came after the study was declared would change its digest.
+    later = {
+        "hold", "revive", "nap", "snr", "c-chain", "adamo", "selective-reinit", "soft-rescaling",
+        "leaky-relu",
+    }  # fmt: skip
+    remedies = {f"mlp+{name}" for name in {*REMEDIES} - later if name != "start-afresh"}
     assert STUDIES["mnist-why"].arms[: len(preset)] == preset
     assert {*STUDIES["mnist-why"].arms} == {*preset, *remedies}
     assert STUDIES["qdata-why"].arms == preset
