@@ -67,7 +67,7 @@ class Turns(Intervention):
     farther from the one before, and the trace stays 0. Every gate stays what it was, up to a phase;
     outputs move by rounding only. But the derivative of the gate in its angles is damped. What the
     optimizer remembers stays. Theory: plasticity belongs to the set of unitaries, and then this has
-    no effect (Zhang and Chen 2025); or to the angles, and then it does harm.
+    no effect (Chen and Zhang 2025); or to the angles, and then it does harm.
     """
 
     declared = DAMPING

@@ -189,7 +189,7 @@ class Soften(Intervention):
     """Divide the last layer by its growth since the first task: logits of the first size.
 
     ``rescale:last`` for networks that end with a linear layer. Theory: unbounded logits saturate
-    the softmax, and the Fisher information vanishes with it (Zhang and Chen 2025).
+    the softmax, and the Fisher information vanishes with it (Chen and Zhang 2025).
     """
 
     declared = (FACTOR,)
