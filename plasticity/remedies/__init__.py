@@ -16,13 +16,8 @@ from plasticity.remedies.architecture import (
 )
 from plasticity.remedies.penalties import L2, CChain, L2Init, Parseval, Spectral
 from plasticity.remedies.projections import Hold, Isometry, SoftRescaling, WeightClipping
-from plasticity.remedies.recycling import (
-    ContinualBackprop,
-    ReDo,
-    Revive,
-    SelectiveReinit,
-    SelfNormalizedResets,
-)
+from plasticity.remedies.recycling import ContinualBackprop, ReDo
+from plasticity.remedies.redraws import Revive, SelectiveReinit, SelfNormalizedResets
 from plasticity.remedies.resets import ResetOptimizer, StartAfresh
 from plasticity.remedies.steps import AdamO, AdamW, EqualBetas, ShrinkPerturb, UtilityGated
 

@@ -1,4 +1,7 @@
-"""Recorded runs as values: their arms, alone or over seeds, summaries and figures of them."""
+"""Recorded runs as values: their arms, alone or over seeds, summaries and figures of them.
+
+Longer than 400 lines: one run and runs that differ in the seed have the same verbs.
+"""
 
 from __future__ import annotations
 

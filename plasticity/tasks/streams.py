@@ -1,4 +1,7 @@
-"""Task streams: ``stream[i]`` is a pure function of the seed and i."""
+"""Task streams: ``stream[i]`` is a pure function of the seed and i.
+
+Longer than 400 lines: the three streams, which share their checks.
+"""
 
 from __future__ import annotations
 

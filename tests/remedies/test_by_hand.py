@@ -16,7 +16,7 @@ from plasticity.networks.mlp import mlp
 from plasticity.networks.network import Shape
 from plasticity.remedies import REMEDIES
 from plasticity.remedies.layers import glorot_rows
-from plasticity.remedies.recycling import next_thresholds
+from plasticity.remedies.redraws import next_thresholds
 from plasticity.remedies.steps import isometry_gradient
 from plasticity.seeding import generator_for
 from plasticity.tasks.samples import ArraySamples
@@ -115,7 +115,7 @@ def test_revive_gives_dead_units_weights_of_the_living_ones_length_and_changes_n
     one.start_task(4, ArraySamples(X, Y))
     incoming, outgoing = one.network[0], one.network[2]
     living = before[0].weight[[0, 2]].detach().norm(dim=1)
-    drawn = glorot_rows(incoming, 1, generator_for(3, "revive", 4, 0))[0]
+    drawn = glorot_rows(incoming, 1, generator_for(3, "revive", 4))[0]
     expected = drawn * living.mean() / drawn.norm()
     torch.testing.assert_close(incoming.weight.detach()[1], expected)
     assert float(incoming.weight.detach()[1].norm()) == pytest.approx(
@@ -150,7 +150,7 @@ def test_revive_does_nothing_where_nothing_is_dead_or_known_and_before_the_first
 def test_revive_of_a_layer_without_a_living_unit_draws_as_a_network_begins() -> None:
     one = with_dead(0, 1, 2)
     one.start_task(1, ArraySamples(X, Y))
-    drawn = glorot_rows(one.network[0], 3, generator_for(3, "revive", 1, 0))
+    drawn = glorot_rows(one.network[0], 3, generator_for(3, "revive", 1))
     assert torch.equal(one.network[0].weight.detach(), drawn)
 
 
