@@ -82,7 +82,7 @@ class LeakyRelu(Remedy):
 
 @dataclass
 class NormalizeAndProject(Remedy):
-    """Normalize each hidden layer before its ReLU, and hold the norms of all matrices.
+    """Normalize each hidden layer before its ReLU, and hold all matrices' norms.
 
     LayerNorm before the units, z <- gain (z - mean) / sqrt(variance + 1e-5) + offset, and after
     each update W <- W norm(W_0) / norm(W) for each matrix, the last one among them. So the network

@@ -152,7 +152,7 @@ class L2Init(_Penalty):
 
 @dataclass
 class CChain(Remedy):
-    """Penalize churn: what an update changed in the outputs for inputs that were not in its batch.
+    """Penalize churn: what an update changed for inputs not in its batch.
 
     lambda mean (f_t(x) - f_{t-1}(x))^2, over outputs and samples x of a reference batch, with f_t
     the network before update t and f_{t-1} the one before update t - 1, whose outputs are kept as

@@ -89,7 +89,7 @@ class WeightClipping(Remedy):
 
 @dataclass
 class Hold(Remedy):
-    """Hold the norms of chosen layers' matrices: none grows beyond a multiple of its first norm.
+    """Hold each matrix of chosen layers at or below a multiple of its first norm.
 
     After each update W <- W min(1, c norm(W_0) / norm(W)), norm the Frobenius norm of the weights
     of a layer, biases left alone, and W_0 the weights with which it began. So the step of the layer
@@ -195,7 +195,7 @@ class Hold(Remedy):
 
 @dataclass
 class SoftRescaling(Remedy):
-    """Scale the weights of all layers down a little after each update, and leave the classes.
+    """Scale all weights down a little in each update, and leave the classes.
 
     W_l <- c_l W_l and b_l <- (c_1 ... c_l) b_l, with c_l = (lambda n_l + (1 - lambda) norm(W_l)) /
     norm(W_l) and n_l the norm with which the layer began; no layer is scaled up. ReLU units pass

@@ -238,6 +238,7 @@ class ArmRecord:
                 file.flush()
                 os.fsync(file.fileno())
             replace_file(self.path / "checkpoint.pt", buffer.getbuffer())
+            (self.path / DIVERGED).unlink(missing_ok=True)  # what it says was of an earlier row
         self.rows.append(json.loads(line))
         self._sha256 = sha256
         self._unfinished = False

@@ -97,6 +97,7 @@ OF_ARMS: dict[str, dict[str, Any]] = {
         "network.depth": 3,
         "network.readout": "log-odds",
         "network.initial_angles": (0.0, 1.0),
+        "network.shortest": True,
     },
 }
 ELSEWHERE = {"dataset", "device", "threads"}  # as in test_mnist

@@ -419,13 +419,13 @@ def help_texts(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str
 
 
 OF_ARMS = {
-    "mlp": ["hidden", "bounded-logits", "logit-bound", "optimizer.learning-rate",
+    "mlp": ["hidden", "bounded-logits", "logit-bound", "optimizer", "optimizer.learning-rate",
             "optimizer.epsilon", "epochs", "unit-norm", "permute-padding"],
-    "qnn": ["ansatz", "depth", "readout", "initial-angles", "optimizer.learning-rate",
-            "optimizer.epsilon", "epochs", "unit-norm", "permute-padding",
+    "qnn": ["ansatz", "depth", "readout", "initial-angles", "shortest", "optimizer",
+            "optimizer.learning-rate", "optimizer.epsilon", "epochs", "unit-norm", "permute-padding",
             "reset-optimizer.every"],
-    "mlp+reset-optimizer": ["hidden", "bounded-logits", "logit-bound", "optimizer.learning-rate",
-                            "optimizer.epsilon", "epochs", "unit-norm", "permute-padding",
+    "mlp+reset-optimizer": ["hidden", "bounded-logits", "logit-bound", "optimizer",
+                            "optimizer.learning-rate", "optimizer.epsilon", "epochs", "unit-norm", "permute-padding",
                             "reset-optimizer.every"],
 }  # fmt: skip
 
@@ -474,7 +474,7 @@ def test_help_has_a_line_for_each_network_and_each_remedy(
 
 def test_help_shows_the_presets_and_their_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     _, by_option = help_texts(capsys)
-    assert "{released,matched,why,quick}" in by_option["--preset"]
+    assert "{released,matched,why,labels,quick}" in by_option["--preset"]
     assert "(default: released)" in by_option["--preset"]
     assert "(default: 1000)" in by_option["--num-tasks"]
     assert "(default: 0.001)" in by_option["--mlp.optimizer.learning-rate"]

@@ -53,7 +53,9 @@ TINY = RELEASED.replace(
 # For each field of the config another value than TINY's and RELEASED's.
 OF_ALL_ARMS: dict[str, Any] = {
     "seed": 1, "num_tasks": 3, "batch_size": 15, "train_samples": 9, "gradual": 1.0,
+    "relabel": True, "permute": True, "permuted_fraction": 0.5, "recurring": 1, "stationary": True,
 }  # fmt: skip
+NEEDED = {"permute": {"relabel": True}}  # without new labels, pixels are permuted in any case
 NOT_THE_NUMBERS = {"dataset": "other.npz", "device": "meta", "threads": 2}  # tested one by one
 # For each field of an arm, another value and what is said for it.
 OF_ONE_ARM: dict[str, dict[str, tuple[Any, str]]] = {
@@ -72,6 +74,7 @@ OF_ONE_ARM: dict[str, dict[str, tuple[Any, str]]] = {
         "network.depth": (3, "--qnn.depth 3"),
         "network.readout": ("z-of-first", "--qnn.readout z-of-first"),
         "network.initial_angles": ((0.0, 1.0), "--qnn.initial-angles 0 1"),
+        "network.shortest": (True, "--qnn.shortest"),
         "optimizer.learning_rate": (0.02, "--qnn.optimizer.learning-rate 0.02"),
         "optimizer.epsilon": (1e-5, "--qnn.optimizer.epsilon 1e-5"),
         "epochs": (1, "--qnn.epochs 1"),
@@ -143,12 +146,14 @@ def test_every_field_of_the_config_is_an_option(
     if field == "device":
         value = "cuda"
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    words = ["--" + field.replace("_", "-"), str(value)]
-    choice, _ = cli.parse(EXPERIMENT, words)
+    needed = NEEDED.get(field, {})
+    before = dataclasses.replace(RELEASED.config, **needed)
+    words = [f"--{name}" for name in needed] + ["--" + field.replace("_", "-")]
+    choice, _ = cli.parse(EXPERIMENT, words if value is True else [*words, str(value)])
     config, arms = choice.config, choice.arms
-    assert config == replaced(RELEASED.config, field, value) != RELEASED.config
+    assert config == replaced(before, field, value) != before
     assert arms == RELEASED.arms
-    identities = [EXPERIMENT.identity(c, tiny_images()) for c in (config, RELEASED.config)]
+    identities = [EXPERIMENT.identity(c, tiny_images()) for c in (config, before)]
     # The content of the data is, and how long a run is does not matter (see test_resume).
     assert (identities[0] == identities[1]) == (field in ("dataset", "num_tasks"))
 
@@ -182,9 +187,10 @@ def test_every_field_of_an_arm_is_asked_for() -> None:
 @pytest.mark.parametrize("field", OF_ALL_ARMS)
 def test_no_field_of_the_config_is_ignored(field: str) -> None:
     assert {*OF_ALL_ARMS} == {*fields_of(TINY.config)} - {*NOT_THE_NUMBERS}
-    other = TINY.replace({field: OF_ALL_ARMS[field]})
+    preset = TINY.replace(NEEDED.get(field, {}))
+    other = preset.replace({field: OF_ALL_ARMS[field]})
     for name in TINY.arms:
-        rows, others = train(TINY, name), train(other, name)
+        rows, others = train(preset, name), train(other, name)
         assert len(others) == other.config.num_tasks
         assert rows != others
         if field == "num_tasks":

@@ -117,10 +117,12 @@ OF_ARMS: dict[str, dict[str, Any]] = {
         "network.depth": 3,
         "network.readout": "signed-z-of-last",
         "network.initial_angles": (0.0, 1.0),
+        "network.shortest": True,
         "inputs.imaginary": True,
     },
 }
-CHANGES_NO_NUMBER = {("qnn", "inputs.fix_sign")}  # a circuit does not see the sign
+# A circuit does not see the sign, and these small initial angles are the shortest ones.
+CHANGES_NO_NUMBER = {("qnn", "inputs.fix_sign"), ("qnn", "network.shortest")}
 ELSEWHERE = {"device", "threads"}  # as in test_mnist
 
 

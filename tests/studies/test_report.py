@@ -19,8 +19,8 @@ from plasticity.statistics.estimates import estimate
 from plasticity.statistics.summaries import tenths
 from plasticity.studies.findings import comparisons, findings_of, gap, growth
 from plasticity.studies.numbers import Numbers, load_records
-from plasticity.studies.report import report_on, write_report
 from plasticity.studies.numerals import number, percent
+from plasticity.studies.report import report_on, write_report
 from tests.studies import made_up
 from tests.studies.test_numbers import record, rows
 

@@ -17,6 +17,7 @@ from plasticity.protocol.supervised import ASKING_WHY, MECHANISMS
 from plasticity.remedies import REMEDIES
 from plasticity.results.record import read_rows
 from plasticity.studies.cells import Cell, cells, folder_of, is_complete, rows_of, tasks_left
+from plasticity.studies.diagnosed import Diagnosed, Hypothesis
 from plasticity.studies.study import Study
 from plasticity.studies.tuning import Trial, mean_scores, tuning_cells, tuning_table, with_value
 from tests.experiments.runs import arm_folders, start
@@ -207,6 +208,8 @@ CHANGES = {
     "looks": (2, 4),
     "causal": (("mlp", "linear+l2-init"),),
     "confirmatory": True,
+    "diagnosed": (Diagnosed("mlp", ("forget",)),),
+    "hypotheses": (Hypothesis("H1", "It cures.", (("cures", "mlp", "forget"),)),),
 }
 
 
@@ -216,12 +219,14 @@ def test_the_digest_is_of_all_that_is_declared(tiny: Study) -> None:
     needed = {
         "causal": {"compared": CHANGES["causal"], "of_arm": SAME_RATE},
         "confirmatory": {"seeds": (100, 101)},
+        "hypotheses": {"diagnosed": (Diagnosed("mlp", ("forget",)),)},
     }
     others = [
         dataclasses.replace(tiny, **{name: value} | needed.get(name, {}))
         for name, value in CHANGES.items()
     ]
-    others += [dataclasses.replace(tiny, **more) for more in needed.values()]
+    # What a hypothesis needs is declared above by itself.
+    others += [dataclasses.replace(tiny, **needed[name]) for name in ("causal", "confirmatory")]
     digests = [tiny.digest(), *(other.digest() for other in others)]
     assert len({*digests}) == len(digests)
     assert all(re.fullmatch("[0-9a-f]{16}", digest) for digest in digests)
