@@ -33,7 +33,7 @@ class Deficit:
     It needs no early tasks to compare with: warm-up, a first task that is a handicap, and a loss
     within the first tenth do not fool it. A copy that diverges is at chance from then on, 1 /
     classes. Valid for: classifiers. It has to be measured while a task is learned, and takes as
-    long as m tasks: 3.3 % of a run of 300 tasks or more, 10 % of 100 tasks. A run that goes on
+    long as m tasks: a thirtieth of a run of 300 or more, a tenth of one of 100. One that goes on
     within its last tasks trains the copy on those before again. If a run is made longer, the
     column has values at the last tasks of either length. Source: ours; the metric ``fresh``
     compares with a network that learns one task alone.

@@ -422,11 +422,11 @@ OF_ARMS = {
     "mlp": ["hidden", "bounded-logits", "logit-bound", "optimizer", "optimizer.learning-rate",
             "optimizer.epsilon", "epochs", "unit-norm", "permute-padding"],
     "qnn": ["ansatz", "depth", "readout", "initial-angles", "shortest", "optimizer",
-            "optimizer.learning-rate", "optimizer.epsilon", "epochs", "unit-norm", "permute-padding",
-            "reset-optimizer.every"],
+            "optimizer.learning-rate", "optimizer.epsilon", "epochs", "unit-norm",
+            "permute-padding", "reset-optimizer.every"],
     "mlp+reset-optimizer": ["hidden", "bounded-logits", "logit-bound", "optimizer",
-                            "optimizer.learning-rate", "optimizer.epsilon", "epochs", "unit-norm", "permute-padding",
-                            "reset-optimizer.every"],
+                            "optimizer.learning-rate", "optimizer.epsilon", "epochs",
+                            "unit-norm", "permute-padding", "reset-optimizer.every"],
 }  # fmt: skip
 
 
