@@ -17,6 +17,7 @@ from plasticity.protocol.supervised import MECHANISMS
 from plasticity.remedies import REMEDIES
 from plasticity.results.record import read_rows
 from plasticity.studies.cells import Cell, cells, folder_of, is_complete, rows_of, tasks_left
+from plasticity.studies.diagnosed import Diagnosed, Hypothesis
 from plasticity.studies.study import Study
 from plasticity.studies.tuning import Trial, late_scores, tuning_cells, tuning_table, with_value
 from tests.experiments.runs import arm_folders, start
@@ -186,6 +187,7 @@ def test_studies_that_differ_in_what_is_asked_only_share_their_cells(
 # --- what is declared
 
 
+DIAGNOSED = (Diagnosed("mlp", ("forget",)),)
 CHANGES = {
     "name": "other",
     "question": "Which?",
@@ -202,13 +204,19 @@ CHANGES = {
     "tuning_seeds": (9,),
     "rates": (0.1,),
     "tuning_values": {"mlp": {"optimizer.learning-rate": (0.1,)}},
+    "diagnosed": DIAGNOSED,
+    "hypotheses": (Hypothesis("H1", "It cures.", (("cures", "mlp", "forget"),)),),
 }
 
 
 def test_the_digest_is_of_all_that_is_declared(tiny: Study) -> None:
     fields = {field.name for field in dataclasses.fields(Study)} - {"experiment"}
     assert fields == {*CHANGES}
-    others = [dataclasses.replace(tiny, **{name: value}) for name, value in CHANGES.items()]
+    also = {"hypotheses": {"diagnosed": DIAGNOSED}}  # of arms that are diagnosed
+    others = [
+        dataclasses.replace(tiny, **{name: value} | also.get(name, {}))
+        for name, value in CHANGES.items()
+    ]
     digests = [tiny.digest(), *(other.digest() for other in others)]
     assert len({*digests}) == len(digests)
     assert all(re.fullmatch("[0-9a-f]{16}", digest) for digest in digests)
