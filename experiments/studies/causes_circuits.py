@@ -16,6 +16,8 @@ STUDY = Study(
     settings={"num_tasks": 16},
     of_arm={"qnn": {"shortest": True, "optimizer.learning_rate": 1e-2}},
     metrics=("circuit",),
+    tuning_seeds=(1000, 1001, 1002),
+    rates=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
     diagnosed=(
         Diagnosed(
             "qnn",
