@@ -64,7 +64,8 @@ def test_help_lists_the_studies_with_a_line_each() -> None:
 
 
 WRONG_USE = {
-    "quik": "error: quik: no such study; there are mnist-why, qdata-why, quick, or name a FILE.py",
+    "quik": "quik: no such study; there are causes-circuits, causes-mnist, causes-qdata, "
+    "mnist-why, qdata-why, quick, or name a FILE.py",
     "none.py": "none.py: there is no such file",
     "quick --seeds 0": "--seeds 0: must be 1 to",
     "quick --workers -2": "--workers -2: must be 1 to",
