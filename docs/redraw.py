@@ -149,14 +149,21 @@ def draw_devices() -> None:
         figure({LABELS["qnn"]: rows}, title, [1]).savefig(HERE / f"device-{name}.png")
 
 
-def draw_diagnosis() -> None:
-    """Draw what each intervention does to an MLP on the digits."""
-    from experiments.mnist import EXPERIMENT
-    from plasticity.studies.causes import causes_figure, causes_of
+def draw_diagnoses() -> None:
+    """Draw what each intervention does to an MLP: on the digits, on MNIST and on the XXZ chain."""
+    from plasticity.figures.cures import cures_figure
+    from plasticity.studies.causes import cases_of, causes_of
     from plasticity.studies.diagnosed import load_diagnosis
 
-    causes = causes_of(load_diagnosis(RECORDS / "diagnose" / "digits-mlp.npz"))
-    causes_figure(EXPERIMENT, causes, 5).savefig(HERE / "diagnose.png")
+    folder, title = RECORDS / "diagnose", "What cures an aged network"
+    cases = {
+        name: cases_of(causes_of(load_diagnosis(folder / f"{name}.npz")), f"{words}: ")
+        for name, words in (("digits-mlp", "digits"), ("mnist-mlp", "MNIST"), ("xxz-mlp", "XXZ"))
+    }
+    abscissa = "mean test accuracy of the next tasks (%)"
+    cures_figure(cases["digits-mlp"], title, abscissa).savefig(HERE / "diagnose.png")
+    large = [*cases["mnist-mlp"], *cases["xxz-mlp"]]
+    cures_figure(large, title, abscissa).savefig(HERE / "causes.png")
 
 
 def draw_study(found: Numbers, prefix: str) -> None:
@@ -191,7 +198,7 @@ def main() -> None:
     draw_found()
     draw_quick()
     draw_devices()
-    draw_diagnosis()
+    draw_diagnoses()
     for name in PAGES:
         draw_arms(name)
     for study in ("mnist-why", "qdata-why"):

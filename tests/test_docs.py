@@ -377,3 +377,21 @@ def test_the_page_on_diagnoses_has_the_numbers_of_its_records() -> None:
         low, high = qnn[name].level.interval_95 or (0.0, 0.0)
         assert f"{qnn[name].level.estimate:.1f} [{low:.1f}, {high:.1f}]" in page
     assert f"reaches\n{qnn['untrained'].level.estimate:.1f}: it has" in page
+
+
+def test_the_table_of_causes_has_the_numbers_of_its_records() -> None:
+    from plasticity.studies.causes import causes_of
+    from plasticity.studies.diagnosed import load_diagnosis
+
+    levels = [
+        {
+            cause.intervention: f"{cause.level.estimate:.1f}"
+            for cause in causes_of(load_diagnosis(DOCS / f"records/diagnose/{name}.npz"))
+        }
+        for name in ("mnist-mlp", "xxz-mlp", "digits-mlp")
+    ]
+    page = (DOCS / "causes.md").read_text()
+    found = re.findall(r"^\| `(\S+)` \| ([\d.]*) \| ([\d.]*) \| ([\d.]*) \|$", page, re.MULTILINE)
+    assert [name for name, *_ in found] == [*levels[0]]
+    for name, *cells in found:
+        assert cells == [of.get(name, "") for of in levels]

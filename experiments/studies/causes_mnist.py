@@ -4,8 +4,8 @@ from plasticity.studies.diagnosed import Diagnosed, Hypothesis
 from plasticity.studies.study import Study
 
 LAYERS = (
-    "rate:first", "rate:last", "rescale:first", "rebalance:first", "soften", "forget", "revive",
-    "redraw:first", "redraw:last", "induce", "young", "young+rate:first",
+    "rate:first", "rate:last:first", "rate:last", "rescale:first", "rebalance:first", "soften",
+    "forget", "revive", "redraw:first", "redraw:last", "induce", "young", "young+rate:first",
 )  # fmt: skip
 
 STUDY = Study(
@@ -39,8 +39,8 @@ STUDY = Study(
         ),
         Hypothesis(
             "H2",
-            "The last layer's rate times c gains the MLP less than 1 point.",
-            (("gains less", "mlp", "rate:last", 1.0),),
+            "The last layer's rate times the same c gains the MLP less than 1 point.",
+            (("gains less", "mlp", "rate:last:first", 1.0),),
         ),
         Hypothesis(
             "H5",

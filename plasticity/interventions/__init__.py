@@ -8,9 +8,11 @@ another are joined by a plus sign: ``turns:3+unwind``. To add one, write a class
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import typing
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -82,11 +84,11 @@ def _parse_one(text: str, whole: str) -> tuple[str, Intervention]:
     hints = typing.get_type_hints(type(registered))
     values: dict[str, Any] = {}
     for field, word in zip(fields, options, strict=False):
-        kind = next(k for k in typing.get_args(hints[field.name]) or (hints[field.name],))
+        kinds = typing.get_args(hints[field.name]) or (hints[field.name],)
         try:
-            values[field.name] = kind(word)
+            values[field.name] = _converted(word, kinds)
         except ValueError:
-            wanted = {int: "a whole number", float: "a number"}.get(kind, kind.__name__)
+            wanted = {int: "a whole number", float: "a number"}.get(kinds[0], kinds[0].__name__)
             raise UsageError(
                 f"intervention {whole!r}: {field.name} {word!r:.40} must be {wanted}"
             ) from None
@@ -95,6 +97,15 @@ def _parse_one(text: str, whole: str) -> tuple[str, Intervention]:
     except ValueError as error:
         raise UsageError(f"intervention {whole!r}: {error}") from error
     return _name_of(name, made), made
+
+
+def _converted(word: str, kinds: Sequence[Any]) -> Any:
+    """Return a word as the first of some types that takes it."""
+    for kind in kinds:
+        if kind is not type(None):
+            with contextlib.suppress(ValueError):
+                return kind(word)
+    raise ValueError(word)
 
 
 def _name_of(name: str, intervention: Intervention) -> str:

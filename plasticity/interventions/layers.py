@@ -43,13 +43,16 @@ def find_layer(network: nn.Module, which: str) -> Layer:
     raise DoesNotFit(f"there is no layer {which}: the network has {many}")
 
 
-def check_factor(factor: float | None) -> None:
-    """Refuse a factor that is no positive number.
+def check_factor(factor: float | str | None) -> None:
+    """Refuse a factor that is neither a positive number nor the name of a layer at an end.
 
     Raises:
         ValueError: Names it.
     """
-    if factor is not None and not (math.isfinite(factor) and factor > 0):
+    if isinstance(factor, str):
+        if factor not in ENDS:
+            raise ValueError(f"factor {factor!r} must be a number, first or last")
+    elif factor is not None and not (math.isfinite(factor) and factor > 0):
         raise ValueError(f"factor {factor:g}: a positive number")
 
 
@@ -92,17 +95,17 @@ class Rate(Intervention):
 
     layer: str
     """Number of the layer, from 1, or first or last."""
-    factor: float | None
+    factor: float | str | None
     """Factor; none: the growth of the layer's norm since the first task, of a circuit the loss of
-    its damping."""
+    its damping; first or last: the growth of that layer, as a control (``rate:last:first``)."""
 
     def __post_init__(self) -> None:
         check_factor(self.factor)
 
     @property
     def needs_growth(self) -> bool:
-        """Whether no factor is given."""
-        return self.factor is None
+        """Whether no number is given."""
+        return not isinstance(self.factor, float)
 
     def check(self, learner: Learner, x: Tensor) -> None:
         """Refuse an arm without the layer, or with a frozen one."""
@@ -111,7 +114,10 @@ class Rate(Intervention):
     def act(self, aged: Aged) -> dict[str, float]:
         """Scale the rate."""
         layer = trained_layer(aged.learner.network, self.layer, "rate")
-        factor = aged.growth_of(layer.number) if self.factor is None else self.factor
+        factor = self.factor
+        if not isinstance(factor, float):
+            of = layer if factor is None else find_layer(aged.learner.network, factor)
+            factor = aged.growth_of(of.number)
         aged.learner.scale_rate(layer.trained, factor)
         return {"factor": factor}
 

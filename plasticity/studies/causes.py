@@ -258,8 +258,8 @@ def _possible(interval: Interval | None) -> Interval | None:
     return interval and (max(0.0, interval[0]), min(100.0, interval[1]))
 
 
-def causes_figure(experiment: Definition[Any], causes: Sequence[Cause], tasks: int) -> Figure:
-    """Draw what each intervention did: accuracy of the next tasks, by arm and age."""
+def cases_of(causes: Sequence[Cause], prefix: str = "") -> list[Case]:
+    """Return what is drawn of causes: a panel for each arm and age, its title after a prefix."""
     labels = labels_of(causes)
     cases = []
     for arm, age in dict.fromkeys((cause.arm, cause.age) for cause in causes):
@@ -272,10 +272,17 @@ def causes_figure(experiment: Definition[Any], causes: Sequence[Cause], tasks: i
             for cause in mine
         ]  # fmt: skip
         many = f"{len(mine[0].seeds)} seed{'s' * (len(mine[0].seeds) > 1)}"
-        cases.append(Case(f"{labels[arm]} after {age} task{'s' * (age > 1)}, {many}", points))
-    words = experiment.score[1]
+        cases.append(
+            Case(f"{prefix}{labels[arm]} after {age} task{'s' * (age > 1)}, {many}", points)
+        )
+    return cases
+
+
+def causes_figure(experiment: Definition[Any], causes: Sequence[Cause], tasks: int) -> Figure:
+    """Draw what each intervention did: accuracy of the next tasks, by arm and age."""
     title = f"{experiment.name}: what cures an aged network"
-    return cures_figure(cases, title, f"mean {words} of the next {tasks} tasks (%)")
+    words = experiment.score[1]
+    return cures_figure(cases_of(causes), title, f"mean {words} of the next {tasks} tasks (%)")
 
 
 def write_causes(experiment: Definition[Any], diagnosis: Diagnosis, folder: Path) -> str:

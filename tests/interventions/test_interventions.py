@@ -73,6 +73,16 @@ def test_rate_makes_the_steps_of_one_layer_so_much_larger(layer, place, remedies
         assert same(found, factor * expected, abs=1e-6)
 
 
+def test_the_same_factor_on_another_layer_is_a_control(mlp):
+    changed, columns = intervene("rate:last:first", mlp)
+    assert columns == {"factor": mlp.growth[1]}
+    rates = {id(p): g["lr"] for g in changed.learner.optimizer.param_groups for p in g["params"]}
+    first, last = (changed.learner.network[k].weight for k in (0, 2))
+    assert rates[id(last)] == pytest.approx(rates[id(first)] * mlp.growth[1])
+    assert parse("rate:last:first")[1].needs_growth
+    assert not parse("rate:last:2")[1].needs_growth
+
+
 def test_induce_divides_all_rates_of_the_learner_after_the_first_task(mlp):
     changed, columns = intervene("induce:4", mlp)
     assert columns == {"factor": 4.0}
@@ -352,6 +362,7 @@ def test_checks_change_nothing(name):
         ("rate:1:x", "factor 'x' must be a number"),
         ("rate:1:-2", "factor -2: a positive number"),
         ("rate:1:nan", "factor nan: a positive number"),
+        ("rate:1:second", "factor 'second' must be a number, first or last"),
         ("rate:1:2:3", "rate takes layer, factor"),
         ("turns:1.5", "turns '1.5' must be a whole number"),
         ("turns:-1", "turns -1: at least 0"),
