@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from plasticity.protocol.experiment import Definition
 from plasticity.protocol.names import experiment_of, import_modules
 from plasticity.protocol.options import MAY_BE_EMPTY
-from plasticity.results.record import RunFolder
+
+if TYPE_CHECKING:
+    from plasticity.results.record import RunFolder
 
 
 @dataclass(frozen=True)

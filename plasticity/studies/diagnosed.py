@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
 from plasticity.errors import RecordError, UsageError
 from plasticity.interventions import REFERENCES, parse
 from plasticity.results.names import record_name
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from plasticity.runs.diagnose import Diagnosis
 
 RECORD = "diagnosis.npz"
@@ -140,6 +140,8 @@ def problems_of(study: Declares) -> list[str]:
 
 def save_diagnosis(diagnosis: Diagnosis, path: Path) -> None:
     """Write rows as arrays: by arm, age, intervention and column, ``(seeds, tasks)`` float32."""
+    import numpy as np
+
     from plasticity.results.compact import write_arrays
 
     arrays: dict[str, np.ndarray] = {}
@@ -162,6 +164,8 @@ def load_diagnosis(path: Path) -> Diagnosis:
     Raises:
         RecordError: It is damaged.
     """
+    import numpy as np
+
     from plasticity.results.compact import read_arrays
     from plasticity.runs.diagnose import Diagnosis
 
