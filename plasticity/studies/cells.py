@@ -114,7 +114,12 @@ def words(option: str, value: Any) -> list[str]:
 def cells(study: Declaration, place: Place | None = None) -> list[Cell]:
     """Return the cells of a study, all arms of a seed before the next seed."""
     place = place or Place()
-    return [Cell(study, arm, seed, place) for seed in study.seeds for arm in study.arms]
+    return [
+        Cell(study, arm, seed, place)
+        for seed in study.seeds
+        for arm in study.arms
+        if seed in study.seeds_of(arm)
+    ]
 
 
 def rows_of(cell: Cell, results: Path) -> list[Row]:

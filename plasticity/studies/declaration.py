@@ -36,6 +36,8 @@ class Declaration:
         preset: Of the experiment.
         arms: Names of networks, each with remedies after a plus.
         seeds: Those that are evaluated.
+        fewer_seeds: Arms that have only so many of the seeds, the first, since they cost more:
+            ``{"qnn": 3}``.
         settings: Values for fields of the experiment's config, for all arms: ``{"num_tasks": 60}``.
         of_arm: Values for options of single arms, by the arm's name:
             ``{"mlp": {"optimizer.learning_rate": 0.01}}``.
@@ -90,6 +92,7 @@ class Declaration:
     confirmatory: bool = False
     chance: float | None = None
     declared_seeds: int | None = None
+    fewer_seeds: Mapping[str, int] = field(default_factory=dict, hash=False)
     diagnosed: tuple[Diagnosed, ...] = ()
     hypotheses: tuple[Hypothesis, ...] = ()
 
@@ -127,7 +130,7 @@ class Declaration:
             for pair in pairs if isinstance(pairs, tuple | list) else [None]:
                 if not isinstance(pair, tuple | list) or len(pair) != 2:
                     raise UsageError(f"{name} {pairs!r:.60}: must be a tuple of pairs of arms")
-        for name in ("settings", "of_arm", "tuning_values"):
+        for name in ("settings", "of_arm", "tuning_values", "fewer_seeds"):
             if not isinstance(getattr(self, name), Mapping):
                 raise UsageError(f"{name} {getattr(self, name)!r:.60}: must be a dictionary")
         for name in ("of_arm", "tuning_values"):
@@ -163,7 +166,8 @@ class Declaration:
         for rate in self.rates:
             if not 0 < rate < math.inf:
                 yield f"rates: {rate} must be above 0"
-        for arm in (*self.of_arm, *self.tuning_values, *itertools.chain(*self.compared)):
+        named = (*self.of_arm, *self.tuning_values, *self.fewer_seeds)
+        for arm in (*named, *itertools.chain(*self.compared)):
             if arm not in self.arms:
                 yield f"{arm} is not among its arms"
         for name in self.settings:
@@ -201,6 +205,11 @@ class Declaration:
                 yield f"looks {self.looks}: must be two numbers of seeds, the second larger"
             elif self.declared_seeds is None and len(self.seeds) not in self.looks:
                 yield f"looks {self.looks}: it has {len(self.seeds)} seeds"
+        if self.looks and self.fewer_seeds:
+            yield "looks, fewer_seeds: a study has one of them"
+        for arm, number in self.fewer_seeds.items():
+            if type(number) is not int or not 1 <= number < self.num_declared:
+                yield f"fewer_seeds: {arm} {number!r:.40}: must be 1 to {self.num_declared - 1}"
         low = [seed for seed in self.seeds if seed < FIRST_UNSEEN]
         if self.confirmatory and low:
             yield (
@@ -244,7 +253,7 @@ class Declaration:
         # Studies without them keep their digest.
         for later in (
             "tuning_values", "modules", "looks", "causal", "confirmatory", "chance",
-            "declared_seeds", "diagnosed", "hypotheses",
+            "declared_seeds", "fewer_seeds", "diagnosed", "hypotheses",
         ):  # fmt: skip
             if content[later] in (None, {}, (), [], False):
                 del content[later]
@@ -267,6 +276,19 @@ class Declaration:
     def num_declared(self) -> int:
         """How many seeds are declared."""
         return len(self.seeds) if self.declared_seeds is None else self.declared_seeds
+
+    def seeds_of(self, arm: str) -> tuple[int, ...]:
+        """Return those of the seeds that an arm has."""
+        return self.seeds[: self.fewer_seeds.get(arm)]
+
+    def declared_of(self, *arms: str) -> int:
+        """Return how many seeds are declared for each of these arms.
+
+        If the study has another number of seeds than declared, no arm is as it was declared.
+        """
+        if len(self.seeds) != self.num_declared:
+            return self.num_declared
+        return min(self.fewer_seeds.get(arm, self.num_declared) for arm in arms)
 
     def with_seeds(self, number: int) -> Self:
         """Return the study with so many seeds: its first ones, then those that follow its largest.

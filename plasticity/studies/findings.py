@@ -152,7 +152,7 @@ def findings_of(found: Numbers, score: str) -> tuple[list[Finding], dict[str, st
                 continue
             if (deficit := deficits(found, arm, score)) is not None:
                 summaries[arm]["deficit"] = deficit
-    declared = {arm: study.num_declared for arm in study.arms if not arm.startswith(FRESH)}
+    declared = {arm: study.declared_of(arm) for arm in study.arms if not arm.startswith(FRESH)}
     levels = {arm: of["early"] for arm, of in summaries.items()}
     alpha, chance = alpha_of(study.looks), chance_of(study)
     verdicts = {
@@ -281,7 +281,7 @@ def comparisons(found: Numbers, arms: list[Finding]) -> list[Comparison]:
             at["level"][label] = theirs["level"] - ours["level"]
             if has_deficit:
                 at["deficit"][label] = ours["deficit"] - theirs["deficit"]
-    declared = {" against ".join(pair): study.num_declared for pair in study.compared}
+    declared = {" against ".join(pair): study.declared_of(*pair) for pair in study.compared}
     verdicts = {
         name: decide(of, study.drop_margin, declared, alpha=alpha_of(study.looks), also=there[name])
         for name, of in here.items()

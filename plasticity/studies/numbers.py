@@ -90,7 +90,7 @@ class Numbers:
             for seed, count, complete in zip(
                 self.study.seeds, self.rows[arm], self.complete[arm], strict=True
             )
-            if not complete
+            if not complete and seed in self.study.seeds_of(arm)
         ]
 
     def names(self) -> list[str]:
@@ -116,9 +116,10 @@ def read_numbers(study: Declaration, results: Path, place: Place | None = None) 
     undefined = np.full(length, np.nan, np.float32)
     columns, rows, complete, failed = {}, {}, {}, {}
     for arm in study.arms:
-        mine = [of_cells[arm, seed] for seed in study.seeds]
+        mine = [of_cells[arm, seed] for seed in study.seeds_of(arm)]
+        fewer = len(study.seeds) - len(mine)
         # One cell at a time: the rows of all would fill the memory.
-        of_seeds = [_arrays(cell, results, length) for cell in mine]
+        of_seeds = [_arrays(cell, results, length) for cell in mine] + fewer * [({}, 0)]
         columns[arm] = {
             name: np.stack([of_seed.get(name, undefined) for of_seed, _ in of_seeds])
             for name in dict.fromkeys(name for of_seed, _ in of_seeds for name in of_seed)
@@ -132,11 +133,11 @@ def read_numbers(study: Declaration, results: Path, place: Place | None = None) 
                 bool(left[k]) and rows[arm][k] >= 0 and chance is not None
                 and diverged(cell, results)
                 for k, cell in enumerate(mine)
-            ]
+            ] + fewer * [False]
         )  # fmt: skip
-        complete[arm] = np.array([not some for some in left]) | failed[arm]
+        complete[arm] = np.array([not some for some in [*left, *fewer * [1]]]) | failed[arm]
         for k in np.flatnonzero(failed[arm]):
-            values = columns[arm].setdefault(score, np.tile(undefined, (len(mine), 1)))
+            values = columns[arm].setdefault(score, np.tile(undefined, (len(study.seeds), 1)))
             values[k, rows[arm][k] :] = chance
     return Numbers(
         study, length, columns, rows, complete, failed, sources_of(of_cells.values(), results)

@@ -68,6 +68,7 @@ def heading(found: Numbers) -> str:
     all_arms = [word for name, value in study.settings.items() for word in words(name, value)]
     seeds = ", ".join(map(str, study.seeds))
     looks = " and ".join(map(str, study.looks))
+    fewer = ", ".join(f"`{arm}`: {number}" for arm, number in study.fewer_seeds.items())
     pairs_of = ", ".join(
         f"`{a}` against `{r}`" + " (causal: at the rate of either)" * ((a, r) in study.causal)
         for a, r in study.compared
@@ -92,6 +93,7 @@ def heading(found: Numbers) -> str:
                 ("metrics", ", ".join(f"`{m}`" for m in study.metrics) or "as the preset says"),
                 ("number of seeds", f"{study.num_declared}" + f", looks at {looks}" * bool(looks)),
                 ("seeds here", f"{len(study.seeds)}: {seeds}"),
+                *([("the first of them only", fewer)] if fewer else []),
                 ("margin of the loss (points of accuracy)", points(study.drop_margin)),
                 ("margin of the slope (points per 100 tasks)", points(study.slope_margin)),
                 ("pairs", pairs_of or "none"),
@@ -104,14 +106,18 @@ def heading(found: Numbers) -> str:
 
 def _sources(found: Numbers) -> list[tuple[str, str]]:
     """Return what the numbers were read of, as it was noted when the runs were trained."""
-    cells_of = [flag for arm in found.study.arms for flag in found.complete[arm]]
-    lines = [("complete cells", f"{sum(map(int, cells_of))} of {len(cells_of)}")]
+    complete = sum(len(found.seeds(arm)) for arm in found.study.arms)
+    lines = [("complete cells", f"{complete} of {_cells(found.study)}")]
     for name in ("run folders", "commits", "versions", "machines", "dates", "data"):
         values = found.sources.get(name, ())
         text = ("; " if name != "dates" else " to ").join(values[:MOST_SOURCES])
         more = f" and {len(values) - MOST_SOURCES} more" if len(values) > MOST_SOURCES else ""
         lines.append((name, text + more or "not recorded"))
     return lines
+
+
+def _cells(study: Declaration) -> int:
+    return sum(len(study.seeds_of(arm)) for arm in study.arms)
 
 
 def arms_of(found: Numbers) -> str:
@@ -358,7 +364,7 @@ def missing(found: Numbers) -> str:
         done = f"{count} of {found.tasks} tasks" if count else "not begun"
         done = "its record cannot be read" if count < 0 else done
         of_arms.setdefault(arm, []).append(f"{seed} ({done})")
-    total = len(found.study.arms) * len(found.study.seeds)
+    total = _cells(found.study)
     lines += [f"{len(cells)} of {total} cells are not complete. They count nowhere above.", ""]
     lines += [f"* `{arm}`: seeds {', '.join(seeds)}" for arm, seeds in of_arms.items()]
     return "\n".join([*lines, ""])

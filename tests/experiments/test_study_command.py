@@ -66,7 +66,9 @@ def test_help_lists_the_studies_with_a_line_each() -> None:
 WRONG_USE = {
     "quik": (
         "error: quik: no such study; there are causes-circuits, causes-labels, causes-mnist, "
-        "causes-qdata, mnist-causal, mnist-why, qdata-causal, qdata-why, quick, or name a FILE.py"
+        "causes-qdata, cifar-deep, cifar-released, mnist-causal, mnist-matched, mnist-released, "
+        "mnist-why, qdata-causal, qdata-released, qdata-resolved, qdata-why, quick, or name a "
+        "FILE.py"
     ),
     "none.py": "none.py: there is no such file",
     "quick --seeds 0": "--seeds 0: must be 1 to",

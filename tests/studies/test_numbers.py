@@ -11,6 +11,7 @@ import pytest
 from plasticity.errors import Failure
 from plasticity.results.compact import read_arrays, write_arrays
 from plasticity.studies.cells import cells, folder_of
+from plasticity.studies.findings import comparisons, findings_of
 from plasticity.studies.numbers import Numbers, load_records, read_numbers, save_records
 from plasticity.studies.study import Study
 from tests.studies import made_up
@@ -65,6 +66,30 @@ def test_numbers_stand_at_their_seed_and_task_and_what_is_no_number_is_left_out(
     )
     assert found.columns["qnn"] == {}
     assert found.missing() == [("qnn", 0, 0), ("qnn", 1, 0)]
+
+
+def test_an_arm_with_fewer_seeds_lacks_none_of_the_others() -> None:
+    arms = ("mlp", "qnn")
+    study = made_up.study(arms, seeds=4, tasks=60, compared=(("qnn", "mlp"),))
+    study = dataclasses.replace(study, fewer_seeds={"qnn": 2})
+    wanted = [("mlp", 0), ("qnn", 0), ("mlp", 1), ("qnn", 1), ("mlp", 2), ("mlp", 3)]
+    assert [(cell.arm, cell.seed) for cell in cells(study)] == wanted
+    for arm, seed in wanted:
+        record(study, arm, seed, rows(60, 0.2 + 0.001 * seed))
+    found = read_numbers(study, RESULTS)
+    assert (found.missing(), found.seeds("mlp"), found.seeds("qnn")) == ([], [0, 1, 2, 3], [0, 1])
+    assert found.columns["qnn"]["test_accuracy"].shape == (4, 60)
+    arms_found, _ = findings_of(found, "test_accuracy")
+    assert {one.arm: one.drop.n for one in arms_found} == {"mlp": 4, "qnn": 2}
+    assert not any("incomplete" in one.drop.verdict for one in arms_found)
+    (pair,) = comparisons(found, arms_found)
+    assert (pair.drop.n, "incomplete" in pair.drop.verdict) == (2, False)
+    assert equal(load_records(save_records(found, Path("records")), study), found)
+    # Where the study has other seeds than declared, no arm is as it was declared.
+    two = read_numbers(study.with_seeds(2), RESULTS)
+    assert {one.drop.verdict for one in findings_of(two, "test_accuracy")[0]} == {
+        "incomplete (2 of 4)"
+    }
 
 
 def test_what_was_measured_after_training_is_among_the_columns() -> None:
