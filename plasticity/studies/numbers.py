@@ -119,7 +119,8 @@ def read_numbers(study: Declaration, results: Path, place: Place | None = None) 
         mine = [of_cells[arm, seed] for seed in study.seeds_of(arm)]
         fewer = len(study.seeds) - len(mine)
         # One cell at a time: the rows of all would fill the memory.
-        of_seeds = [_arrays(cell, results, length) for cell in mine] + fewer * [({}, 0)]
+        of_seeds = [_arrays(cell, results, length) for cell in mine]
+        of_seeds += fewer * [({}, 0)]
         columns[arm] = {
             name: np.stack([of_seed.get(name, undefined) for of_seed, _ in of_seeds])
             for name in dict.fromkeys(name for of_seed, _ in of_seeds for name in of_seed)
